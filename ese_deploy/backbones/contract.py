@@ -1,0 +1,69 @@
+"""``ese.json``: what training tells the exporter about a checkpoint's exits."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ese_deploy.errors import InputError
+
+__all__ = ["ESE_FILE", "EseContract", "read_contract"]
+
+ESE_FILE = "ese.json"
+_SCHEMA_VERSION = 1
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class EseContract(Struct, frozen=True, kw_only=True):
+    """The contract between training and export.
+
+    Attributes:
+        schema_version: 1.
+        variant: which loss trained the exits.
+        trained_exits: depths whose vectors were trained.
+        trained_dims: prefixes that were trained.
+        aligned_exits: whether the exits share one vector space.
+        settings: the loss's settings.
+        versions: versions of the libraries that trained.
+    """
+
+    schema_version: int = _SCHEMA_VERSION
+    variant: str
+    trained_exits: list[Positive]
+    trained_dims: list[Positive]
+    aligned_exits: bool = False
+    settings: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
+def read_contract(folder: Path, depth: int) -> EseContract | None:
+    """Read a checkpoint's ``ese.json``.
+
+    Args:
+        folder: the checkpoint.
+        depth: number of blocks of the model.
+
+    Returns:
+        None where the checkpoint has no such file.
+
+    Raises:
+        InputError: the file is broken, of another version, or names exits that the model does not have.
+    """
+    path = folder / ESE_FILE
+    if not path.is_file():
+        return None
+    try:
+        contract = msgspec.json.decode(path.read_bytes(), type=EseContract)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}; save the checkpoint again or delete the file") from None
+    if contract.schema_version != _SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema_version {contract.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}; "
+            "update ese-deploy"
+        )
+    outside = [exit_ for exit_ in contract.trained_exits if exit_ > depth]
+    if outside:
+        raise InputError(f"{path} says that exit {outside[0]} was trained, but the model has {depth} blocks")
+    return contract

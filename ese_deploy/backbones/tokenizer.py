@@ -1,0 +1,82 @@
+"""Reading a checkpoint's tokenizer into the one file that the runtime needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, normalizers
+
+from ese_deploy.errors import InputError
+
+__all__ = ["CheckpointTokenizer", "read_tokenizer"]
+
+
+@dataclass(frozen=True)
+class CheckpointTokenizer:
+    """A tokenizer of a checkpoint.
+
+    Attributes:
+        tokenizer: lower-casing included where the checkpoint asks for it.
+        pad_id: id of the padding token.
+        pad_type_id: token type of padding.
+        pad_token: the padding token.
+        truncation_side: where over-long texts are cut.
+        max_length: longest input that the tokenizer's own settings allow, or None where they set no limit.
+    """
+
+    tokenizer: Tokenizer
+    pad_id: int
+    pad_type_id: int
+    pad_token: str
+    truncation_side: str
+    max_length: int | None
+
+    def to_json(self, max_length: int) -> bytes:
+        """The ``tokenizer.json`` that cuts at ``max_length`` tokens and pads a batch on the right."""
+        self.tokenizer.enable_truncation(max_length, direction=self.truncation_side)
+        self.tokenizer.enable_padding(
+            direction="right", pad_id=self.pad_id, pad_type_id=self.pad_type_id, pad_token=self.pad_token
+        )
+        return self.tokenizer.to_str().encode()
+
+
+def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
+    """Read the tokenizer of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        lower_case: whether the checkpoint asks for lower-casing before the tokenizer's own normalisation.
+
+    Raises:
+        InputError: the checkpoint has none, or it has no fast form.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{folder} has no tokenizer that can be read ({reason}); save the model's tokenizer into it with "
+            "save_pretrained"
+        ) from error
+    if not getattr(loaded, "is_fast", False):
+        raise InputError(
+            f"{folder} has only a slow tokenizer ({type(loaded).__name__}); convert it to tokenizer.json first"
+        )
+    # A copy: the settings made here must not leak into the tokenizer that transformers may cache.
+    tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    if lower_case:
+        own = tokenizer.normalizer
+        lower = normalizers.Lowercase()
+        tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
+    limit = int(loaded.model_max_length)
+    return CheckpointTokenizer(
+        tokenizer,
+        pad_id=loaded.pad_token_id or 0,
+        pad_type_id=loaded.pad_token_type_id,
+        pad_token=loaded.pad_token or "",
+        truncation_side=loaded.truncation_side,
+        # transformers writes "no limit" as an int of about 1e30.
+        max_length=limit if limit < 1_000_000 else None,
+    )

@@ -1,0 +1,228 @@
+"""Opening a bundle: every check that can be made without running anything of it."""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ese_deploy.errors import BundleError, InputError
+from ese_deploy.files import restore_folder, sha256_file
+from ese_deploy.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
+from ese_deploy.target import Target
+
+__all__ = [
+    "MANIFEST_FILE",
+    "Bundle",
+    "choose_entry",
+    "is_bundle",
+    "open_bundle",
+    "read_golden",
+    "read_graph",
+    "read_tokenizer",
+    "verify_weights",
+    "weights_of",
+]
+
+MANIFEST_FILE = "manifest.json"
+
+_MIB = 1 << 20
+_MAX_MANIFEST = 16 * _MIB
+_MAX_FILE = 512 * _MIB
+# Windows has no O_NOFOLLOW and O_NONBLOCK; without O_NONBLOCK a named pipe would block the open.
+_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose manifest, names, sizes and graphs were checked.
+
+    Attributes:
+        path: the folder.
+        manifest: what ``manifest.json`` says.
+        sha256: hash of ``manifest.json``; it stands for the whole bundle, since it holds the hash of every other file.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder has a manifest."""
+    return (path / MANIFEST_FILE).is_file()
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check schema, names, links, sizes and the hash of every graph.
+
+    The weights are checked by size only; :func:`verify_weights` hashes them.
+
+    Raises:
+        BundleError: the folder is missing or is not a bundle, or a check fails.
+    """
+    folder = Path(path)
+    restore_folder(folder)
+    if not folder.is_dir():
+        raise BundleError(f"there is no bundle at {folder}; make one with: ese-deploy export MODEL --out {folder}")
+    if not os.path.lexists(folder / MANIFEST_FILE):
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
+    _refuse_links(folder)
+    data = _read_plain(folder, MANIFEST_FILE, _MAX_MANIFEST)
+    manifest = decode_manifest(data, str(folder / MANIFEST_FILE))
+    _check_structure(folder, manifest)
+    bundle = Bundle(folder, manifest, hashlib.sha256(data).hexdigest())
+    for entry in manifest.weights:
+        _check_size(folder, entry)
+    _check_size(folder, manifest.tokenizer)
+    _check_size(folder, manifest.golden)
+    for target in manifest.targets:
+        read_graph(bundle, target)
+    return bundle
+
+
+def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEntry:
+    """Find a target; without one, the deepest and widest fp32 target, or of another dtype where there is no fp32.
+
+    Raises:
+        InputError: the bundle does not hold the target; the message lists those it holds.
+    """
+    entries = bundle.manifest.targets
+    if target is None:
+        return max(entries, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, e.dtype))
+    wanted = Target.parse(target) if isinstance(target, str) else target
+    for entry in entries:
+        if entry.target == wanted:
+            return entry
+    held = ", ".join(str(entry.target) for entry in entries)
+    raise InputError(f"{bundle.path} holds no target {wanted}; it holds {held}")
+
+
+def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:
+    """The weights file that targets of ``dtype`` share."""
+    return next(entry for entry in bundle.manifest.weights if entry.dtype == dtype)
+
+
+def read_graph(bundle: Bundle, entry: TargetEntry) -> bytes:
+    """The bytes of a target's ONNX graph, whose size and hash were checked.
+
+    Raises:
+        BundleError: the file is missing, a link, or not the one that the manifest describes.
+    """
+    return _read_entry(bundle.path, entry)
+
+
+def read_tokenizer(bundle: Bundle) -> bytes:
+    """The bytes of ``tokenizer.json``, whose size and hash were checked.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    return _read_entry(bundle.path, bundle.manifest.tokenizer)
+
+
+def read_golden(bundle: Bundle) -> bytes:
+    """The bytes of ``golden.json``, whose size and hash were checked.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    return _read_entry(bundle.path, bundle.manifest.golden)
+
+
+def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
+    """Hash a weights file.
+
+    Raises:
+        BundleError: the hash is not the manifest's.
+    """
+    path = bundle.path / entry.file
+    got = sha256_file(path)
+    if got != entry.sha256:
+        raise _wrong_hash(path, got, entry.sha256)
+
+
+def _refuse_links(folder: Path) -> None:
+    # Also files that the manifest does not name: a graph could name one as its weights.
+    with os.scandir(folder) as items:
+        for item in items:
+            if item.is_symlink():
+                raise BundleError(
+                    f"{item.path} is a link, and a bundle holds none; copy the bundle with links followed (cp -rL)"
+                )
+
+
+def _check_structure(folder: Path, manifest: Manifest) -> None:
+    names = [entry.name for entry in manifest.targets]
+    files = [entry.file for entry in _all_files(manifest)]
+    if not names:
+        raise BundleError(f"{folder / MANIFEST_FILE} lists no targets; export the bundle again")
+    if len(set(names)) < len(names) or len(set(files)) < len(files):
+        raise BundleError(f"{folder / MANIFEST_FILE} names a target or a file twice; export the bundle again")
+    for file in files:
+        # The schema's pattern ends in $, which Python lets match before a line feed.
+        if file.endswith("\n") or Path(file).name != file:
+            raise BundleError(f"{folder / MANIFEST_FILE} names the file {file!r}, which is not a plain name")
+    dtypes = {entry.dtype for entry in manifest.weights}
+    for entry in manifest.targets:
+        try:
+            expected = entry.target.name
+        except InputError as error:
+            raise BundleError(f"{folder / MANIFEST_FILE}: {error}") from None
+        if entry.name != expected or entry.dim > manifest.width or entry.depth > manifest.depth:
+            raise BundleError(
+                f"{folder / MANIFEST_FILE}: target '{entry.name}' does not agree with its depth {entry.depth}, "
+                f"dim {entry.dim} and dtype {entry.dtype} in a model of {manifest.depth} blocks, {manifest.width} wide"
+            )
+        if entry.dtype not in dtypes:
+            raise BundleError(f"{folder / MANIFEST_FILE}: target '{entry.name}' has no weights of dtype {entry.dtype}")
+
+
+def _all_files(manifest: Manifest) -> list[FileEntry]:
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden]
+
+
+def _check_size(folder: Path, entry: FileEntry) -> None:
+    path = folder / entry.file
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; copy the bundle again, whole") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
+    if status.st_size != entry.bytes:
+        raise BundleError(
+            f"{path} has {status.st_size} bytes, the manifest says {entry.bytes}; copy the bundle again, whole"
+        )
+
+
+def _read_entry(folder: Path, entry: FileEntry) -> bytes:
+    _check_size(folder, entry)
+    data = _read_plain(folder, entry.file, _MAX_FILE)
+    got = hashlib.sha256(data).hexdigest()
+    if got != entry.sha256:
+        raise _wrong_hash(folder / entry.file, got, entry.sha256)
+    return data
+
+
+def _read_plain(folder: Path, name: str, limit: int) -> bytes:
+    """Read a regular file without following a link and without trusting any stated size."""
+    path = folder / name
+    try:
+        handle = os.open(path, _OPEN)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}; copy the bundle again, whole") from None
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BundleError(f"{path} is larger than {limit // _MIB} MiB, which no bundle needs; it is not read")
+    return data
+
+
+def _wrong_hash(path: Path, got: str, expected: str) -> BundleError:
+    return BundleError(
+        f"{path} is not the file that was exported (sha256 {got[:12]}..., manifest {expected[:12]}...); "
+        "copy the bundle again or export it again"
+    )

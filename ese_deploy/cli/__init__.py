@@ -1,0 +1,19 @@
+"""The command line; one file per verb."""
+
+import sys
+
+from ese_deploy.errors import EseDeployError
+
+__all__ = ["run"]
+
+
+def run() -> None:
+    """Entry point of ``ese-deploy``."""
+    try:
+        from ese_deploy.cli.app import main
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "click"):
+            raise
+        print("error: the command line needs typer and rich; pip install 'ese-deploy[cli]'", file=sys.stderr)
+        sys.exit(EseDeployError.exit_code)
+    sys.exit(main(sys.argv[1:]))

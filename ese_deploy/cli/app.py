@@ -1,0 +1,89 @@
+"""Putting the verbs together, and turning exceptions into one line and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from ese_deploy import __version__
+from ese_deploy.cli import doctor, embed, export, inspect, verify
+from ese_deploy.errors import EseDeployError, GateError
+
+__all__ = ["main"]
+
+_DEBUG = "--debug"
+
+app = typer.Typer(
+    name="ese-deploy",
+    help="Export, verify and run sentence-embedding models that stop at any depth and keep any prefix.",
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong use or bad input. --debug shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("export")(export.export)
+app.command("verify")(verify.verify)
+app.command("embed")(embed.embed)
+app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True)) -> None:
+    if version:
+        print(f"ese-deploy {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the program's name.
+
+    Returns:
+        The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted.
+    """
+    debug = _DEBUG in arguments
+    try:
+        result = app([item for item in arguments if item != _DEBUG], standalone_mode=False)
+        return int(result) if isinstance(result, int) else 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr)
+        return 130
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, GateError):
+        for line in (*error.failures, f"error: {error}"):
+            print(line, file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, EseDeployError):
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(error.format_message())
+        return EseDeployError.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "ese-deploy"
+        print(f"error: {error.format_message()}; see {verb} --help", file=sys.stderr)
+        return EseDeployError.exit_code
+    if isinstance(error, click.Abort):
+        print("interrupted; nothing was changed", file=sys.stderr)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has gone; keep Python from failing again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    line = " ".join(str(error).split())
+    print(f"error: unexpected {type(error).__name__}: {line}; --debug shows where", file=sys.stderr)
+    return EseDeployError.exit_code

@@ -1,0 +1,65 @@
+"""What the verbs share: options, tables, JSON and progress bars."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from ese_deploy.progress import Progress
+
+__all__ = ["EngineOption", "JsonOption", "megabytes", "print_json", "print_table", "progress_bars", "say"]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="The inference engine.")]
+
+# Without a terminal rich would fold tables at 80 columns.
+_PIPE_WIDTH = 160
+
+
+def print_json(value: Any) -> None:
+    """Write a value as indented JSON to standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Write a table to standard output; columns whose name ends in a blank are aligned to the right."""
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def say(text: str) -> None:
+    """Write a line to standard error."""
+    print(text, file=sys.stderr)
+
+
+def megabytes(size: int) -> str:
+    """A size in MB (10^6 bytes)."""
+    return f"{size / 1e6:.1f} MB"
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on standard error, one for each stage; silent where it is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report

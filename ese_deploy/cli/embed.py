@@ -1,0 +1,54 @@
+"""``ese-deploy embed``."""
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progress_bars, say
+from ese_deploy.cli.streams import chunks, open_texts, open_vectors
+from ese_deploy.runtime import Encoder
+
+__all__ = ["embed"]
+
+_CHUNK = 1024
+
+
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
+    source: Annotated[Path, typer.Argument(help="Texts: .txt, a text a line, or .jsonl.", metavar="INPUT")],
+    out: Annotated[Path, typer.Option(help="Vectors: .npy, or .jsonl.")],
+    target: Annotated[str | None, typer.Option(help="Such as 3x128; without it the deepest and widest.")] = None,
+    prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,
+    text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
+    engine: EngineOption = "onnxruntime",
+    threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Embed the texts of a file."""
+    texts = open_texts(source, text_field)
+    writer = open_vectors(out)
+    encoder = Encoder.open(bundle, target, engine=engine, threads=threads)
+    total = texts.check()
+    done = 0
+    with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, encoder.dim) as write:
+        warnings.simplefilter("ignore")  # said in one line at the end
+        for rows in chunks(texts, _CHUNK):
+            write(rows, encoder.encode([row.text for row in rows], prompt_name=prompt_name))
+            done += len(rows)
+            progress("embed", done, total)
+    if encoder.truncated_texts:
+        say(f"warning: {encoder.truncated_texts} texts were longer than {encoder.max_seq_length} tokens and were cut")
+    if json:
+        print_json(
+            {
+                "out": str(out),
+                "target": str(encoder.target),
+                "texts": total,
+                "dim": encoder.dim,
+                "truncated": encoder.truncated_texts,
+            }
+        )
+    else:
+        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions, target {encoder.target}")

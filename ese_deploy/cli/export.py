@@ -1,0 +1,65 @@
+"""``ese-deploy export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars, say
+from ese_deploy.cli.tables import check_rows, extra_error
+from ese_deploy.target import Target, parse_range
+
+__all__ = ["export"]
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or package:NAME.", metavar="MODEL")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    targets: Annotated[str, typer.Option(help="Such as 2x64,3x128: depth x dim.")] = "",
+    depths: Annotated[str, typer.Option(help="Such as 1-6; with --dims, instead of --targets.")] = "",
+    dims: Annotated[str, typer.Option(help="Such as 64,128,384.")] = "",
+    dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32.")] = "fp32",
+    pooling: Annotated[str | None, typer.Option(help="For a plain transformers folder: mean or cls.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
+    ] = False,
+    update: Annotated[bool, typer.Option("--update", help="Add targets to a bundle, touching no other.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a verified bundle of graphs, one for each (depth, dim)."""
+    with extra_error("export"):
+        from ese_deploy.export import ExportRequest, export_bundle
+    from ese_deploy.errors import InputError
+
+    if targets and (depths or dims):
+        raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")
+    request = ExportRequest(
+        model=model,
+        out=out,
+        targets=[Target.parse(item) for item in targets.split(",")] if targets else [],
+        depths=parse_range(depths, "--depths") if depths else [],
+        dims=parse_range(dims, "--dims") if dims else [],
+        dtypes=dtype.split(","),
+        pooling=pooling,
+        revision=revision,
+        allow_pickle=allow_pickle,
+        update=update,
+        force=force,
+    )
+    with progress_bars() as progress:
+        exported = export_bundle(request, progress)
+    manifest = exported.bundle.manifest
+    if exported.untrained:
+        untrained = ", ".join(map(str, exported.untrained))
+        say(
+            f"warning: training did not name depth {untrained} as an exit of this checkpoint; "
+            "the agreement of such targets tells what they are worth"
+        )
+    if json:
+        print_json(manifest)
+        return
+    print_table(*check_rows(exported.checks, manifest))
+    size = sum(path.stat().st_size for path in exported.bundle.path.iterdir())
+    print(f"\nwrote {out}: {len(manifest.targets)} targets, {megabytes(size)}; all equal PyTorch")

@@ -1,0 +1,52 @@
+"""``ese-deploy inspect``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ese_deploy.bundle import open_bundle
+from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table
+from ese_deploy.cli.tables import target_rows
+from ese_deploy.errors import InputError
+from ese_deploy.manifest import Manifest, json_schema
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.", metavar="[BUNDLE]")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of manifest.json.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds, or the schema of its manifest."""
+    if schema:
+        print_json(json_schema())
+        return
+    if bundle is None:
+        raise InputError("name a bundle, or ask for --schema")
+    opened = open_bundle(bundle)
+    if json:
+        print_json(opened.manifest)
+        return
+    for name, value in _facts(opened.manifest):
+        print(f"{name:<18}{value}")
+    print()
+    print_table(*target_rows(opened.manifest))
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
+    weights = ", ".join(f"{entry.file} {megabytes(entry.bytes)}" for entry in manifest.weights)
+    prompts = ", ".join(f"{name} {text!r}" for name, text in manifest.prompts.items())
+    return [
+        ("model", f"{manifest.source.model}{revision}"),
+        ("architecture", f"{manifest.architecture}, {manifest.depth} blocks, width {manifest.width}"),
+        ("pooling", manifest.pooling),
+        ("projection", manifest.projection),
+        ("longest text", f"{manifest.max_seq_length} tokens"),
+        ("prompts", prompts or "none"),
+        ("trained exits", ", ".join(map(str, manifest.trained_exits))),
+        ("opset", f"{manifest.opset}, ONNX Runtime {manifest.minimum_onnxruntime} or newer"),
+        ("weights", weights),
+    ]

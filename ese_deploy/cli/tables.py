@@ -1,0 +1,82 @@
+"""Tables that more than one verb prints."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ese_deploy.cli.console import megabytes
+from ese_deploy.errors import InputError
+from ese_deploy.manifest import Manifest, TargetEntry
+
+if TYPE_CHECKING:
+    from ese_deploy.verify import TargetCheck
+
+__all__ = ["check_rows", "extra_error", "target_rows"]
+
+
+@contextmanager
+def extra_error(extra: str) -> Iterator[None]:
+    """Say which extra to install where the block cannot import something.
+
+    Raises:
+        InputError: in place of ``ModuleNotFoundError``.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"this verb needs {error.name}; pip install 'ese-deploy[{extra}]'") from error
+
+
+def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of what verification found, with the agreement that the manifest states."""
+    values = {entry.name: _agreement(entry) for entry in manifest.targets}
+    columns = [
+        "target",
+        "max |diff| ",
+        "lowest cosine ",
+        "batch ",
+        "padding ",
+        "agreement ",
+        "reads ",
+        "result",
+    ]
+    rows = []
+    for check in checks:
+        parity = check.parity
+        rows.append(
+            [
+                str(check.entry.target),
+                f"{parity.max_abs:.1e}",
+                f"{parity.cosine_min:.8f}",
+                f"{check.batch_max_abs:.1e}",
+                f"{check.padding_max_abs:.1e}",
+                values.get(check.entry.name, ""),
+                megabytes(check.entry.weight_bytes),
+                "passed" if parity.passed else "FAILED",
+            ]
+        )
+    return columns, rows
+
+
+def target_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a bundle's targets."""
+    columns = ["target", "file", "space", "reads ", "max |diff| ", "agreement ", "trained"]
+    rows = []
+    for entry in manifest.targets:
+        differences = [parity.max_abs for parity in entry.parity if parity.max_abs is not None]
+        rows.append(
+            [
+                str(entry.target),
+                entry.file,
+                entry.space,
+                megabytes(entry.weight_bytes),
+                f"{max(differences):.1e}" if differences else "not verified",
+                _agreement(entry),
+                "yes" if entry.trained else "no",
+            ]
+        )
+    return columns, rows
+
+
+def _agreement(entry: TargetEntry) -> str:
+    return next((f"{quality.value:.3f}" for quality in entry.quality if quality.metric == "agreement"), "")

@@ -1,0 +1,90 @@
+"""ONNX Runtime's CPU provider."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import EngineError
+
+__all__ = ["OnnxRuntimeCpu", "installed_distributions"]
+
+_PROVIDER = "CPUExecutionProvider"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+def installed_distributions() -> dict[str, str]:
+    """Installed packages that bring the module ``onnxruntime``, with their versions."""
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class _Session:
+    session: Any
+
+    @property
+    def inputs(self) -> list[str]:
+        return [value.name for value in self.session.get_inputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        try:
+            (vectors,) = self.session.run(None, dict(inputs))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed on a batch: {_first_line(error)}") from error
+        result: NDArray[np.float32] = vectors
+        return result
+
+
+class OnnxRuntimeCpu:
+    """Runs graphs on the CPU with ONNX Runtime.
+
+    Raises:
+        EngineError: the library is missing or cannot be imported.
+    """
+
+    name = "onnxruntime"
+    device = "cpu"
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            found = installed_distributions()
+            if not found:
+                raise EngineError("ONNX Runtime is not installed; pip install 'ese-deploy[cpu]'") from None
+            both = len(found) == 2
+            advice = "uninstall both and install one of them" if both else "reinstall it"
+            raise EngineError(f"ONNX Runtime {found} cannot be imported ({_first_line(error)}); {advice}") from error
+        onnxruntime.disable_telemetry_events()
+        self._onnxruntime = onnxruntime
+        self.versions = {"onnxruntime": str(onnxruntime.__version__)}
+
+    def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
+        """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
+        options = self._onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        try:
+            session = self._onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime refused the graph: {_first_line(error)}") from error
+        loaded = session.get_providers()
+        if loaded != [_PROVIDER]:
+            raise EngineError(f"ONNX Runtime loaded {loaded} where {_PROVIDER} was asked for")
+        return _Session(session)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,75 @@
+"""Carving one target's graph out of the graph that has every exit."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ese_deploy.export.trace import output_name
+from ese_deploy.export.weights import INLINE_BYTES, WeightsFile
+from ese_deploy.target import Target
+
+__all__ = ["OUTPUT", "Graph", "extract"]
+
+OUTPUT = "sentence_embedding"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A target's graph.
+
+    Attributes:
+        onnx: the serialised model, whose large tensors lie in the weights file.
+        weight_bytes: how much of the weights file it reads.
+    """
+
+    onnx: bytes
+    weight_bytes: int
+
+
+def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str) -> Graph:
+    """Carve out the nodes and weights that one target needs.
+
+    Args:
+        model: the graph with every (depth, dim); it is not changed.
+        target: the target to carve.
+        weights: where the tensors go.
+        version: version of ese-deploy, named in the graph as its producer.
+
+    Returns:
+        The graph, without a trace of the Python code it came from.
+    """
+    output = output_name(target.depth, target.dim)
+    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [output])
+    graph.name = target.name
+    (vectors,) = graph.outputs
+    vectors.name = OUTPUT
+    _clear_metadata(graph)
+    placed: dict[int, int] = {}
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > INLINE_BYTES:
+            external = weights.place(tensor)
+            placed[external.offset or 0] = external.length or 0
+            value.const_value = external
+    carved = ir.Model(
+        graph,
+        ir_version=model.ir_version,
+        producer_name="ese-deploy",
+        producer_version=version,
+        doc_string=None,
+    )
+    return Graph(ir.to_proto(carved).SerializeToString(deterministic=True), sum(placed.values()))
+
+
+def _clear_metadata(graph: ir.Graph) -> None:
+    graph.doc_string = None
+    graph.metadata_props.clear()
+    for node in graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.doc_string = None
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.doc_string = None
+        value.metadata_props.clear()

@@ -1,0 +1,163 @@
+"""Writing graphs, weights, tokenizer and a first manifest into a folder."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from ese_deploy.backbones import Checkpoint
+from ese_deploy.bundle import MANIFEST_FILE, Bundle, read_golden, read_graph, read_tokenizer, weights_of
+from ese_deploy.engines import ENGINES
+from ese_deploy.export.convert import convert
+from ese_deploy.export.extract import OUTPUT, extract
+from ese_deploy.export.projection import space
+from ese_deploy.export.trace import OPSET, input_names
+from ese_deploy.export.weights import WeightsFile, external_tensors
+from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
+from ese_deploy.manifest import (
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    Source,
+    TargetEntry,
+    Tokenizer,
+    WeightsEntry,
+    encode_manifest,
+)
+from ese_deploy.progress import Progress, silent
+from ese_deploy.target import Target
+
+__all__ = ["MINIMUM_ONNXRUNTIME", "describe_file", "write_graphs"]
+
+# Measured: the oldest release whose CPU provider loads these graphs and passes the gates.
+MINIMUM_ONNXRUNTIME = "1.23.0"
+
+_TOKENIZER_FILE = "tokenizer.json"
+_TOOLS = ("ese-deploy", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "tokenizers")
+
+
+def write_graphs(
+    folder: Path,
+    checkpoint: Checkpoint,
+    traced: ir.Model,
+    targets: Sequence[Target],
+    existing: Bundle | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Make a folder that opens as a bundle, whose new targets have no parity, quality or golden vectors yet.
+
+    Args:
+        folder: an empty folder.
+        checkpoint: where the graphs come from.
+        traced: the graph with every (depth, dim) of the targets.
+        targets: the targets to carve, sorted.
+        existing: a bundle whose targets are taken over byte by byte.
+        progress: called after each target.
+    """
+    kept = list(existing.manifest.targets) if existing else []
+    weights: list[WeightsEntry] = []
+    made: list[TargetEntry] = []
+    progress("extract", 0, len(targets))
+    for dtype in sorted({target.dtype for target in targets} | {entry.dtype for entry in kept}):
+        wanted = [target for target in targets if target.dtype == dtype]
+        with WeightsFile(folder / f"weights.{dtype}.data", dtype) as file:
+            if existing is not None:
+                _take_over(existing, dtype, folder, file)
+            model = convert(traced, dtype) if wanted else traced
+            for target in wanted:
+                made.append(_write_target(folder, checkpoint, model, target, file))
+                progress("extract", len(made), len(targets))
+            weights.append(file.entry())
+    entries = sorted([*kept, *made], key=lambda entry: (entry.dtype, entry.depth, entry.dim))
+    if existing is None:
+        manifest = _new_manifest(folder, checkpoint, weights, entries)
+    else:
+        (folder / _TOKENIZER_FILE).write_bytes(read_tokenizer(existing))
+        (folder / GOLDEN_FILE).write_bytes(read_golden(existing))
+        manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries)
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Name, size and hash of a small file."""
+    data = path.read_bytes()
+    return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _take_over(existing: Bundle, dtype: str, folder: Path, file: WeightsFile) -> None:
+    """Copy an existing bundle's graphs of one dtype, and begin the weights file with its weights."""
+    entries = [entry for entry in existing.manifest.targets if entry.dtype == dtype]
+    tensors: set[tuple[int, int]] = set()
+    for entry in entries:
+        graph = read_graph(existing, entry)
+        (folder / entry.file).write_bytes(graph)
+        tensors.update(external_tensors(graph, str(existing.path / entry.file)))
+    if entries:
+        file.extend(existing.path / weights_of(existing, dtype).file, sorted(tensors))
+
+
+def _write_target(
+    folder: Path, checkpoint: Checkpoint, model: ir.Model, target: Target, weights: WeightsFile
+) -> TargetEntry:
+    graph = extract(model, target, weights, importlib.metadata.version("ese-deploy"))
+    path = folder / f"{target.name}.onnx"
+    path.write_bytes(graph.onnx)
+    described = describe_file(path)
+    return TargetEntry(
+        file=described.file,
+        bytes=described.bytes,
+        sha256=described.sha256,
+        name=target.name,
+        depth=target.depth,
+        dim=target.dim,
+        dtype=target.dtype,
+        space=space(target.depth, checkpoint.aligned_exits),
+        trained=target.depth in checkpoint.trained_exits,
+        weight_bytes=graph.weight_bytes,
+        engines=list(ENGINES),
+    )
+
+
+def _new_manifest(
+    folder: Path, checkpoint: Checkpoint, weights: list[WeightsEntry], entries: list[TargetEntry]
+) -> Manifest:
+    (folder / _TOKENIZER_FILE).write_bytes(checkpoint.tokenizer.to_json(checkpoint.max_seq_length))
+    (folder / GOLDEN_FILE).write_bytes(encode_golden(Golden(list(GOLDEN_TEXTS), [], {})))
+    tokenizer = describe_file(folder / _TOKENIZER_FILE)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        source=Source(
+            model=checkpoint.location.model,
+            revision=checkpoint.location.revision,
+            weights_sha256=checkpoint.weights_sha256(),
+        ),
+        architecture=checkpoint.architecture.model_type,
+        depth=checkpoint.depth,
+        hidden_size=checkpoint.hidden_size,
+        width=checkpoint.width,
+        pooling=checkpoint.pooling,
+        projection="prefix",
+        prompts=checkpoint.prompts,
+        default_prompt_name=checkpoint.default_prompt_name,
+        max_seq_length=checkpoint.max_seq_length,
+        trained_exits=checkpoint.trained_exits,
+        inputs=input_names(checkpoint),
+        output=OUTPUT,
+        opset=OPSET,
+        minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
+        tool_versions={name: importlib.metadata.version(name) for name in _TOOLS},
+        tokenizer=Tokenizer(
+            file=tokenizer.file,
+            bytes=tokenizer.bytes,
+            sha256=tokenizer.sha256,
+            pad_id=checkpoint.tokenizer.pad_id,
+            pad_type_id=checkpoint.tokenizer.pad_type_id,
+        ),
+        golden=describe_file(folder / GOLDEN_FILE),
+        weights=weights,
+        targets=entries,
+    )

@@ -1,0 +1,106 @@
+"""The export, step by step: checkpoint, trace, convert, extract, verify, evaluate, bundle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ese_deploy.backbones import read_checkpoint
+from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.engines import load_engine
+from ese_deploy.errors import GateError
+from ese_deploy.export.card import CARD_FILE, model_card
+from ese_deploy.export.graphs import write_graphs
+from ese_deploy.export.plan import check_output, check_update, grid, plan_targets
+from ese_deploy.export.prove import prove
+from ese_deploy.export.trace import OPSET, trace
+from ese_deploy.files import replace_folder, staging_folder
+from ese_deploy.progress import Progress, silent
+from ese_deploy.target import Target
+from ese_deploy.verify import TargetCheck
+
+__all__ = ["ExportRequest", "Exported", "export_bundle"]
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        model: a folder, a hub id or ``package:NAME``.
+        out: the bundle's folder.
+        targets: the targets; without them the grid of ``depths``, ``dims`` and ``dtypes``.
+        depths: depths of the grid; without them the trained exits.
+        dims: dims of the grid; without them the trained prefixes.
+        dtypes: dtypes of the grid.
+        pooling: for a plain transformers folder.
+        revision: branch, tag or commit of the hub.
+        allow_pickle: accept weights in pickle files.
+        update: add targets to an existing bundle.
+        force: replace an existing bundle.
+    """
+
+    model: str
+    out: Path
+    targets: Sequence[Target] = ()
+    depths: Sequence[int] = ()
+    dims: Sequence[int] = ()
+    dtypes: Sequence[str] = ("fp32",)
+    pooling: str | None = None
+    revision: str | None = None
+    allow_pickle: bool = False
+    update: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        bundle: the bundle, opened.
+        checks: what verification found of each new target.
+        untrained: depths that were exported although training did not name them.
+    """
+
+    bundle: Bundle
+    checks: list[TargetCheck]
+    untrained: list[int]
+
+
+def export_bundle(request: ExportRequest, progress: Progress = silent) -> Exported:
+    """Export, verify and evaluate a checkpoint's targets, and write them as one bundle.
+
+    Nothing is written under ``request.out`` unless every target passes.
+
+    Raises:
+        InputError: the request, the checkpoint or the output folder is not what it must be.
+        BundleError: the bundle to add to is damaged.
+        GateError: a target does not equal PyTorch.
+    """
+    out = request.out.expanduser().resolve()
+    existing = check_output(out, request.update, request.force)
+    engine = load_engine("onnxruntime")
+    progress("read checkpoint", 0, 1)
+    checkpoint = read_checkpoint(
+        request.model, pooling=request.pooling, revision=request.revision, allow_pickle=request.allow_pickle
+    )
+    asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
+    targets = plan_targets(checkpoint, asked)
+    if existing is not None:
+        targets = check_update(existing, checkpoint, OPSET, targets)
+    progress("read checkpoint", 1, 1)
+    with staging_folder(out) as staging:
+        progress("trace", 0, 1)
+        traced = trace(checkpoint, sorted({(target.depth, target.dim) for target in targets}))
+        progress("trace", 1, 1)
+        write_graphs(staging, checkpoint, traced, targets, existing, progress)
+        proven, checks = prove(staging, checkpoint, engine, targets, progress)
+        failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
+        if failures:
+            raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
+        (staging / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
+        progress("write", 0, 1)
+        replace_folder(staging, out)
+        progress("write", 1, 1)
+    untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
+    return Exported(open_bundle(out), checks, untrained)

@@ -1,0 +1,100 @@
+"""Deciding which targets to make, before any work is done."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ese_deploy.backbones import Checkpoint
+from ese_deploy.bundle import Bundle, is_bundle, open_bundle
+from ese_deploy.errors import InputError
+from ese_deploy.export.convert import CONVERTIBLE
+from ese_deploy.target import Target
+
+__all__ = ["check_output", "check_update", "grid", "plan_targets"]
+
+
+def grid(
+    checkpoint: Checkpoint, depths: Sequence[int] | None, dims: Sequence[int] | None, dtypes: Sequence[str]
+) -> list[Target]:
+    """All combinations of depths, dims and dtypes.
+
+    Where depths or dims are not given, they are those that training names in ``ese.json``, else the full model's.
+    """
+    contract = checkpoint.contract
+    depths = depths or (contract.trained_exits if contract else [checkpoint.depth])
+    dims = dims or (contract.trained_dims if contract else [checkpoint.width])
+    return [Target(depth, dim, dtype) for depth in depths for dim in dims for dtype in dtypes]
+
+
+def plan_targets(checkpoint: Checkpoint, targets: Sequence[Target]) -> list[Target]:
+    """Check targets against the model and sort them.
+
+    Raises:
+        InputError: there are none, one stands twice, is deeper or wider than the model, or cannot be converted.
+    """
+    if not targets:
+        raise InputError("no target was asked for; write for example --targets 3x128")
+    for target in targets:
+        if target.depth > checkpoint.depth:
+            raise InputError(
+                f"depth {target.depth} of target '{target}' is beyond the model's; choose 1 to {checkpoint.depth}"
+            )
+        if target.dim > checkpoint.width:
+            raise InputError(
+                f"dim {target.dim} of target '{target}' is beyond the model's; choose 8 to {checkpoint.width}"
+            )
+        if target.dtype not in CONVERTIBLE:
+            raise InputError(f"dtype '{target.dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
+        if targets.count(target) > 1:
+            raise InputError(f"target '{target}' is asked for twice; name each target once")
+    return sorted(targets)
+
+
+def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
+    """Check that a bundle may be written to ``out``.
+
+    Returns:
+        The bundle to add to, where ``update`` is set.
+
+    Raises:
+        InputError: ``out`` holds something that must not be replaced.
+        BundleError: the bundle to add to is damaged.
+    """
+    if update and force:
+        raise InputError("--update adds to a bundle and --force replaces it; choose one")
+    if update:
+        return open_bundle(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out names a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    if not is_bundle(out):
+        raise InputError(f"{out} is a folder that is not a bundle; choose another --out or empty it")
+    if not force:
+        raise InputError(f"{out} is a bundle already; add targets with --update, or replace it with --force")
+    return None
+
+
+def check_update(existing: Bundle, checkpoint: Checkpoint, opset: int, targets: Sequence[Target]) -> list[Target]:
+    """The targets that the bundle does not hold yet.
+
+    Raises:
+        InputError: the bundle was made of another checkpoint or in another way, or holds all targets already.
+    """
+    manifest = existing.manifest
+    wanted = {
+        "weights": (manifest.source.weights_sha256, checkpoint.weights_sha256()),
+        "pooling": (manifest.pooling, checkpoint.pooling),
+        "max_seq_length": (manifest.max_seq_length, checkpoint.max_seq_length),
+        "opset": (manifest.opset, opset),
+        "trained exits": (manifest.trained_exits, checkpoint.trained_exits),
+    }
+    for what, (held, got) in wanted.items():
+        if held != got:
+            raise InputError(
+                f"{existing.path} was made with other {what} ({held}, now {got}); replace it whole with --force"
+            )
+    held_targets = {entry.target for entry in manifest.targets}
+    missing = [target for target in targets if target not in held_targets]
+    if not missing:
+        raise InputError(f"{existing.path} holds {', '.join(map(str, targets))} already; nothing to add")
+    return missing

@@ -1,0 +1,85 @@
+"""Measuring what was written: parity with PyTorch, agreement with the full model, golden vectors."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ese_deploy.backbones import Checkpoint
+from ese_deploy.bundle import MANIFEST_FILE, Bundle, choose_entry, open_bundle, read_golden
+from ese_deploy.engines import Engine
+from ese_deploy.evaluate import AGREEMENT, agreement
+from ese_deploy.export.graphs import describe_file
+from ese_deploy.golden import GOLDEN_FILE, Golden, encode_golden
+from ese_deploy.manifest import Manifest, Quality, TargetEntry, encode_manifest
+from ese_deploy.progress import Progress
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+from ese_deploy.verify import Reference, TargetCheck, check_targets
+
+__all__ = ["prove"]
+
+
+def prove(
+    folder: Path, checkpoint: Checkpoint, engine: Engine, targets: Sequence[Target], progress: Progress
+) -> tuple[Manifest, list[TargetCheck]]:
+    """Measure new targets and write the figures into the folder's manifest and golden file.
+
+    Args:
+        folder: a folder that opens as a bundle.
+        checkpoint: the checkpoint it was made of.
+        engine: the engine that runs the graphs.
+        targets: the targets to measure.
+        progress: called after each target.
+
+    Returns:
+        The manifest as written, and what verification found.
+    """
+    bundle = open_bundle(folder)
+    entries = [choose_entry(bundle, target) for target in targets]
+    golden = msgspec.json.decode(read_golden(bundle), type=Golden)
+    checks = []
+    for check, reference in check_targets(bundle, checkpoint, engine, entries, progress):
+        checks.append(check)
+        token_ids = [reference.token_ids(text) for text in golden.texts]
+        vectors = reference.cut(reference.pool(golden.texts), check.entry.dim)
+        golden = msgspec.structs.replace(
+            golden, token_ids=token_ids, vectors={**golden.vectors, check.entry.name: vectors.tolist()}
+        )
+    measured = _evaluate(bundle, checkpoint, engine, checks, progress)
+    (folder / GOLDEN_FILE).write_bytes(encode_golden(golden))
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        targets=[measured.get(entry.name, entry) for entry in bundle.manifest.targets],
+        golden=describe_file(folder / GOLDEN_FILE),
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest, checks
+
+
+def _evaluate(
+    bundle: Bundle, checkpoint: Checkpoint, engine: Engine, checks: Sequence[TargetCheck], progress: Progress
+) -> dict[str, TargetEntry]:
+    """The entries of checked targets, with their parity and their agreement with the full PyTorch model."""
+    texts = [item.text for item in collection()]
+    progress("evaluate", 0, len(checks))
+    full = Reference.cut(Reference(checkpoint, checkpoint.depth).pool(texts), checkpoint.width)
+    measured = {}
+    for done, check in enumerate(checks, start=1):
+        encoder = Encoder.open(bundle, check.entry.target, engine=engine)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a model of short texts cuts the passages, and so does the full one
+            value = agreement(encoder.encode(texts), full)
+        quality = Quality(
+            metric=AGREEMENT,
+            data=COLLECTION_NAME,
+            data_sha256=collection_sha256(),
+            n=len(texts),
+            value=round(value, 6),
+            share_of_full=round(value, 6),  # the full model agrees with itself entirely
+        )
+        measured[check.entry.name] = msgspec.structs.replace(check.entry, parity=[check.parity], quality=[quality])
+        progress("evaluate", done, len(checks))
+    return measured

@@ -1,0 +1,171 @@
+"""Hashes, and writing that either happens whole or not at all."""
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ese_deploy.errors import InputError
+
+__all__ = [
+    "explain_os_error",
+    "replace_folder",
+    "restore_folder",
+    "sha256_file",
+    "staging_folder",
+    "write_atomic",
+]
+
+_CHUNK = 1 << 20
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """Hash a file in pieces of 1 MiB.
+
+    Args:
+        path: the file.
+        advance: called with the number of bytes of each piece.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if advance is not None:
+                advance(len(chunk))
+    return digest.hexdigest()
+
+
+@contextmanager
+def write_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside ``path`` for writing; at the end of the block it is fsynced and takes the name.
+
+    If the block raises, ``path`` stays as it was.
+
+    Raises:
+        InputError: the file cannot be written (full or read-only disk, missing folder, no permission).
+    """
+    with explain_os_error(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _fsync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staging_folder(out: Path) -> Iterator[Path]:
+    """Make an empty folder beside ``out`` to build in; it is gone at the end of the block.
+
+    Hand it to :func:`replace_folder` inside the block to keep what was built.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    with explain_os_error(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
+        try:
+            staging.chmod(0o777 & ~_umask())
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(staged: Path, out: Path) -> None:
+    """Let ``staged`` take the place of ``out``; a crash at any moment leaves one of them whole under its name.
+
+    Linux exchanges the two folders in one step. Elsewhere the old folder is first renamed to ``NAME.previous``, from
+    which :func:`restore_folder` brings it back if the process dies before the second rename.
+    """
+    for path in sorted(staged.iterdir()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _fsync_folder(staged)
+    if not out.exists():
+        staged.rename(out)
+    elif not _exchange(staged, out):
+        previous = _previous(out)
+        if previous.exists():
+            shutil.rmtree(previous)
+        out.rename(previous)
+        staged.rename(out)
+        shutil.rmtree(previous, ignore_errors=True)
+    _fsync_folder(out.parent)
+
+
+def restore_folder(out: Path) -> None:
+    """Undo a replacement that was cut off between its two renames."""
+    previous = _previous(out)
+    if not out.exists() and previous.is_dir():
+        with suppress(OSError):
+            previous.rename(out)
+
+
+@contextmanager
+def explain_os_error(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into one line that says what to do.
+
+    Raises:
+        InputError: in place of any ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "free some room or write elsewhere; nothing was changed"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            advice = "choose a folder that you may write to; nothing was changed"
+        else:
+            advice = "nothing was changed"
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {path}: {reason}; {advice}") from error
+
+
+def _previous(out: Path) -> Path:
+    return out.with_name(f"{out.name}.previous")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; False where the system or file system has no such call."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    done: int = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return done == 0
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    # The only portable way to read the mask is to set it; 0o077 keeps a racing thread's files private.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,190 @@
+"""The bundle's contract: what ``manifest.json`` holds, as structs from which its JSON Schema is made."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ese_deploy.errors import BundleError
+from ese_deploy.target import Target
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "FileEntry",
+    "Manifest",
+    "Parity",
+    "Quality",
+    "Source",
+    "TargetEntry",
+    "Tokenizer",
+    "WeightsEntry",
+    "decode_manifest",
+    "encode_manifest",
+    "json_schema",
+]
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# One plain name: no folder, no drive, no leading dot, nothing that a file system treats specially.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$")]
+
+
+class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Source(_Strict, frozen=True, kw_only=True):
+    """The checkpoint that a bundle was made of."""
+
+    model: str
+    """Folder, hub id or ``package:NAME``, as the user named it."""
+    revision: str | None = None
+    """Commit of the hub, or version of the package."""
+    weights_sha256: Sha256
+    """Hash over the checkpoint's weight files, in order of their names."""
+
+
+class FileEntry(_Strict, frozen=True, kw_only=True):
+    """A file of the bundle."""
+
+    file: FileName
+    bytes: Count
+    sha256: Sha256
+
+
+class WeightsEntry(FileEntry, frozen=True, kw_only=True):
+    """The weights that all targets of one dtype share."""
+
+    dtype: str
+
+
+class Tokenizer(FileEntry, frozen=True, kw_only=True):
+    """The tokenizer, and how its ids become a batch."""
+
+    pad_id: Count
+    pad_type_id: Count = 0
+
+
+class Parity(_Strict, frozen=True, kw_only=True):
+    """How far a target is from PyTorch on one engine and device, over the verification texts."""
+
+    engine: str
+    device: str
+    versions: dict[str, str]
+    max_abs: float | None = None
+    """Largest absolute difference of any component, or null where this target was not verified."""
+    cosine_min: float | None = None
+    """Lowest cosine between a vector and PyTorch's, or null where this target was not verified."""
+    n: Count = 0
+    """Number of texts compared."""
+    passed: bool | None = None
+    """Null: not verified, because the exporting machine cannot run it."""
+
+
+class Quality(_Strict, frozen=True, kw_only=True):
+    """What a target is worth on one collection of data."""
+
+    metric: str
+    data: str
+    data_sha256: Sha256
+    n: Count
+    """Number of texts, pairs or queries."""
+    value: float
+    share_of_full: float
+    """The value divided by the value of the full model."""
+
+
+class TargetEntry(FileEntry, frozen=True, kw_only=True):
+    """One deployable graph."""
+
+    name: str
+    depth: Positive
+    dim: Positive
+    dtype: str
+    space: str
+    """Vectors may be compared only where this is the same and the dims are equal."""
+    trained: bool
+    """Whether the checkpoint says that this exit was trained."""
+    weight_bytes: Count
+    """Bytes of the shared weights file that this graph reads."""
+    engines: list[str]
+    parity: list[Parity] = []
+    quality: list[Quality] = []
+
+    @property
+    def target(self) -> Target:
+        """The (depth, dim, dtype) of this entry."""
+        return Target(self.depth, self.dim, self.dtype)
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """All that is known of a bundle at export."""
+
+    schema_version: int
+    source: Source
+    architecture: str
+    """``model_type`` of the backbone's config."""
+    depth: Positive
+    """Number of transformer blocks of the full model."""
+    hidden_size: Positive
+    width: Positive
+    """Dimensions of the full embedding, after pooling."""
+    pooling: str
+    projection: str
+    prompts: dict[str, str]
+    default_prompt_name: str | None = None
+    max_seq_length: Positive
+    """Longest input in tokens, special tokens included."""
+    trained_exits: list[Positive]
+    inputs: list[str]
+    output: str
+    opset: Positive
+    minimum_onnxruntime: str
+    tool_versions: dict[str, str]
+    tokenizer: Tokenizer
+    golden: FileEntry
+    weights: list[WeightsEntry]
+    targets: list[TargetEntry]
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Read a manifest and check it against the schema.
+
+    Args:
+        data: the JSON text.
+        where: the file's path, for the error message.
+
+    Raises:
+        BundleError: not JSON, another schema version, or a value of the wrong type or form.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+    except _UNREADABLE as error:
+        raise BundleError(f"{where} is not a manifest: {error}; export the bundle again") from None
+    if version != SCHEMA_VERSION:
+        advice = "update ese-deploy" if version > SCHEMA_VERSION else "export the bundle again"
+        raise BundleError(f"{where} has schema_version {version}, this ese-deploy reads {SCHEMA_VERSION}; {advice}")
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except _UNREADABLE as error:
+        raise BundleError(f"{where} does not follow the schema: {error}; export the bundle again") from None
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Write a manifest as indented JSON with a newline at its end."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of ``manifest.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Manifest)}
+
+
+class _Version(Struct):
+    schema_version: int

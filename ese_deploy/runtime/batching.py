@@ -1,0 +1,33 @@
+"""Cutting texts of mixed lengths into batches that waste little on padding."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["plan_batches"]
+
+
+def plan_batches(lengths: NDArray[np.int64], batch_size: int, batch_tokens: int) -> list[NDArray[np.int64]]:
+    """Sort by length and cut where the next row would break a limit.
+
+    Args:
+        lengths: tokens of each text, int64 [n].
+        batch_size: most rows of a batch.
+        batch_tokens: most tokens of a batch, padding included. A text longer than that is a batch of its own.
+
+    Returns:
+        Indices into ``lengths``, an array for each batch, the longest texts first, so that a batch that does not fit
+        into memory fails at once and not after an hour.
+
+    Example:
+        >>> plan_batches(np.array([3, 9, 4, 8]), batch_size=8, batch_tokens=18)
+        [array([1, 3]), array([2, 0])]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        rows = max(1, min(batch_size, batch_tokens // longest))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches

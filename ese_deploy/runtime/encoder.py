@@ -1,0 +1,323 @@
+"""The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
+
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
+from ese_deploy.engines import Engine, Session, load_engine
+from ese_deploy.errors import BundleError, InputError
+from ese_deploy.manifest import Manifest, TargetEntry
+from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.runtime.threads import available_threads
+from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
+from ese_deploy.target import Target
+
+__all__ = ["BATCH_SIZE", "BATCH_TOKENS", "Encoder"]
+
+BATCH_SIZE = 64
+BATCH_TOKENS = 1024
+
+# Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
+_WINDOW = 4096
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+Vectors = NDArray[np.float32]
+
+
+class Encoder:
+    """Embeds texts with one target of a bundle; open it with :meth:`open`. Safe to use from many threads.
+
+    Example:
+        >>> encoder = Encoder.open("exports/minilm", target="3x128")
+        >>> vectors = encoder.encode(["A cat sat.", "Ein Hund lief."])
+        >>> vectors.shape
+        (2, 128)
+    """
+
+    def __init__(self, bundle: Bundle, entry: TargetEntry, tokenizer: TextTokenizer, session: Session) -> None:
+        self._bundle = bundle
+        self._entry = entry
+        self._tokenizer = tokenizer
+        self._session = session
+        self._lock = threading.Lock()
+        self._truncated = 0
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path | Bundle,
+        target: Target | str | None = None,
+        *,
+        engine: str | Engine = "onnxruntime",
+        threads: int | None = None,
+    ) -> "Encoder":
+        """Open a bundle and load one of its targets.
+
+        Args:
+            bundle: the bundle's folder, or a bundle that is open already.
+            target: such as ``"3x128"``; without it the deepest and widest fp32 target.
+            engine: the inference engine.
+            threads: threads for one batch; without it, what affinity and the control group's quota allow.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or hostile.
+            InputError: the bundle does not hold the target, or ``threads`` is below 1.
+            EngineError: the engine is not installed, or refused the graph.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        entry = choose_entry(opened, target)
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        loaded = load_engine(engine) if isinstance(engine, str) else engine
+        session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
+        if not set(session.inputs) <= _KNOWN_INPUTS:
+            raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
+        return cls(opened, entry, load_tokenizer(opened), session)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def target(self) -> Target:
+        """The target that is loaded."""
+        return self._entry.target
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self._entry.dim
+
+    @property
+    def space(self) -> str:
+        """Name of the vector space; vectors may be compared only within one."""
+        return self._entry.space
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest input in tokens, special tokens included."""
+        return self.manifest.max_seq_length
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompts by name."""
+        return self.manifest.prompts
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were longer than ``max_seq_length`` and were cut, since the encoder was opened."""
+        return self._truncated
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool = False,
+    ) -> Vectors:
+        """Embed one text or several.
+
+        Args:
+            sentences: a text, or a sequence of texts.
+            prompt_name: name of a prompt of the model, put before each text.
+            prompt: a prompt given word for word; it wins over ``prompt_name``.
+            batch_size: most texts of a batch.
+            batch_tokens: most tokens of a batch, padding included; the limit that usually binds.
+            show_progress_bar: show a bar on standard error.
+
+        Returns:
+            float32 [dim] for one text, [n, dim] for several, rows of norm 1, in the order given.
+
+        Raises:
+            InputError: a text is not a ``str``, the prompt's name is unknown, or a limit is below 1.
+            EngineError: the engine failed.
+        """
+        single = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+        if batch_size < 1 or batch_tokens < 1:
+            raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
+        prefix = self._prefix(prompt_name, prompt)
+        if prefix:
+            texts = [prefix + text for text in texts]
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        with _progress_bar(len(texts), show_progress_bar) as advance:
+            for start in range(0, len(texts), _WINDOW):
+                window = texts[start : start + _WINDOW]
+                self._encode_window(window, vectors[start : start + _WINDOW], batch_size, batch_tokens, advance)
+        return vectors[0] if single else vectors
+
+    def encode_query(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool = False,
+    ) -> Vectors:
+        """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one."""
+        return self.encode(
+            sentences,
+            prompt_name=self._role_prompt(prompt_name, prompt, ("query",)),
+            prompt=prompt,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
+
+    def encode_document(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool = False,
+    ) -> Vectors:
+        """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
+        return self.encode(
+            sentences,
+            prompt_name=self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS),
+            prompt=prompt,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
+
+    def encode_iter(
+        self,
+        sentences: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        window: int = 1024,
+    ) -> Iterator[Vectors]:
+        """Embed a stream of texts in bounded memory.
+
+        Args:
+            sentences: any iterable of texts; it is read ``window`` texts at a time.
+            prompt_name: as in :meth:`encode`.
+            prompt: as in :meth:`encode`.
+            batch_size: as in :meth:`encode`.
+            batch_tokens: as in :meth:`encode`.
+            window: texts held, sorted by length and embedded together.
+
+        Yields:
+            For each text, in order, a vector, float32 [dim].
+        """
+        texts = iter(sentences)
+        while chunk := list(itertools.islice(texts, window)):
+            yield from self.encode(
+                chunk,
+                prompt_name=prompt_name,
+                prompt=prompt,
+                batch_size=batch_size,
+                batch_tokens=batch_tokens,
+            )
+
+    def similarity(self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None) -> Vectors:
+        """Cosine of each vector of ``first`` with each of ``second``.
+
+        Args:
+            first: vectors of this encoder, [n, dim] or [dim].
+            second: vectors to compare with, [m, dim] or [dim].
+            second_encoder: the encoder that made ``second``, where it is another one.
+
+        Returns:
+            float32 [n, m].
+
+        Raises:
+            InputError: the dims differ, or the two encoders' vectors lie in different spaces.
+        """
+        if second_encoder is not None and second_encoder.space != self.space:
+            raise InputError(
+                f"vectors of target {self.target} (space {self.space}) and of target {second_encoder.target} "
+                f"(space {second_encoder.space}) cannot be compared; embed both with one target"
+            )
+        rows = [np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (first, second)]
+        for vectors in rows:
+            if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+                raise InputError(
+                    f"vectors of target {self.target} have the shape [n, {self.dim}], got {list(vectors.shape)}; "
+                    "embed both sides with one target"
+                )
+        left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in rows)
+        cosines: Vectors = left @ right.T
+        return cosines
+
+    def _encode_window(
+        self,
+        texts: list[str],
+        out: Vectors,
+        batch_size: int,
+        batch_tokens: int,
+        advance: Callable[[int], object],
+    ) -> None:
+        tokens = self._tokenizer(texts)
+        if tokens.truncated:
+            self._count_truncated(tokens.truncated)
+        names = self._session.inputs
+        for rows in plan_batches(tokens.lengths, batch_size, batch_tokens):
+            batch = self._tokenizer.collate([tokens.encodings[row] for row in rows], names)
+            out[rows] = self._session.run(batch)
+            advance(len(rows))
+
+    def _count_truncated(self, count: int) -> None:
+        with self._lock:
+            first = self._truncated == 0
+            self._truncated += count
+        if first:
+            warnings.warn(
+                f"some texts are longer than {self.max_seq_length} tokens and are cut there; "
+                "Encoder.truncated_texts counts them",
+                stacklevel=4,
+            )
+
+    def _prefix(self, prompt_name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = prompt_name if prompt_name is not None else self.manifest.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise InputError(f"the model has no prompt '{name}'; it has: {known}")
+        return self.prompts[name]
+
+    def _role_prompt(self, prompt_name: str | None, prompt: str | None, candidates: tuple[str, ...]) -> str | None:
+        if prompt_name is not None or prompt is not None:
+            return prompt_name
+        return next((name for name in candidates if name in self.prompts), None)
+
+
+@contextmanager
+def _progress_bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """Gives the function to call with each batch's number of texts."""
+    if not show:
+        yield lambda _: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise InputError("show_progress_bar=True needs tqdm; pip install tqdm") from None
+    with tqdm(total=total, unit="text") as bar:
+        yield bar.update

@@ -1,0 +1,67 @@
+"""How many threads this process may use."""
+
+import math
+import os
+from pathlib import Path
+
+__all__ = ["available_threads"]
+
+
+def available_threads(root: Path = Path("/")) -> int:
+    """The number of processors that this process is given, at least 1.
+
+    It is the smaller of the scheduler's affinity and the quota of the control group (version 2 or 1), so that a
+    container with two cores on a machine with 64 gets 2.
+
+    Args:
+        root: where ``proc`` and ``sys`` are found.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(root)
+    return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+
+
+def _quota(root: Path) -> float | None:
+    """The tightest quota on the way from this process's control group to the top, in processors."""
+    quotas = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+            read = _quota_v2
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/cpu"
+            read = _quota_v1
+        else:
+            continue
+        folder = mount / group.lstrip("/")
+        while True:
+            quota = read(folder)
+            if quota is not None:
+                quotas.append(quota)
+            if folder == mount:
+                break
+            folder = folder.parent
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    for line in _lines(folder / "cpu.max"):
+        limit, period = line.split()
+        return None if limit == "max" else int(limit) / int(period)
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    limit = _lines(folder / "cpu.cfs_quota_us")
+    period = _lines(folder / "cpu.cfs_period_us")
+    if not limit or not period or int(limit[0]) <= 0:
+        return None
+    return int(limit[0]) / int(period[0])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

