@@ -212,9 +212,10 @@ def _read_plain(folder: Path, name: str, limit: int) -> bytes:
         handle = os.open(path, _OPEN)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}; copy the bundle again, whole") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise BundleError(f"{path} is larger than {limit // _MIB} MiB, which no bundle needs; it is not read")

@@ -34,7 +34,6 @@ ARCHITECTURES = {
         Architecture("camembert", padding_positions=True),
         Architecture("distilbert"),
         Architecture("electra"),
-        Architecture("mpnet", padding_positions=True),
         Architecture("roberta", padding_positions=True),
         Architecture("xlm-roberta", padding_positions=True),
     )

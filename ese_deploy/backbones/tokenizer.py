@@ -11,6 +11,9 @@ from ese_deploy.errors import InputError
 __all__ = ["CheckpointTokenizer", "read_tokenizer"]
 
 
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
+
+
 @dataclass(frozen=True)
 class CheckpointTokenizer:
     """A tokenizer of a checkpoint.
@@ -52,6 +55,9 @@ def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
     """
     from transformers import AutoTokenizer
 
+    # Without these, transformers makes up a tokenizer with an empty vocabulary.
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise InputError(f"{folder} has no tokenizer; save the model's tokenizer into it with save_pretrained")
     try:
         loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except Exception as error:

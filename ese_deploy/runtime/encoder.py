@@ -22,7 +22,7 @@ from ese_deploy.target import Target
 __all__ = ["BATCH_SIZE", "BATCH_TOKENS", "Encoder"]
 
 BATCH_SIZE = 64
-BATCH_TOKENS = 1024
+BATCH_TOKENS = 512
 
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096

