@@ -111,7 +111,7 @@ def test_a_name_that_leaves_the_folder_is_refused(bundle: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_link_is_refused_also_where_the_manifest_does_not_name_it(bundle: Path, tmp_path: Path, named: bool) -> None:
+def test_a_link_is_refused_even_if_the_manifest_does_not_name_it(bundle: Path, tmp_path: Path, named: bool) -> None:
     name = "weights.fp32.data" if named else "other.data"
     shutil.copy(bundle / "weights.fp32.data", tmp_path / "outside.data")
     (bundle / name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import names
 
 from ese_deploy import files
 from ese_deploy.errors import InputError
@@ -34,7 +35,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         file.write(b"new, but cut o")
         raise RuntimeError
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["out.npy"]
+    assert names(tmp_path) == ["out.npy"]
 
 
 def test_a_written_file_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_an_os_error_says_what_to_do(tmp_path: Path, number: int, advice: str) -
         staging_folder(tmp_path / "out"),
     ):
         raise OSError(number, os.strerror(number))
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_real_limit_on_file_size_is_reported_and_cleaned_up(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_real_limit_on_file_size_is_reported_and_cleaned_up(tmp_path: Path) ->
     )
     assert "InputError: cannot write" in done.stderr
     assert "free some room" in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -92,7 +93,7 @@ def test_a_replacement_leaves_the_new_folder_alone(
         (staging / "file").write_text("new")
         replace_folder(staging, out)
     assert (out / "file").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_replacement_cut_off_between_its_renames_is_undone(tmp_path: Path) -> None:

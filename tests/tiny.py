@@ -105,5 +105,10 @@ def edit_json(path: Path, **changes: Any) -> None:
     write_json(path, {**json.loads(path.read_text("utf-8")), **changes})
 
 
+def names(folder: Path) -> list[str]:
+    """Names of what lies in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def _legacy(pooling: str) -> str:
     return {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
