@@ -20,7 +20,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
 
-TEXTS = [item.text for item in collection() if len(item.text) < 100][:40]
+TEXTS = [item.text for item in collection() if len(item.text) < 80][:40]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -206,7 +206,7 @@ def test_a_target_that_does_not_equal_pytorch_is_not_written(
     [
         ("bert", "cls", {}),
         ("distilbert", "mean", {}),
-        ("roberta", "mean", {"pad_token_id": 1}),
+        ("roberta", "mean", {"pad_token_id": 1, "type_vocab_size": 1}),
     ],
 )
 def test_encoders_like_bert_pass_the_gate_at_every_exit(

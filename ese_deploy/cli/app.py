@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import click
 import typer
@@ -32,11 +33,19 @@ app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 
 
-@app.callback()
-def _root(version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True)) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"ese-deploy {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Take the options that come before the verb."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -43,6 +43,7 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
     graph.name = target.name
     (vectors,) = graph.outputs
     vectors.name = OUTPUT
+    _order_initializers(graph)
     _clear_metadata(graph)
     placed: dict[int, int] = {}
     for value in graph.initializers.values():
@@ -59,6 +60,22 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
         doc_string=None,
     )
     return Graph(ir.to_proto(carved).SerializeToString(deterministic=True), sum(placed.values()))
+
+
+def _order_initializers(graph: ir.Graph) -> None:
+    """Put initializers in the order in which nodes use them.
+
+    ``extract`` returns them in the order of a set, which differs from run to run; in this order an export is the same
+    bytes each time, and the weights file is read from front to back.
+    """
+    used = dict.fromkeys(
+        value.name for node in graph for value in node.inputs if value is not None and value.is_initializer()
+    )
+    held = dict(graph.initializers)
+    graph.initializers.clear()
+    for name in used:
+        if name is not None and name in held:
+            graph.initializers[name] = held[name]
 
 
 def _clear_metadata(graph: ir.Graph) -> None:
