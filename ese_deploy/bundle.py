@@ -19,6 +19,7 @@ __all__ = [
     "open_bundle",
     "read_golden",
     "read_graph",
+    "read_profiles_file",
     "read_tokenizer",
     "verify_weights",
     "weights_of",
@@ -76,6 +77,8 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
     _check_size(folder, manifest.golden)
+    if manifest.profiles is not None:
+        _check_size(folder, manifest.profiles)
     for target in manifest.targets:
         read_graph(bundle, target)
     return bundle
@@ -130,6 +133,16 @@ def read_golden(bundle: Bundle) -> bytes:
     return _read_entry(bundle.path, bundle.manifest.golden)
 
 
+def read_profiles_file(bundle: Bundle) -> bytes | None:
+    """The bytes of ``profiles.toml``, whose size and hash were checked; None where the bundle has none.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    entry = bundle.manifest.profiles
+    return None if entry is None else _read_entry(bundle.path, entry)
+
+
 def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     """Hash a weights file.
 
@@ -179,7 +192,8 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
-    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden]
+    profiles = [manifest.profiles] if manifest.profiles else []
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *profiles]
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:

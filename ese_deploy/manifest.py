@@ -146,6 +146,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     tool_versions: dict[str, str]
     tokenizer: Tokenizer
     golden: FileEntry
+    profiles: FileEntry | None = None
+    """The budget profiles, resolved; null in a bundle that was exported without."""
     weights: list[WeightsEntry]
     targets: list[TargetEntry]
 

@@ -10,7 +10,7 @@ import click
 import typer
 
 from ese_deploy import __version__
-from ese_deploy.cli import doctor, embed, export, inspect, verify
+from ese_deploy.cli import choose, doctor, embed, evaluate, export, inspect, measurements, verify
 from ese_deploy.errors import EseDeployError, GateError
 
 __all__ = ["main"]
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("evaluate")(evaluate.evaluate)
+app.command("choose")(choose.choose_target)
+app.add_typer(measurements.app)
 app.command("embed")(embed.embed)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
@@ -48,18 +51,19 @@ def _root(
     """Take the options that come before the verb."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], verbs: typer.Typer = app) -> int:
     """Run the command line.
 
     Args:
         arguments: what follows the program's name.
+        verbs: the commands; a script of the checkout hands in its own.
 
     Returns:
         The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted.
     """
     debug = _DEBUG in arguments
     try:
-        result = app([item for item in arguments if item != _DEBUG], standalone_mode=False)
+        result = verbs([item for item in arguments if item != _DEBUG], standalone_mode=False)
         return int(result) if isinstance(result, int) else 0
     except Exception as error:
         if debug:

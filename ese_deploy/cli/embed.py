@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from ese_deploy.bundle import open_bundle
 from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progress_bars, say
 from ese_deploy.cli.streams import chunks, open_texts, open_vectors
+from ese_deploy.errors import InputError
+from ese_deploy.profiles import profile_target, read_profiles
 from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
 
 __all__ = ["embed"]
 
@@ -20,6 +24,8 @@ def embed(
     source: Annotated[Path, typer.Argument(help="Texts: .txt, a text a line, or .jsonl.", metavar="INPUT")],
     out: Annotated[Path, typer.Option(help="Vectors: .npy, or .jsonl.")],
     target: Annotated[str | None, typer.Option(help="Such as 3x128; without it the deepest and widest.")] = None,
+    profile: Annotated[str | None, typer.Option(help="A budget profile, such as edge, instead of a target.")] = None,
+    profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,
     text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
     engine: EngineOption = "onnxruntime",
@@ -29,7 +35,7 @@ def embed(
     """Embed the texts of a file."""
     texts = open_texts(source, text_field)
     writer = open_vectors(out)
-    encoder = Encoder.open(bundle, target, engine=engine, threads=threads)
+    encoder = Encoder.open(bundle, _target(bundle, target, profile, profiles), engine=engine, threads=threads)
     total = texts.check()
     done = 0
     with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, encoder.dim) as write:
@@ -52,3 +58,14 @@ def embed(
         )
     else:
         print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions, target {encoder.target}")
+
+
+def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Target | str | None:
+    """The target that was named, or the one that a profile means; the reason is said."""
+    if profile is None:
+        return target
+    if target is not None:
+        raise InputError("--target names a target and --profile a budget; choose one")
+    found = profile_target(open_bundle(bundle), profile, read_profiles(profiles) if profiles else None)
+    say(found.why)
+    return found.target

@@ -18,6 +18,10 @@ def export(
     targets: Annotated[str, typer.Option(help="Such as 2x64,3x128: depth x dim.")] = "",
     depths: Annotated[str, typer.Option(help="Such as 1-6; with --dims, instead of --targets.")] = "",
     dims: Annotated[str, typer.Option(help="Such as 64,128,384.")] = "",
+    profile: Annotated[
+        str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
+    ] = "",
+    profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32.")] = "fp32",
     pooling: Annotated[str | None, typer.Option(help="For a plain transformers folder: mean or cls.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
@@ -32,9 +36,13 @@ def export(
     with extra_error("export"):
         from ese_deploy.export import ExportRequest, export_bundle
     from ese_deploy.errors import InputError
+    from ese_deploy.profiles import profile_target
 
     if targets and (depths or dims):
         raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")
+    if targets and profile:
+        raise InputError("--targets names every target, --profile chooses among a grid; choose one way")
+    wanted = [name.strip() for name in profile.split(",") if name.strip()]
     request = ExportRequest(
         model=model,
         out=out,
@@ -47,6 +55,8 @@ def export(
         allow_pickle=allow_pickle,
         update=update,
         force=force,
+        profiles=wanted,
+        profiles_file=profiles,
     )
     with progress_bars() as progress:
         exported = export_bundle(request, progress)
@@ -57,6 +67,8 @@ def export(
             f"warning: training did not name depth {untrained} as an exit of this checkpoint; "
             "the agreement of such targets tells what they are worth"
         )
+    for name in wanted:
+        say(profile_target(exported.bundle, name).why)
     if json:
         print_json(manifest)
         return

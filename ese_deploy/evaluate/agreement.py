@@ -1,14 +1,14 @@
-"""Agreement with the full model: do the same pairs of texts count as close?"""
+"""Agreement with the full model: do the same pairs of texts count as close, and are the neighbours the same?"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
 from ese_deploy.errors import InputError
+from ese_deploy.evaluate.retrieval import search
+from ese_deploy.quality import AGREEMENT
 
-__all__ = ["AGREEMENT", "agreement"]
-
-AGREEMENT = "agreement"
+__all__ = ["AGREEMENT", "agreement", "neighbour_overlap"]
 
 
 def agreement(vectors: ArrayLike, full: ArrayLike) -> float:
@@ -28,6 +28,36 @@ def agreement(vectors: ArrayLike, full: ArrayLike) -> float:
     if len(first) != len(second) or len(first) < 3:
         raise InputError(f"agreement compares the vectors of at least 3 texts, got {len(first)} and {len(second)}")
     return float(spearmanr(_pairwise(first), _pairwise(second)).statistic)
+
+
+def neighbour_overlap(vectors: ArrayLike, full: ArrayLike, count: int = 10) -> float:
+    """Share of each text's nearest neighbours that the full model finds too, as a mean over the texts.
+
+    Args:
+        vectors: [n, dim], rows of norm 1.
+        full: [n, width], the full model's vectors of the same n texts, rows of norm 1.
+        count: how many neighbours of each text; the text itself is none.
+
+    Returns:
+        From 0 to 1.
+
+    Raises:
+        InputError: the two differ in n, or n is not above ``count``.
+    """
+    first, second = np.asarray(vectors, np.float32), np.asarray(full, np.float32)
+    if len(first) != len(second) or len(first) <= count:
+        raise InputError(
+            f"the {count} nearest neighbours need the vectors of more than {count} texts, "
+            f"got {len(first)} and {len(second)}"
+        )
+    shared = [len(a & b) for a, b in zip(_neighbours(first, count), _neighbours(second, count), strict=True)]
+    return sum(shared) / (count * len(first))
+
+
+def _neighbours(vectors: NDArray[np.float32], count: int) -> list[set[int]]:
+    found, _ = search(vectors, vectors, count + 1)
+    # A text that has twins may stand behind them, or even be missing: then its nearest ``count`` are kept.
+    return [set([row for row in rows if row != text][:count]) for text, rows in enumerate(found.tolist())]
 
 
 def _pairwise(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ese_deploy.backbones import read_checkpoint
+import onnx_ir as ir
+
+from ese_deploy.backbones import Checkpoint, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.engines import load_engine
+from ese_deploy.card import CARD_FILE, model_card
+from ese_deploy.engines import Engine, load_engine
 from ese_deploy.errors import GateError
-from ese_deploy.export.card import CARD_FILE, model_card
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.plan import check_output, check_update, grid, plan_targets
+from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
 from ese_deploy.export.prove import prove
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
+from ese_deploy.manifest import Manifest
 from ese_deploy.progress import Progress, silent
 from ese_deploy.target import Target
 from ese_deploy.verify import TargetCheck
@@ -37,6 +41,8 @@ class ExportRequest:
         allow_pickle: accept weights in pickle files.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
+        profiles: budget profiles that decide which targets of the grid are kept.
+        profiles_file: a user's own profiles, in TOML.
     """
 
     model: str
@@ -50,6 +56,8 @@ class ExportRequest:
     allow_pickle: bool = False
     update: bool = False
     force: bool = False
+    profiles: Sequence[str] = ()
+    profiles_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,14 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     out = request.out.expanduser().resolve()
     existing = check_output(out, request.update, request.force)
     engine = load_engine("onnxruntime")
+    profiles = bundle_profiles(request.profiles_file, existing)
     progress("read checkpoint", 0, 1)
     checkpoint = read_checkpoint(
         request.model, pooling=request.pooling, revision=request.revision, allow_pickle=request.allow_pickle
     )
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
+    if request.profiles:
+        asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
     targets = plan_targets(checkpoint, asked)
     if existing is not None:
         targets = check_update(existing, checkpoint, OPSET, targets)
@@ -93,14 +104,34 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         progress("trace", 0, 1)
         traced = trace(checkpoint, sorted({(target.depth, target.dim) for target in targets}))
         progress("trace", 1, 1)
-        write_graphs(staging, checkpoint, traced, targets, existing, progress)
-        proven, checks = prove(staging, checkpoint, engine, targets, progress)
-        failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
-        if failures:
-            raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
+        if request.profiles and existing is None:
+            with staging_folder(out) as trial:
+                candidates, _ = _build(trial, out, checkpoint, traced, targets, existing, engine, progress)
+            targets = keep_resolved(candidates, profiles, request.profiles)
+        proven, checks = _build(staging, out, checkpoint, traced, targets, existing, engine, progress)
+        proven = write_profiles(staging, proven, profiles)
         (staging / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
         replace_folder(staging, out)
         progress("write", 1, 1)
     untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
     return Exported(open_bundle(out), checks, untrained)
+
+
+def _build(
+    folder: Path,
+    out: Path,
+    checkpoint: Checkpoint,
+    traced: ir.Model,
+    targets: Sequence[Target],
+    existing: Bundle | None,
+    engine: Engine,
+    progress: Progress,
+) -> tuple[Manifest, list[TargetCheck]]:
+    """Write graphs and weights, and measure them against PyTorch."""
+    write_graphs(folder, checkpoint, traced, targets, existing, progress)
+    proven, checks = prove(folder, checkpoint, engine, targets, progress)
+    failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
+    if failures:
+        raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
+    return proven, checks

@@ -56,6 +56,7 @@ class Encoder:
         bundle: str | Path | Bundle,
         target: Target | str | None = None,
         *,
+        profile: str | None = None,
         engine: str | Engine = "onnxruntime",
         threads: int | None = None,
     ) -> "Encoder":
@@ -64,16 +65,18 @@ class Encoder:
         Args:
             bundle: the bundle's folder, or a bundle that is open already.
             target: such as ``"3x128"``; without it the deepest and widest fp32 target.
+            profile: a budget profile of the bundle, such as ``"edge"``, instead of a target; where it had to fall
+                back on something else than it names, a warning says so.
             engine: the inference engine.
             threads: threads for one batch; without it, what affinity and the control group's quota allow.
 
         Raises:
             BundleError: the bundle is missing, damaged or hostile.
-            InputError: the bundle does not hold the target, or ``threads`` is below 1.
+            InputError: the bundle does not hold the target or the profile, or ``threads`` is below 1.
             EngineError: the engine is not installed, or refused the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        entry = choose_entry(opened, target)
+        entry = choose_entry(opened, target if profile is None else _profile_target(opened, profile, target))
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         loaded = load_engine(engine) if isinstance(engine, str) else engine
@@ -307,6 +310,18 @@ class Encoder:
         if prompt_name is not None or prompt is not None:
             return prompt_name
         return next((name for name in candidates if name in self.prompts), None)
+
+
+def _profile_target(bundle: Bundle, profile: str, target: Target | str | None) -> Target:
+    # Imported here: profiles need the engines' names and the cache, which a plain target does not.
+    from ese_deploy.profiles import profile_target
+
+    if target is not None:
+        raise InputError(f"name a target or a profile, not both; got target {target} and profile {profile}")
+    found = profile_target(bundle, profile)
+    if found.fell_back:
+        warnings.warn(found.why, stacklevel=4)
+    return found.target
 
 
 @contextmanager

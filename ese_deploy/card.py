@@ -1,7 +1,9 @@
 """The model card: ``README.md`` of a bundle."""
 
-from ese_deploy.evaluate import AGREEMENT
-from ese_deploy.manifest import Manifest, TargetEntry
+from collections.abc import Sequence
+
+from ese_deploy.manifest import Manifest, Quality, TargetEntry
+from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 
 __all__ = ["CARD_FILE", "model_card"]
 
@@ -26,7 +28,7 @@ Agreement is Spearman's rank correlation between all pairwise cosines of {texts}
 the full PyTorch model: 1.000 means that it ranks pairs as the full model does. An exit that was not trained
 computes what it says, and is worth little: look at its agreement.
 
-Vectors may be compared only within one space: {spaces}.
+{quality}Vectors may be compared only within one space: {spaces}.
 
 ## Use
 
@@ -69,11 +71,35 @@ def model_card(manifest: Manifest, name: str) -> str:
         length=manifest.max_seq_length,
         rows="\n".join(_row(entry) for entry in targets),
         texts=max(texts, default=0),
+        quality=_quality_table(targets),
         spaces=", ".join(f"`{space}`" for space in spaces),
         name=name,
         target=default.target,
         prompts=f"\n## Prompts\n\n{prompts}" if prompts else "",
     )
+
+
+def _quality_table(targets: Sequence[TargetEntry]) -> str:
+    """The main figures on labelled data, with their shares of the full model."""
+    main = (STS_METRICS[0], RETRIEVAL_METRICS[0])
+    figures = [figure for entry in targets for figure in entry.quality if figure.metric in main]
+    names = list(dict.fromkeys((figure.metric, figure.data) for figure in figures))
+    if not names:
+        return ""
+    lines = [
+        "Figures x 100 on labelled data, in brackets the share of the full model:\n",
+        f"| target |{''.join(f' {metric} {data} |' for metric, data in names)}",
+        f"|---|{'---:|' * len(names)}",
+    ]
+    for entry in targets:
+        found = {(figure.metric, figure.data): figure for figure in entry.quality}
+        cells = [_share(found.get(name)) for name in names]
+        lines.append(f"| {entry.target} |{''.join(f' {cell} |' for cell in cells)}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _share(figure: Quality | None) -> str:
+    return f"{figure.value * 100:.2f} ({figure.share_of_full:.1%})" if figure else ""
 
 
 def _row(entry: TargetEntry) -> str:

@@ -1,0 +1,123 @@
+"""What is known of a bundle's targets: size and quality from its manifest, speed and memory from measurements."""
+
+import functools
+import importlib.metadata
+from collections.abc import Mapping
+
+from ese_deploy.budgets import Case
+from ese_deploy.choice import Budgets, Candidate
+from ese_deploy.engines import ENGINES
+from ese_deploy.errors import InputError
+from ese_deploy.manifest import Manifest, TargetEntry
+from ese_deploy.measurements import Kind, Measurement, Measurements
+from ese_deploy.quality import describe_quality, find_quality
+from ese_deploy.runtime.threads import available_threads
+
+__all__ = ["find_candidates", "missing_measurements", "size_on_disk"]
+
+
+def size_on_disk(manifest: Manifest, entry: TargetEntry) -> int:
+    """Bytes that a target needs: its graph, the weights that it reads, the tokenizer."""
+    return entry.bytes + entry.weight_bytes + manifest.tokenizer.bytes
+
+
+def find_candidates(
+    manifest: Manifest, budgets: Budgets, held: Measurements | None, here: bool = True
+) -> list[Candidate]:
+    """All targets on all engines that this version has, with what the budgets ask about.
+
+    Args:
+        manifest: of the bundle.
+        budgets: what is asked.
+        held: what was measured, or None.
+        here: whether it was measured on this machine; then only figures of the engine versions installed count.
+
+    Raises:
+        InputError: no target has the quality figure that the budget names, or there is no such engine.
+    """
+    _check_names(manifest, budgets)
+    figures = _index(held, here)
+    return [
+        Candidate(
+            entry=entry,
+            engine=engine,
+            size=size_on_disk(manifest, entry),
+            quality=_quality(entry, budgets),
+            latency=_value(figures, entry, engine, "latency", budgets, f"p{_percentile(budgets)}", here),
+            throughput=_value(figures, entry, engine, "throughput", budgets, "texts_per_second", here),
+            memory=_value(figures, entry, engine, "memory", budgets, "bytes", here),
+        )
+        for entry in manifest.targets
+        for engine in ENGINES
+        if engine in entry.engines
+    ]
+
+
+def missing_measurements(candidates: list[Candidate], budgets: Budgets) -> dict[Kind, tuple[Case, list[Candidate]]]:
+    """What must still be measured: for each kind its case and the candidates without a figure."""
+    lacking = {
+        kind: (case, [candidate for candidate in candidates if getattr(candidate, kind) is None])
+        for kind, case in budgets.needs.items()
+    }
+    return {kind: found for kind, found in lacking.items() if found[1]}
+
+
+def _check_names(manifest: Manifest, budgets: Budgets) -> None:
+    known = [engine for engine in budgets.engines if engine in ENGINES]
+    if budgets.engines and not known:
+        raise InputError(f"there is no engine {' or '.join(budgets.engines)}; there is {', '.join(ENGINES)}")
+    if budgets.quality is None:
+        return
+    name = budgets.quality.metric
+    if all(find_quality(entry.quality, name) is None for entry in manifest.targets):
+        held = describe_quality([figure for entry in manifest.targets for figure in entry.quality])
+        raise InputError(
+            f"no target has the quality figure '{name}'; the bundle holds {held}; add others with: "
+            "ese-deploy evaluate BUNDLE --save"
+        )
+
+
+def _quality(entry: TargetEntry, budgets: Budgets) -> float | None:
+    wanted = budgets.quality
+    figure = find_quality(entry.quality, wanted.metric if wanted else "agreement")
+    if figure is None:
+        return None
+    return figure.share_of_full if wanted is None or wanted.share else figure.value
+
+
+def _percentile(budgets: Budgets) -> int:
+    return budgets.latency.percentile if budgets.latency else 95
+
+
+Index = Mapping[tuple[str, str, str, int], list[Measurement]]
+
+
+def _index(held: Measurements | None, here: bool) -> Index:
+    found: dict[tuple[str, str, str, int], list[Measurement]] = {}
+    for one in held.measurements if held else []:
+        if not here or _current(one):
+            found.setdefault((one.target, one.engine, one.kind, one.tokens), []).append(one)
+    return found
+
+
+def _value(
+    figures: Index, entry: TargetEntry, engine: str, kind: Kind, budgets: Budgets, name: str, here: bool
+) -> float | None:
+    case = budgets.needs.get(kind, Case())
+    measured = figures.get((entry.name, engine, kind, case.tokens), [])
+    # What "all threads" was on another machine is not known here: there the most that was measured is taken.
+    threads = case.threads or (available_threads() if here else max((one.threads for one in measured), default=0))
+    return next((one.values[name] for one in measured if one.threads == threads and name in one.values), None)
+
+
+def _current(one: Measurement) -> bool:
+    return all(_installed(name) == version for name, version in one.versions.items())
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        # onnxruntime may have come with the package for GPUs.
+        return _installed(f"{name}-gpu") if name == "onnxruntime" else None

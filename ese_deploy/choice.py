@@ -1,0 +1,305 @@
+"""Choosing a target: the best one within all budgets, why, what binds, and what to relax where nothing fits."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ese_deploy.budgets import Case, LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.manifest import TargetEntry
+
+__all__ = ["Budgets", "Candidate", "Choice", "Limit", "Outcome", "Prefer", "choose", "dominates", "limits_of"]
+
+Prefer = Literal["quality", "speed", "size"]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What an answer must keep, and what it should be best at.
+
+    Attributes:
+        latency: longest time for one text.
+        throughput: least texts a second.
+        size: most bytes on the disk: graph, the weights that it reads, tokenizer.
+        memory: most bytes that loading and running may add to a process.
+        quality: least quality.
+        engines: engines allowed; empty for any.
+        dtypes: dtypes allowed; empty for any.
+        depth: the depth, or None for any.
+        dim: the dim, or None for any.
+        prefer: what to be best at; None for quality where a cost is bounded, else for size.
+    """
+
+    latency: LatencyBudget | None = None
+    throughput: ThroughputBudget | None = None
+    size: int | None = None
+    memory: int | None = None
+    quality: QualityBudget | None = None
+    engines: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    depth: int | None = None
+    dim: int | None = None
+    prefer: Prefer | None = None
+
+    @property
+    def aim(self) -> Prefer:
+        """What the answer is best at."""
+        if self.prefer is not None:
+            return self.prefer
+        costs = (self.latency, self.throughput, self.size, self.memory)
+        return "size" if self.quality is not None and not any(costs) else "quality"
+
+    @property
+    def needs(self) -> dict[Literal["latency", "throughput", "memory"], Case]:
+        """What must have been measured on the machine, and how."""
+        found: dict[Literal["latency", "throughput", "memory"], Case] = {}
+        if self.latency is not None or (self.aim == "speed" and self.throughput is None):
+            found["latency"] = self.latency.case if self.latency else Case()
+        if self.throughput is not None:
+            found["throughput"] = self.throughput.case
+        if self.memory is not None:
+            found["memory"] = Case()
+        return found
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A target on an engine, with all that is known of it; None where something was not measured.
+
+    Attributes:
+        entry: the target.
+        engine: the engine.
+        size: bytes on the disk.
+        quality: figure that the budget names, or its share of the full model.
+        latency: seconds, of the budget's percentile and case.
+        throughput: texts a second.
+        memory: bytes added to the process.
+    """
+
+    entry: TargetEntry
+    engine: str
+    size: int
+    quality: float | None = None
+    latency: float | None = None
+    throughput: float | None = None
+    memory: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as ``3x128``."""
+        return str(self.entry.target)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One budget as a question to a candidate.
+
+    Attributes:
+        name: ``latency``, ``throughput``, ``size``, ``memory``, ``quality``, ``engine``, ``dtype``, ``depth``, ``dim``.
+        bound: the budget, None for a name.
+        excess: by which share of the bound a candidate breaks it; 0 where it keeps it, infinite where it cannot be
+            relaxed by a number or nothing is known.
+        value: what the candidate has.
+    """
+
+    name: str
+    bound: float | None
+    excess: Callable[[Candidate], float]
+    value: Callable[[Candidate], float | str | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What would happen with a budget relaxed or dropped.
+
+    Attributes:
+        budgets: names of the budgets.
+        needed: for each what it would have to be.
+        candidate: what could then be had.
+    """
+
+    budgets: tuple[str, ...]
+    needed: tuple[float | str | None, ...]
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer.
+
+    Attributes:
+        best: the target to take, or None where nothing fits.
+        runner_up: the next best, if there is one.
+        fitting: all within the budgets, the best first.
+        binding: budgets without which the answer would be better, with what it would be.
+        relax: where nothing fits, which budget to relax and to what, the least relaxation first.
+        front: candidates that no other beats in quality and cost, the cheapest first.
+        cost: the cost of the front: ``latency``, ``throughput``, ``memory`` or ``size``.
+    """
+
+    best: Candidate | None
+    runner_up: Candidate | None
+    fitting: list[Candidate]
+    binding: list[Outcome]
+    relax: list[Outcome]
+    front: list[Candidate]
+    cost: str
+
+
+def choose(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
+    """Choose among candidates; the same candidates and budgets always give the same answer.
+
+    The answer is the first in order of what is preferred, then of everything else that is known, so that no
+    candidate within the budgets dominates it.
+    """
+    limits = limits_of(budgets)
+    ordered = sorted(candidates, key=lambda candidate: _order(candidate, budgets))
+    fitting = _within(ordered, limits)
+    best = fitting[0] if fitting else None
+    cost = _main_cost(budgets)
+    return Choice(
+        best=best,
+        runner_up=fitting[1] if len(fitting) > 1 else None,
+        fitting=fitting,
+        binding=_binding(ordered, limits, best) if best else [],
+        relax=[] if best else _relax(ordered, limits),
+        front=_front(ordered, cost),
+        cost=cost,
+    )
+
+
+def dominates(first: Candidate, second: Candidate) -> bool:
+    """Whether ``first`` is nowhere worse and somewhere better, in quality, latency, throughput, size and memory."""
+    a, b = _axes(first), _axes(second)
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def limits_of(budgets: Budgets) -> list[Limit]:
+    """The budgets that were stated."""
+    limits = []
+    for name, names, value in (
+        ("engine", budgets.engines, lambda c: c.engine),
+        ("dtype", budgets.dtypes, lambda c: c.entry.dtype),
+        ("depth", (budgets.depth,) if budgets.depth else (), lambda c: c.entry.depth),
+        ("dim", (budgets.dim,) if budgets.dim else (), lambda c: c.entry.dim),
+    ):
+        if names:
+            limits.append(Limit(name, None, _member(names, value), value))
+    bounds: list[tuple[str, float | None, Callable[[Candidate], float | None], bool]] = [
+        ("latency", budgets.latency.seconds if budgets.latency else None, lambda c: c.latency, True),
+        (
+            "throughput",
+            budgets.throughput.texts_per_second if budgets.throughput else None,
+            lambda c: c.throughput,
+            False,
+        ),
+        ("size", budgets.size, lambda c: c.size, True),
+        ("memory", budgets.memory, lambda c: c.memory, True),
+        ("quality", budgets.quality.value if budgets.quality else None, lambda c: c.quality, False),
+    ]
+    limits += [
+        Limit(name, bound, _excess(bound, value, most), value)
+        for name, bound, value, most in bounds
+        if bound is not None
+    ]
+    return limits
+
+
+def _member(names: Sequence[object], value: Callable[[Candidate], object]) -> Callable[[Candidate], float]:
+    return lambda candidate: 0.0 if value(candidate) in names else math.inf
+
+
+def _excess(bound: float, value: Callable[[Candidate], float | None], most: bool) -> Callable[[Candidate], float]:
+    def excess(candidate: Candidate) -> float:
+        found = value(candidate)
+        if found is None:
+            return math.inf
+        return max(0.0, found - bound if most else bound - found) / max(bound, 1e-12)
+
+    return excess
+
+
+def _within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> list[Candidate]:
+    return [candidate for candidate in candidates if all(limit.excess(candidate) == 0 for limit in limits)]
+
+
+def _axes(candidate: Candidate) -> tuple[float, float, float, float, float]:
+    """Quality, latency, throughput, size, memory; less is better, and what is unknown counts as the worst."""
+
+    def known(value: float | None, sign: int) -> float:
+        return math.inf if value is None else sign * value
+
+    return (
+        known(candidate.quality, -1),
+        known(candidate.latency, 1),
+        known(candidate.throughput, -1),
+        known(candidate.size, 1),
+        known(candidate.memory, 1),
+    )
+
+
+def _order(candidate: Candidate, budgets: Budgets) -> tuple[object, ...]:
+    quality, latency, throughput, size, memory = _axes(candidate)
+    speed = (throughput, latency) if budgets.throughput is not None else (latency, throughput)
+    axes = {
+        "quality": (quality, *speed, size, memory),
+        "speed": (*speed, quality, size, memory),
+        "size": (size, quality, *speed, memory),
+    }[budgets.aim]
+    return (*axes, candidate.entry.dim, candidate.entry.name, candidate.engine)
+
+
+def _binding(ordered: Sequence[Candidate], limits: Sequence[Limit], best: Candidate) -> list[Outcome]:
+    found = []
+    for limit in limits:
+        others = [other for other in limits if other is not limit]
+        without = _within(ordered, others)[0]
+        if without is not best:
+            found.append(Outcome((limit.name,), (limit.value(without),), without))
+    return found
+
+
+def _relax(ordered: Sequence[Candidate], limits: Sequence[Limit]) -> list[Outcome]:
+    """The least relaxation of each single budget; where no single one helps, the least of several together."""
+    found: list[tuple[float, Outcome]] = []
+    for limit in limits:
+        others = _within(ordered, [other for other in limits if other is not limit])
+        known = [candidate for candidate in others if limit.value(candidate) is not None]
+        if known:
+            nearest = min(known, key=limit.excess)
+            found.append((limit.excess(nearest), Outcome((limit.name,), (limit.value(nearest),), nearest)))
+    if not found:
+        found = _relax_together(ordered, limits)
+    return [outcome for _, outcome in sorted(found, key=lambda item: item[0])]
+
+
+def _relax_together(ordered: Sequence[Candidate], limits: Sequence[Limit]) -> list[tuple[float, Outcome]]:
+    known = [c for c in ordered if all(limit.value(c) is not None for limit in limits)]
+    if not known:
+        return []
+
+    def total(candidate: Candidate) -> tuple[int, float]:
+        excess = [limit.excess(candidate) for limit in limits]
+        return sum(map(math.isinf, excess)), sum(value for value in excess if math.isfinite(value))
+
+    nearest = min(known, key=total)
+    broken = [limit for limit in limits if limit.excess(nearest) > 0]
+    names = tuple(limit.name for limit in broken)
+    return [(0.0, Outcome(names, tuple(limit.value(nearest) for limit in broken), nearest))]
+
+
+def _main_cost(budgets: Budgets) -> str:
+    return next(iter(budgets.needs), "size")
+
+
+def _front(ordered: Sequence[Candidate], cost: str) -> list[Candidate]:
+    """Candidates beaten by none in quality and cost, the cheapest first; of equal ones the first in order."""
+    axis = {"latency": 1, "throughput": 2, "size": 3, "memory": 4}[cost]
+    points = [(candidate, _axes(candidate)[axis], _axes(candidate)[0]) for candidate in ordered]
+    front: list[Candidate] = []
+    best = math.inf
+    for candidate, price, quality in sorted(points, key=lambda point: point[1:]):
+        if quality < best and math.isfinite(price):
+            front.append(candidate)
+            best = quality
+    return front

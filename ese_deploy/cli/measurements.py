@@ -1,0 +1,117 @@
+"""``ese-deploy measurements``: what this machine measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ese_deploy.budgets import Case
+from ese_deploy.bundle import open_bundle
+from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars
+from ese_deploy.errors import InputError
+from ese_deploy.machine import describe_machine
+from ese_deploy.measurements import (
+    Kind,
+    cache_folder,
+    check_owner,
+    clear_measurements,
+    import_measurements,
+    list_measurements,
+    load_measurements,
+    read_measurements,
+    store_measurements,
+    write_measurements,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="measurements",
+    help="List, make, export, import or clear what this machine measured of bundles.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")]
+
+
+@app.command("list")
+def list_all(json: JsonOption = False) -> None:
+    """List what the cache holds."""
+    held = list_measurements()
+    if json:
+        print_json({"folder": str(cache_folder()), "measurements": held})
+        return
+    if not held:
+        print(f"{cache_folder()} holds no measurements")
+        return
+    rows = [
+        [one.name, one.bundle[:12], str(one.machine), f"{len(one.measurements)}", ", ".join(sorted(_kinds(one)))]
+        for one in held
+    ]
+    print_table(["bundle", "key", "machine", "figures ", "of"], rows, str(cache_folder()))
+
+
+@app.command("make")
+def make(
+    bundle: BundleArgument,
+    latency: Annotated[bool, typer.Option("--latency", help="Of one text.")] = False,
+    throughput: Annotated[bool, typer.Option("--throughput", help="In batches of 32 texts.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Of a process of its own.")] = False,
+    tokens: Annotated[int, typer.Option(help="Tokens of each text.")] = 32,
+    threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
+    engine: EngineOption = "onnxruntime",
+    json: JsonOption = False,
+) -> None:
+    """Measure every target of a bundle; without a kind all three."""
+    from ese_deploy.bench import measure
+
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    opened = open_bundle(bundle)
+    asked: list[tuple[Kind, bool]] = [("latency", latency), ("throughput", throughput), ("memory", memory)]
+    kinds = [kind for kind, wanted in asked if wanted] or [kind for kind, _ in asked]
+    entries = [entry for entry in opened.manifest.targets if engine in entry.engines]
+    if not entries:
+        raise InputError(f"{bundle} holds no target for the engine '{engine}'")
+    held = load_measurements(opened)
+    with progress_bars() as progress:
+        for kind in kinds:
+            fresh = measure(opened, entries, kind, Case(tokens, threads), engine, progress=progress)
+            held = store_measurements(opened, fresh)
+    if json:
+        print_json(held)
+        return
+    print(f"measured {', '.join(kinds)} of {len(entries)} targets of {bundle} on {held.machine}")
+
+
+@app.command("export")
+def export_file(bundle: BundleArgument, file: Annotated[Path, typer.Argument(help="A .json file.")]) -> None:
+    """Write what this machine measured of a bundle to a file."""
+    held = load_measurements(open_bundle(bundle))
+    if not held.measurements:
+        raise InputError(f"this machine has measured nothing of {bundle}; measure with: ese-deploy measurements make")
+    write_measurements(file, held)
+    print(f"wrote {file}: {len(held.measurements)} figures of {bundle} on {held.machine}")
+
+
+@app.command("import")
+def import_file(bundle: BundleArgument, file: Annotated[Path, typer.Argument(help="A .json file.")]) -> None:
+    """Take in what was exported of the same bundle on a machine like this one."""
+    held = read_measurements(file)
+    check_owner(held, open_bundle(bundle), file, describe_machine())
+    merged = import_measurements(held)
+    print(f"took in {len(held.measurements)} figures from {file}; there are {len(merged.measurements)} now")
+
+
+@app.command("clear")
+def clear(
+    bundle: Annotated[Path | None, typer.Argument(help="Of this bundle only.", metavar="[BUNDLE]")] = None,
+) -> None:
+    """Delete what was measured, of one bundle or of all."""
+    count = clear_measurements(open_bundle(bundle) if bundle else None)
+    print(f"deleted {count} files from {cache_folder()}")
+
+
+def _kinds(held: object) -> set[str]:
+    return {one.kind for one in getattr(held, "measurements", [])}

@@ -1,0 +1,272 @@
+"""Reading labelled data: pairs with scores, and search collections with relevance judgements."""
+
+import csv
+import gzip
+import hashlib
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import InputError
+from ese_deploy.files import sha256_file
+
+__all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
+
+_STS_COLUMNS = ("sentence1", "sentence2", "score")
+_STS_KINDS = (".tsv", ".csv", ".jsonl")
+_MAX_SCORE = 5.0
+_BOM = "\ufeff"
+
+Row = tuple[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class StsData:
+    """Pairs of sentences that people scored for similarity.
+
+    Attributes:
+        name: the file's name without its suffixes.
+        sha256: hash of the file as it lies on the disk.
+        first: the first sentence of each pair.
+        second: the second sentence of each pair.
+        scores: float64 [n], from 0 to 5.
+        subsets: the part of the data that each pair belongs to; empty where the file has no such column.
+    """
+
+    name: str
+    sha256: str
+    first: list[str]
+    second: list[str]
+    scores: NDArray[np.float64]
+    subsets: list[str]
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """A collection of documents, queries, and which documents answer which query.
+
+    Attributes:
+        name: the folder's name.
+        sha256: hash over the hashes of corpus, queries and judgements.
+        document_ids: as in the corpus.
+        documents: title and text joined by one blank.
+        query_ids: of the queries that have judgements, in the order of the file.
+        queries: their texts.
+        relevance: for each query the grades of judged documents, by document id; documents that the corpus lacks
+            count as relevant and not found, as in trec_eval.
+        missing: number of judgements that name a document or a query that is not there.
+        first_missing: where the first of them stands, or an empty string.
+    """
+
+    name: str
+    sha256: str
+    document_ids: list[str]
+    documents: list[str]
+    query_ids: list[str]
+    queries: list[str]
+    relevance: list[dict[str, int]]
+    missing: int
+    first_missing: str
+
+
+def read_sts(path: Path) -> StsData:
+    """Read scored pairs from ``.tsv``, ``.csv`` or ``.jsonl``, plain or with ``.gz``.
+
+    The columns are sentence1, sentence2, score and, if there is one, subset. A ``.tsv`` knows no quoting: every
+    character but tab and line feed stands for itself.
+
+    Raises:
+        InputError: the file is missing, empty or of another kind, a column is missing, or a score is not a number
+            from 0 to 5; the message names the line.
+    """
+    kind = _kind(path)
+    if kind not in _STS_KINDS:
+        raise InputError(f"{path} is not a .tsv, .csv or .jsonl file (or one of them with .gz); those can be read")
+    first, second, scores, subsets = [], [], [], []
+    for number, row in _rows(path, kind, _STS_COLUMNS):
+        first.append(_text(row, "sentence1", path, number))
+        second.append(_text(row, "sentence2", path, number))
+        scores.append(_score(row["score"], path, number))
+        if "subset" in row:
+            subsets.append(str(row["subset"]))
+    if not scores:
+        raise InputError(f"{path} holds no pair; a file of pairs has the columns {', '.join(_STS_COLUMNS)}")
+    return StsData(
+        name=_stem(path),
+        sha256=sha256_file(path),
+        first=first,
+        second=second,
+        scores=np.array(scores),
+        subsets=subsets if len(subsets) == len(scores) else [],
+    )
+
+
+def read_retrieval(folder: Path) -> RetrievalData:
+    """Read a folder as BEIR lays it out: ``corpus.jsonl``, ``queries.jsonl``, ``qrels.tsv`` or ``qrels/test.tsv``.
+
+    Each may end in ``.gz``. Ids stand under ``_id`` or ``id``; a judgement is query-id, corpus-id, score.
+
+    Raises:
+        InputError: a file is missing, empty or broken, or no judgement names a query that is there.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; --retrieval names a folder with corpus, queries and qrels")
+    corpus = _find(folder, "corpus.jsonl")
+    queries = _find(folder, "queries.jsonl")
+    qrels = _find(folder, "qrels.tsv", "qrels/test.tsv")
+    documents = _read_texts(corpus)
+    query_texts = _read_texts(queries)
+    judged: dict[str, dict[str, int]] = {}
+    missing, first_missing = 0, ""
+    for number, row in _rows(qrels, ".tsv", ("query-id", "corpus-id", "score")):
+        query, document = row["query-id"], row["corpus-id"]
+        grade = _grade(row["score"], qrels, number)
+        if query not in query_texts or document not in documents:
+            missing += 1
+            what = f"query '{query}'" if query not in query_texts else f"document '{document}'"
+            first_missing = first_missing or f"{qrels} line {number} names {what}, which is not there"
+        if query in query_texts:
+            judged.setdefault(query, {})[document] = grade
+    if not judged:
+        reason = f"; {first_missing}" if first_missing else ""
+        raise InputError(f"{qrels} judges no query of {queries}{reason}")
+    ids = [query for query in query_texts if query in judged]
+    digest = hashlib.sha256("".join(map(sha256_file, (corpus, queries, qrels))).encode())
+    return RetrievalData(
+        name=folder.resolve().name,
+        sha256=digest.hexdigest(),
+        document_ids=list(documents),
+        documents=list(documents.values()),
+        query_ids=ids,
+        queries=[query_texts[query] for query in ids],
+        relevance=[judged[query] for query in ids],
+        missing=missing,
+        first_missing=first_missing,
+    )
+
+
+def _find(folder: Path, *names: str) -> Path:
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise InputError(f"{folder} has no {' or '.join(names)} (or one with .gz); --retrieval needs it")
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """Texts by id, a title put before the text."""
+    texts: dict[str, str] = {}
+    for number, row in _rows(path, ".jsonl", ("text",)):
+        key = row.get("_id", row.get("id"))
+        if key is None:
+            raise InputError(f"{path} line {number} has no '_id' and no 'id'; it has {', '.join(row)}")
+        if str(key) in texts:
+            raise InputError(f"{path} line {number} has the id '{key}' of an earlier line; ids must differ")
+        title = row.get("title") or ""
+        texts[str(key)] = f"{title} {_text(row, 'text', path, number)}".strip()
+    if not texts:
+        raise InputError(f"{path} is empty; it needs a JSON object with an id and a text on each line")
+    return texts
+
+
+def _rows(path: Path, kind: str, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Rows with the number of their line; every row has the columns."""
+    for number, row in _parse(path, kind):
+        lacking = [column for column in columns if column not in row]
+        if lacking:
+            has = ", ".join(map(str, row)) or "nothing"
+            raise InputError(f"{path} line {number} has no '{lacking[0]}'; it has {has}")
+        yield number, row
+
+
+def _parse(path: Path, kind: str) -> Iterator[Row]:
+    lines = _lines(path)
+    if kind == ".jsonl":
+        for number, line in lines:
+            yield number, _json_object(line, path, number)
+        return
+    table = _csv(lines) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines)
+    header = next(table, (1, [""]))[1]
+    for number, fields in table:
+        if len(fields) != len(header):
+            raise InputError(f"{path} line {number} has {len(fields)} fields, the header has {len(header)}")
+        yield number, dict(zip(header, fields, strict=True))
+
+
+def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    # The reader asks for more lines inside a quoted field; a row is named by the line it ends on.
+    reader = csv.reader(line + "\n" for _, line in lines)
+    for fields in reader:
+        if fields:
+            yield reader.line_num, fields
+
+
+def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path} line {number} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} line {number} is not a JSON object")
+    return value
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines in UTF-8 without their ends, numbered from 1."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            for number in itertools.count(1):
+                line = file.readline()
+                if not line:
+                    return
+                yield number, line.decode("utf-8").removeprefix(_BOM if number == 1 else "").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} line {number} is not UTF-8 (byte {error.start + 1}); convert the file") from None
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _kind(path: Path) -> str:
+    suffixes = path.suffixes
+    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else path.suffix
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(_kind(path))
+
+
+def _text(row: Mapping[str, Any], column: str, path: Path, number: int) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise InputError(f"{path} line {number} has {type(value).__name__} as '{column}', which must be a string")
+    return value
+
+
+def _score(value: Any, path: Path, number: int) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not 0 <= score <= _MAX_SCORE:
+        raise InputError(f"{path} line {number} has the score '{value}'; scores are numbers from 0 to {_MAX_SCORE:g}")
+    return score
+
+
+def _grade(value: str, path: Path, number: int) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(
+            f"{path} line {number} has the score '{value}'; a judgement's score is a whole number"
+        ) from None

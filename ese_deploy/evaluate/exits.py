@@ -1,0 +1,142 @@
+"""Vectors of every exit of a model, each text passing the model as seldom as can be."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.bundle import Bundle
+from ese_deploy.engines import Engine, load_engine
+from ese_deploy.manifest import TargetEntry
+from ese_deploy.progress import Progress, silent
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+
+__all__ = ["ROLES", "BundleExits", "Exit", "ExitModel", "cut"]
+
+ROLES = ("text", "query", "document")
+
+# Texts between two reports of progress.
+_PIECE = 512
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One exit in one dtype.
+
+    Attributes:
+        depth: number of blocks, from 1.
+        dtype: the dtype that computes.
+        space: name of the vector space that all its prefixes lie in.
+        dims: the prefixes wanted, ascending.
+    """
+
+    depth: int
+    dtype: str
+    space: str
+    dims: tuple[int, ...]
+
+    @property
+    def targets(self) -> list[Target]:
+        """One target for each prefix."""
+        return [Target(self.depth, dim, self.dtype) for dim in self.dims]
+
+
+class ExitModel(Protocol):
+    """A bundle or a checkpoint, seen as its exits."""
+
+    @property
+    def name(self) -> str:
+        """As the user named it."""
+        ...
+
+    @property
+    def exits(self) -> tuple[Exit, ...]:
+        """All exits, the shallowest first."""
+        ...
+
+    @property
+    def full(self) -> Target | None:
+        """The full model, where it is among the exits' targets."""
+        ...
+
+    def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:
+        """Embed texts at every exit.
+
+        Args:
+            texts: n texts.
+            role: ``text``, ``query`` or ``document``: which of the model's prompts is put before them.
+            progress: called while texts are embedded.
+
+        Returns:
+            For each exit float32 [n, widest dim]; :func:`cut` makes a prefix of it.
+        """
+        ...
+
+
+def cut(vectors: Vectors, dim: int) -> Vectors:
+    """Keep the first ``dim`` columns of [n, width] and scale rows to norm 1."""
+    prefix = vectors[:, :dim]
+    unit: Vectors = prefix / np.maximum(np.linalg.norm(prefix, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+class BundleExits:
+    """A bundle's exits: the widest target of each depth, dtype and space runs, the others are prefixes of it.
+
+    Args:
+        bundle: the bundle.
+        engine: the inference engine.
+        threads: threads for one batch; without it, as many as this process is given.
+    """
+
+    def __init__(self, bundle: Bundle, engine: str | Engine = "onnxruntime", threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._engine = load_engine(engine) if isinstance(engine, str) else engine
+        self._threads = threads
+        groups: dict[tuple[str, int, str], list[TargetEntry]] = {}
+        for entry in bundle.manifest.targets:
+            groups.setdefault((entry.dtype, entry.depth, entry.space), []).append(entry)
+        self._exits = tuple(
+            Exit(depth, dtype, space, tuple(sorted(entry.dim for entry in entries)))
+            for (dtype, depth, space), entries in sorted(groups.items())
+        )
+
+    @property
+    def name(self) -> str:
+        """The bundle's folder."""
+        return str(self._bundle.path)
+
+    @property
+    def exits(self) -> tuple[Exit, ...]:
+        """All exits."""
+        return self._exits
+
+    @property
+    def full(self) -> Target | None:
+        """The full model in fp32, where the bundle holds it."""
+        manifest = self._bundle.manifest
+        full = Target(manifest.depth, manifest.width)
+        return full if any(entry.target == full for entry in manifest.targets) else None
+
+    def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:
+        """Embed texts once at each exit; see :meth:`ExitModel.embed`."""
+        vectors = {}
+        total = len(texts) * len(self._exits)
+        for number, one in enumerate(self._exits):
+            encoder = Encoder.open(self._bundle, one.targets[-1], engine=self._engine, threads=self._threads)
+            encode = {"text": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[role]
+            found = np.empty((len(texts), encoder.dim), np.float32)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # every target cuts the same texts, as the full model does
+                for start in range(0, len(texts), _PIECE):
+                    found[start : start + _PIECE] = encode(texts[start : start + _PIECE])
+                    done = number * len(texts) + min(start + _PIECE, len(texts))
+                    progress(f"embed {role}s", done, total)
+            vectors[one] = found
+        return vectors

@@ -1,0 +1,196 @@
+"""The grid: what every (depth, dim) is worth, and what queries of one depth find among documents of another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import InputError
+from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
+from ese_deploy.evaluate.data import RetrievalData, StsData
+from ese_deploy.evaluate.exits import Exit, ExitModel, cut
+from ese_deploy.evaluate.retrieval import RetrievalScore, score_retrieval
+from ese_deploy.evaluate.sts import StsScore, score_sts
+from ese_deploy.manifest import Quality
+from ese_deploy.progress import Progress, silent
+from ese_deploy.quality import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.target import Target
+from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+
+__all__ = ["AsymmetricCell", "Figures", "evaluate_asymmetric", "evaluate_grid", "with_shares"]
+
+Vectors = NDArray[np.float32]
+Figures = dict[Target, list[Quality]]
+"""For each target its figures; until :func:`with_shares`, ``share_of_full`` is NaN."""
+
+
+@dataclass(frozen=True)
+class AsymmetricCell:
+    """A search with queries of one exit among documents of another.
+
+    Attributes:
+        dim: dimensions of both sides.
+        query: depth of the queries.
+        document: depth of the documents.
+        comparable: whether the manifest or checkpoint says that the two exits share a space.
+        score: what was found.
+    """
+
+    dim: int
+    query: int
+    document: int
+    comparable: bool
+    score: RetrievalScore
+
+
+def evaluate_grid(
+    model: ExitModel,
+    sts: Sequence[StsData],
+    retrieval: Sequence[RetrievalData],
+    progress: Progress = silent,
+    full: ExitModel | None = None,
+) -> tuple[Figures, list[AsymmetricCell]]:
+    """Evaluate all targets of a model, and all pairs of fp32 exits of equal dim on the searches.
+
+    Agreement with the full model and overlap of nearest neighbours, on the project's own collection, always are among
+    the figures.
+
+    Each distinct sentence, query and document is embedded once for each exit of a bundle, and once in all by a
+    checkpoint. The vectors of all exits are held: 4 bytes x texts x width x exits.
+
+    Args:
+        model: a bundle or a checkpoint.
+        sts: scored pairs.
+        retrieval: search collections.
+        progress: called while texts are embedded.
+        full: the full model, where ``model`` is without it.
+
+    Returns:
+        Figures of each target without shares, and the asymmetric searches, the diagonal included.
+
+    Raises:
+        InputError: neither ``model`` nor ``full`` has the full model.
+    """
+    figures: Figures = {target: [] for one in model.exits for target in one.targets}
+    own = [item.text for item in collection()]
+    texts = list(dict.fromkeys([*own, *(text for data in sts for text in (*data.first, *data.second))]))
+    rows = {text: row for row, text in enumerate(texts)}
+    embedded = model.embed(texts, "text", progress)
+    reference = _full_vectors(model, embedded, full)[: len(own)]
+    for one, vectors in embedded.items():
+        for dim, target in zip(one.dims, one.targets, strict=True):
+            prefixes = cut(vectors, dim)
+            figures[target] += _agreement_figures(prefixes[: len(own)], reference)
+            for data in sts:
+                first, second = ([rows[text] for text in side] for side in (data.first, data.second))
+                figures[target] += _sts_figures(data, score_sts(prefixes[first], prefixes[second], data))
+    pairs = []
+    for search in retrieval:
+        queries = model.embed(search.queries, "query", progress)
+        documents = model.embed(search.documents, "document", progress)
+        for one in model.exits:
+            for dim, target in zip(one.dims, one.targets, strict=True):
+                score = score_retrieval(cut(queries[one], dim), cut(documents[one], dim), search)
+                figures[target] += _retrieval_figures(search, score)
+        pairs += evaluate_asymmetric(queries, documents, search, progress)
+    return figures, pairs
+
+
+def evaluate_asymmetric(
+    queries: Mapping[Exit, Vectors], documents: Mapping[Exit, Vectors], data: RetrievalData, progress: Progress = silent
+) -> list[AsymmetricCell]:
+    """Search with the queries of every fp32 exit among the documents of every other, for each dim that both have.
+
+    Args:
+        queries: for each exit the vectors of ``data.queries``, [q, width].
+        documents: for each exit the vectors of ``data.documents``, [d, width].
+        data: the collection.
+        progress: called after each search.
+    """
+    exits = [one for one in queries if one.dtype == "fp32"]
+    pairs = [(a, b, dim) for a in exits for b in exits for dim in a.dims if dim in b.dims]
+    cells = []
+    for done, (a, b, dim) in enumerate(pairs, start=1):
+        score = score_retrieval(cut(queries[a], dim), cut(documents[b], dim), data)
+        cells.append(AsymmetricCell(dim, a.depth, b.depth, a.space == b.space, score))
+        progress("search", done, len(pairs))
+    return cells
+
+
+def with_shares(figures: Figures, full: Sequence[Quality]) -> Figures:
+    """Divide each figure by the full model's figure of the same metric and data.
+
+    Where the full model scores 0 the share is 1 for a target that is no worse, and 0 for one that is.
+
+    Raises:
+        InputError: the full model was not measured on a data set.
+    """
+    values = {(one.metric, one.data_sha256): one.value for one in full}
+    return {target: [_with_share(one, values) for one in measured] for target, measured in figures.items()}
+
+
+def _with_share(figure: Quality, full: Mapping[tuple[str, str], float]) -> Quality:
+    value = full.get((figure.metric, figure.data_sha256))
+    if value is None:
+        raise InputError(f"the full model has no {figure.metric} on {figure.data}, so that no share can be stated")
+    share = figure.value / value if value else float(figure.value >= value)
+    return Quality(
+        metric=figure.metric,
+        data=figure.data,
+        data_sha256=figure.data_sha256,
+        n=figure.n,
+        value=figure.value,
+        share_of_full=round(share, 6),
+    )
+
+
+def _full_vectors(model: ExitModel, embedded: Mapping[Exit, Vectors], full: ExitModel | None) -> Vectors:
+    """The full model's vectors of the collection, and of whatever else was embedded."""
+    for one, vectors in embedded.items():
+        if model.full is not None and model.full in one.targets:
+            return cut(vectors, model.full.dim)
+    if full is None or full.full is None:
+        raise InputError(f"{model.name} lacks the full model, with which its targets are compared; name the checkpoint")
+    found = full.embed([item.text for item in collection()])
+    return next(cut(vectors, full.full.dim) for one, vectors in found.items() if full.full in one.targets)
+
+
+def _agreement_figures(vectors: Vectors, full: Vectors) -> list[Quality]:
+    values = {AGREEMENT: agreement(vectors, full), NEIGHBOURS: neighbour_overlap(vectors, full)}
+    return [
+        Quality(
+            metric=metric,
+            data=COLLECTION_NAME,
+            data_sha256=collection_sha256(),
+            n=len(vectors),
+            value=round(value, 6),
+            share_of_full=float("nan"),
+        )
+        for metric, value in values.items()
+    ]
+
+
+def _sts_figures(data: StsData, score: StsScore) -> list[Quality]:
+    values = (score.spearman, score.pearson, score.spearman_mean, score.pearson_mean)
+    return [
+        _figure(metric, data, score.n, value)
+        for metric, value in zip(STS_METRICS, values, strict=True)
+        if value is not None
+    ]
+
+
+def _retrieval_figures(data: RetrievalData, score: RetrievalScore) -> list[Quality]:
+    values = (score.ndcg_at_10, score.recall_at_10, score.recall_at_100, score.mrr_at_10)
+    return [_figure(metric, data, score.n, value) for metric, value in zip(RETRIEVAL_METRICS, values, strict=True)]
+
+
+def _figure(metric: str, data: StsData | RetrievalData, n: int, value: float) -> Quality:
+    return Quality(
+        metric=metric,
+        data=data.name,
+        data_sha256=data.sha256,
+        n=n,
+        value=round(value, 6),
+        share_of_full=float("nan"),
+    )

@@ -1,0 +1,217 @@
+"""What this machine measured of bundles: kept in its cache, by the bundle's content and the machine."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ese_deploy.bundle import Bundle
+from ese_deploy.errors import InputError
+from ese_deploy.files import write_atomic
+from ese_deploy.machine import Machine, describe_machine
+
+__all__ = [
+    "CACHE_VARIABLE",
+    "Kind",
+    "Measurement",
+    "Measurements",
+    "bundle_key",
+    "cache_folder",
+    "check_owner",
+    "clear_measurements",
+    "import_measurements",
+    "list_measurements",
+    "load_measurements",
+    "merge_measurements",
+    "read_measurements",
+    "store_measurements",
+    "write_measurements",
+]
+
+CACHE_VARIABLE = "ESE_DEPLOY_CACHE"
+_SCHEMA_VERSION = 1
+
+Kind = Literal["latency", "throughput", "memory"]
+
+
+class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing measured of one target.
+
+    Attributes:
+        target: the target's name in the bundle.
+        engine: the engine that ran it.
+        versions: versions of the engine's libraries.
+        kind: what was measured.
+        tokens: tokens of each text.
+        threads: threads that computed.
+        runs: how many timings stand behind the values.
+        values: ``latency``: p50, p95, p99 in seconds; ``throughput``: texts_per_second; ``memory``: bytes that loading
+            and running added to the process (RssAnon), and load_seconds.
+    """
+
+    target: str
+    engine: str
+    versions: dict[str, str]
+    kind: Kind
+    tokens: int
+    threads: int
+    runs: int
+    values: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int]:
+        """What a newer measurement replaces."""
+        return (self.target, self.engine, self.kind, self.tokens, self.threads)
+
+
+class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that one machine measured of one bundle.
+
+    Attributes:
+        schema_version: 1.
+        bundle: hash of what runs in the bundle, see :func:`bundle_key`.
+        name: the bundle's folder name, for people.
+        machine: the machine.
+        measurements: sorted by target, engine, kind and case.
+    """
+
+    schema_version: int
+    bundle: str
+    name: str
+    machine: Machine
+    measurements: list[Measurement]
+
+
+def bundle_key(bundle: Bundle) -> str:
+    """Hash over the hashes of graphs, weights and tokenizer: all that decides what a bundle costs.
+
+    Unlike the bundle's own hash it stays the same when quality figures are written into the manifest.
+    """
+    manifest = bundle.manifest
+    files = [*manifest.targets, *manifest.weights, manifest.tokenizer]
+    lines = sorted(f"{entry.file} {entry.sha256}" for entry in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where measurements lie: ``ESE_DEPLOY_CACHE``, or the platform's folder for caches."""
+    stated = os.environ.get(CACHE_VARIABLE)
+    if stated:
+        return Path(stated).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local")) / "ese-deploy/cache"
+    if sys.platform == "darwin":
+        return home / "Library/Caches/ese-deploy"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ese-deploy"
+
+
+def load_measurements(bundle: Bundle, machine: Machine | None = None) -> Measurements:
+    """What this machine measured of a bundle; without any, an empty list.
+
+    Raises:
+        InputError: the file in the cache is broken.
+    """
+    machine = machine or describe_machine()
+    path = _path(bundle_key(bundle), machine)
+    if path.is_file():
+        return read_measurements(path)
+    return Measurements(_SCHEMA_VERSION, bundle_key(bundle), bundle.path.resolve().name, machine, [])
+
+
+def store_measurements(bundle: Bundle, fresh: Iterable[Measurement], machine: Machine | None = None) -> Measurements:
+    """Add to the cache, replacing older measurements of the same target, engine and case."""
+    held = merge_measurements(load_measurements(bundle, machine), fresh)
+    _write_cache(held)
+    return held
+
+
+def merge_measurements(held: Measurements, fresh: Iterable[Measurement]) -> Measurements:
+    """A copy with ``fresh`` added; they win over older ones of the same key."""
+    merged = {one.key: one for one in (*held.measurements, *fresh)}
+    return msgspec.structs.replace(held, measurements=[merged[key] for key in sorted(merged)])
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Read a file that :func:`write_measurements` wrote.
+
+    Raises:
+        InputError: it is missing, broken or of another schema version.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Measurements)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} holds no measurements: {error}; delete it or export it again") from None
+    if found.schema_version != _SCHEMA_VERSION:
+        raise InputError(f"{path} has schema_version {found.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}")
+    return found
+
+
+def write_measurements(path: Path, held: Measurements) -> None:
+    """Write measurements as JSON."""
+    with write_atomic(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(held), indent=1) + b"\n")
+
+
+def check_owner(held: Measurements, bundle: Bundle, where: Path, machine: Machine | None = None) -> None:
+    """Check that measurements were made of this bundle and, if one is given, on this machine.
+
+    Raises:
+        InputError: they belong to another bundle or another machine.
+    """
+    if held.bundle != bundle_key(bundle):
+        raise InputError(
+            f"{where} was measured of another bundle ({held.name}, {held.bundle[:12]}), not of {bundle.path} "
+            f"({bundle_key(bundle)[:12]}); measure this one"
+        )
+    if machine is not None and held.machine.key != machine.key:
+        raise InputError(
+            f"{where} was measured on another machine ({held.machine}), this is {machine}; to choose for that "
+            "machine hand the file to: ese-deploy choose BUNDLE --measurements FILE"
+        )
+
+
+def import_measurements(held: Measurements) -> Measurements:
+    """Add what another copy of the cache holds; the newcomers win."""
+    path = _path(held.bundle, held.machine)
+    present = read_measurements(path) if path.is_file() else msgspec.structs.replace(held, measurements=[])
+    merged = merge_measurements(present, held.measurements)
+    _write_cache(merged)
+    return merged
+
+
+def list_measurements() -> list[Measurements]:
+    """All that the cache holds, sorted by bundle and machine.
+
+    Raises:
+        InputError: a file in the cache is broken.
+    """
+    return [read_measurements(path) for path in sorted(_folder().glob("*.json"))]
+
+
+def clear_measurements(bundle: Bundle | None = None) -> int:
+    """Delete what was measured of a bundle, or all; returns the number of files deleted."""
+    pattern = f"{bundle_key(bundle)[:16]}-*.json" if bundle else "*.json"
+    paths = sorted(_folder().glob(pattern))
+    for path in paths:
+        path.unlink()
+    return len(paths)
+
+
+def _write_cache(held: Measurements) -> None:
+    _folder().mkdir(parents=True, exist_ok=True)
+    write_measurements(_path(held.bundle, held.machine), held)
+
+
+def _folder() -> Path:
+    return cache_folder() / "measurements"
+
+
+def _path(bundle: str, machine: Machine) -> Path:
+    return _folder() / f"{bundle[:16]}-{machine.key}.json"

@@ -1,0 +1,141 @@
+"""Plots as PNG or SVG, with colours that read on a light and on a dark page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ese_deploy.errors import InputError
+from ese_deploy.files import write_atomic
+
+__all__ = ["Front", "heat_map", "pareto_plot"]
+
+# Contrast with white and with a near-black page is above 4 for each.
+_INK = "#757b84"
+_DOT, _CHOSEN, _OUT = "#2f81f7", "#d9730d", "#8b949e"
+_KINDS = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Front:
+    """Points for :func:`pareto_plot`.
+
+    Attributes:
+        names: what each point is.
+        x: cost of each, less is better.
+        y: quality of each, more is better.
+        front: names of the points that no other dominates.
+        fitting: names of the points within all budgets.
+        chosen: name of the answer, or an empty string.
+    """
+
+    names: Sequence[str]
+    x: Sequence[float]
+    y: Sequence[float]
+    front: frozenset[str]
+    fitting: frozenset[str]
+    chosen: str
+
+
+def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, rows: str, columns: str) -> None:
+    """Draw a matrix of numbers.
+
+    Args:
+        path: a ``.png`` or ``.svg`` file.
+        values: number for each (row, column) label; labels keep their order of appearance, a missing cell stays empty.
+        title: what the numbers are.
+        rows: what the rows are.
+        columns: what the columns are.
+
+    Raises:
+        InputError: the kind of file is unknown, or it cannot be written.
+    """
+    left = list(dict.fromkeys(row for row, _ in values))
+    bottom = list(dict.fromkeys(column for _, column in values))
+    low, high = min(values.values()), max(values.values())
+    size = (1.7 + 0.78 * len(bottom), 1.5 + 0.5 * len(left))
+    with _figure(path, size) as (figure, axes):
+        import matplotlib
+
+        colours = matplotlib.colormaps["viridis"]
+        for (row, column), value in values.items():
+            shade = 0.12 + 0.88 * ((value - low) / (high - low) if high > low else 1.0)
+            x, y = bottom.index(column), left.index(row)
+            axes.add_patch(matplotlib.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colours(shade), lw=0))
+            ink = "#101418" if shade > 0.6 else "#ffffff"
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=10)
+        axes.set_xlim(-0.5, len(bottom) - 0.5)
+        axes.set_ylim(len(left) - 0.5, -0.5)
+        axes.set_xticks(range(len(bottom)), bottom)
+        axes.set_yticks(range(len(left)), left)
+        axes.set_xlabel(columns)
+        axes.set_ylabel(rows)
+        figure.suptitle(title, color=_INK, fontsize=11)
+
+
+def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
+    """Draw quality against cost, the Pareto front as a line, the answer marked.
+
+    Args:
+        path: a ``.png`` or ``.svg`` file.
+        points: what to draw.
+        title: what was chosen.
+        x: name and unit of the cost.
+        y: name of the quality.
+
+    Raises:
+        InputError: the kind of file is unknown, or it cannot be written.
+    """
+    with _figure(path, (7.2, 4.6)) as (figure, axes):
+        order = sorted(zip(points.x, points.y, points.names, strict=True))
+        front = [(a, b) for a, b, name in order if name in points.front]
+        axes.plot(*zip(*front, strict=True), color=_DOT, lw=1.4, alpha=0.7, zorder=1, label="Pareto front")
+        groups = (
+            ("outside the budgets", _OUT, "o", [p for p in order if p[2] not in points.fitting]),
+            ("within the budgets", _DOT, "o", [p for p in order if p[2] in points.fitting and p[2] != points.chosen]),
+            ("chosen", _CHOSEN, "D", [p for p in order if p[2] == points.chosen]),
+        )
+        for label, colour, marker, members in groups:
+            if members:
+                xs, ys, _ = zip(*members, strict=True)
+                axes.scatter(xs, ys, color=colour, marker=marker, s=42 if marker == "o" else 70, label=label, zorder=2)
+        for a, b, name in order:
+            if name in points.front or name == points.chosen:
+                axes.annotate(name, (a, b), (5, -10), textcoords="offset points", color=_INK, fontsize=9)
+        axes.grid(color=_INK, alpha=0.25, lw=0.6)
+        axes.margins(x=0.1)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        legend = axes.legend(frameon=False, fontsize=9, loc="lower right")
+        for text in legend.get_texts():
+            text.set_color(_INK)
+        figure.suptitle(title, color=_INK, fontsize=11)
+
+
+@contextmanager
+def _figure(path: Path, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+    """A figure without a background, saved at the end of the block; byte for byte the same for the same numbers."""
+    if path.suffix not in _KINDS:
+        raise InputError(f"{path} is not a .png or .svg file; those are what a picture is written to")
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise InputError(f"pictures need {error.name}; pip install 'ese-deploy[evaluate]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "ese-deploy", "svg.fonttype": "path"}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.tick_params(colors=_INK, length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set_color(_INK)
+        yield figure, axes
+        with write_atomic(path) as file:
+            kind = path.suffix.removeprefix(".")
+            metadata = {"Date": None} if kind == "svg" else {"Software": None}
+            figure.savefig(file, format=kind, dpi=160, transparent=True, metadata=metadata)

@@ -1,0 +1,106 @@
+import math
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from test_evaluate import collection_of, pairs
+
+from ese_deploy.backbones import read_checkpoint
+from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.card import CARD_FILE
+from ese_deploy.errors import InputError
+from ese_deploy.evaluate import BundleExits, evaluate_grid, evaluate_retrieval, evaluate_sts, with_shares
+from ese_deploy.evaluate.checkpoint import CheckpointExits
+from ese_deploy.evaluate.save import save_quality
+from ese_deploy.measurements import bundle_key
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+from ese_deploy.texts import collection
+
+
+def test_a_bundle_and_its_checkpoint_have_one_grid_and_it_is_what_each_target_scores_alone(
+    tiny_bundle: Bundle, tiny_checkpoint: Path
+) -> None:
+    data, search = pairs(30, ["a", "b"] * 15), collection_of(25, 4)
+    bundle, _ = evaluate_grid(BundleExits(tiny_bundle), [data], [search])
+    checkpoint, _ = evaluate_grid(
+        CheckpointExits(read_checkpoint(str(tiny_checkpoint)), dims=[8, 16]), [data], [search]
+    )
+    assert set(bundle) == {Target(1, 8), Target(2, 16), Target(3, 16), Target(3, 32)}
+    assert set(checkpoint) == {Target(depth, dim) for depth in (1, 2, 3) for dim in (8, 16, 32)}
+    for target, figures in bundle.items():
+        values = {figure.metric: figure.value for figure in figures}
+        alone = Encoder.open(tiny_bundle, target)
+        assert values["sts_spearman"] == pytest.approx(evaluate_sts(alone, data).spearman, abs=1e-5)
+        assert values["sts_pearson_mean"] == pytest.approx(evaluate_sts(alone, data).pearson_mean, abs=1e-5)
+        assert values["ndcg_at_10"] == pytest.approx(evaluate_retrieval(alone, search).ndcg_at_10, abs=1e-6)
+        assert [figure.value for figure in checkpoint[target]] == pytest.approx(list(values.values()), abs=1e-5)
+        assert all(math.isnan(figure.share_of_full) for figure in figures)
+
+
+def test_every_text_passes_a_checkpoint_once(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CheckpointExits(read_checkpoint(str(tiny_checkpoint)))
+    seen: list[int] = []
+    forward = model._model.forward
+    monkeypatch.setattr(model._model, "forward", lambda ids, *rest: seen.append(len(ids)) or forward(ids, *rest))
+    data = pairs(20)
+    evaluate_grid(model, [data, data], [collection_of(15, 3)])
+    assert sum(seen) == len(collection()) + 3 + 15
+
+
+def test_queries_of_every_exit_search_documents_of_every_other(tiny_checkpoint: Path) -> None:
+    model = CheckpointExits(read_checkpoint(str(tiny_checkpoint)), dims=[8])
+    search = collection_of(25, 4)
+    figures, cells = evaluate_grid(model, [], [search])
+    assert {(cell.dim, cell.query, cell.document) for cell in cells} == {
+        (dim, a, b) for dim in (8, 32) for a in (1, 2, 3) for b in (1, 2, 3)
+    }
+    for cell in cells:
+        assert cell.comparable == (cell.query == cell.document)
+        if cell.query == cell.document:
+            ndcg = next(one for one in figures[Target(cell.query, cell.dim)] if one.metric == "ndcg_at_10")
+            assert ndcg.value == pytest.approx(cell.score.ndcg_at_10, abs=1e-6)
+
+
+def test_shares_are_of_the_full_model(tiny_bundle: Bundle) -> None:
+    model = BundleExits(tiny_bundle)
+    figures, _ = evaluate_grid(model, [pairs(30)], [])
+    assert model.full == Target(3, 32)
+    full = figures[model.full]
+    shares = with_shares(figures, full)
+    for target, measured in shares.items():
+        for one, whole in zip(measured, full, strict=True):
+            assert one.share_of_full == pytest.approx(one.value / whole.value, abs=1e-6), target
+    with pytest.raises(InputError, match="the full model has no"):
+        with_shares(figures, full[:1])
+
+
+def test_saving_changes_the_manifest_and_the_card_alone(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    copy = open_bundle(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    before = {path.name: path.read_bytes() for path in copy.path.iterdir()}
+    model = BundleExits(copy)
+    figures, _ = evaluate_grid(model, [pairs(30)], [])
+    shares = with_shares(figures, figures[Target(3, 32)])
+    saved = save_quality(save_quality(copy, shares), shares)
+    after = {path.name: path.read_bytes() for path in copy.path.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"manifest.json", CARD_FILE}
+    assert saved.sha256 != copy.sha256
+    assert bundle_key(saved) == bundle_key(copy)
+    for entry in open_bundle(copy.path).manifest.targets:
+        names = [(one.metric, one.data) for one in entry.quality]
+        assert len(set(names)) == len(names)
+        assert {"agreement", "sts_spearman"} <= {metric for metric, _ in names}
+    sts = next(one for one in shares[Target(1, 8)] if one.metric == "sts_spearman")
+    assert f"| {sts.value * 100:.2f} ({sts.share_of_full:.1%}) |" in after[CARD_FILE].decode()
+    assert msgspec.json.decode(after["manifest.json"])["targets"][0]["quality"][-1]["data"] == "some"
+
+
+def test_a_depth_or_dim_beyond_the_model_is_refused(tiny_checkpoint: Path) -> None:
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
+    with pytest.raises(InputError, match="depths must be 1 to 3, got 4"):
+        CheckpointExits(checkpoint, depths=[4])
+    with pytest.raises(InputError, match="dims must be 8 to 32, got 4"):
+        CheckpointExits(checkpoint, dims=[4])
+    assert np.allclose(np.linalg.norm(CheckpointExits(checkpoint).at(2, 8).encode(["a b"]), axis=1), 1, atol=1e-6)
