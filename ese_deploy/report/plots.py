@@ -63,7 +63,7 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
             shade = 0.12 + 0.88 * ((value - low) / (high - low) if high > low else 1.0)
             x, y = bottom.index(column), left.index(row)
             axes.add_patch(matplotlib.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colours(shade), lw=0))
-            ink = "#101418" if shade > 0.6 else "#ffffff"
+            ink = "#101418" if shade > 0.5 else "#ffffff"
             axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=10)
         axes.set_xlim(-0.5, len(bottom) - 0.5)
         axes.set_ylim(len(left) - 0.5, -0.5)
