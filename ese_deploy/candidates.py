@@ -72,7 +72,7 @@ def _check_names(manifest: Manifest, budgets: Budgets) -> None:
     if all(find_quality(entry.quality, name) is None for entry in manifest.targets):
         held = describe_quality([figure for entry in manifest.targets for figure in entry.quality])
         raise InputError(
-            f"no target has the quality figure '{name}'; the bundle holds {held}; add others with: "
+            f"'{name}' names no quality figure, or several; the bundle holds {held}; add others with: "
             "ese-deploy evaluate BUNDLE --save"
         )
 

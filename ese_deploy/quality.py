@@ -28,7 +28,10 @@ def find_quality(figures: list[Quality], name: str) -> Quality | None:
     Args:
         figures: the figures of a target.
         name: a metric (``agreement``), the data (``stsb_test``, or ``stsb`` where only one begins so), or both
-            (``sts_pearson@stsb_test``). The data alone means its main metric; a metric alone means its first data.
+            (``sts_pearson@stsb_test``). The data alone means its main metric.
+
+    Returns:
+        None where no figure or more than one is meant.
     """
     metric, _, data = name.partition("@")
     if not data:
@@ -38,8 +41,8 @@ def find_quality(figures: list[Quality], name: str) -> Quality | None:
         for figure in figures
         if figure.data.startswith(data) and (figure.metric == metric or (not metric and figure.metric in _PRIMARY))
     ]
-    exact = [figure for figure in fitting if figure.data == data]
-    return next(iter(exact or fitting), None)
+    exact = [figure for figure in fitting if figure.data == data] or fitting
+    return exact[0] if len(exact) == 1 else None
 
 
 def describe_quality(figures: list[Quality]) -> str:

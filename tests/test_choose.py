@@ -8,7 +8,7 @@ import pytest
 from ese_deploy.budgets import parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.bundle import Bundle
 from ese_deploy.cli.app import main
-from ese_deploy.cli.choose import _needed
+from ese_deploy.cli.choice_text import loose_side
 from ese_deploy.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.runtime.threads import available_threads
 
@@ -84,7 +84,7 @@ def test_where_nothing_fits_it_says_what_to_relax_and_fails(measured: Bundle, ca
 def test_a_budget_to_relax_to_is_written_on_its_loose_side(name: str, parse) -> None:
     loose = 1 if name in ("latency", "size") else -1
     for value in (0.0123456, 0.9876543) if name in ("latency", "quality") else (1234567.0, 98765432.1):
-        assert (parse(_needed(name, value)) - value) * loose >= 0
+        assert (parse(loose_side(name, value)) - value) * loose >= 0
 
 
 def test_without_measurements_it_measures_or_says_how(tiny_bundle: Bundle, capsys: Capture) -> None:
@@ -128,7 +128,7 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
     [
         (["--max-latency", "5"], "a latency '5' has no unit"),
         (["--max-size", "40"], "a size '40' has no unit"),
-        (["--min-quality", "0.8 beauty"], "no target has the quality figure 'beauty'; the bundle holds agreement@"),
+        (["--min-quality", "0.8 beauty"], "'beauty' names no quality figure, or several; the bundle holds agreement@"),
         (["--profile", "none"], "there is no profile 'none'; there is edge, balanced, server, full"),
         (["--engine", "steam"], "there is no engine steam; there is onnxruntime"),
         (["--prefer", "luck"], "--prefer is quality, speed or size"),

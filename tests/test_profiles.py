@@ -16,11 +16,9 @@ from ese_deploy.measurements import Measurement, store_measurements
 from ese_deploy.profiles import (
     package_profiles,
     parse_profiles,
-    profile_target,
     read_profiles,
-    resolve_profile,
-    resolved_toml,
 )
+from ese_deploy.resolution import profile_target, resolve_profile, resolved_toml
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.target import Target

@@ -10,8 +10,9 @@ import typer
 from ese_deploy.budgets import parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.candidates import find_candidates, missing_measurements
-from ese_deploy.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose, limits_of
-from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars, say
+from ese_deploy.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
+from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
+from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.machine import describe_machine
 from ese_deploy.measurements import (
@@ -24,18 +25,6 @@ from ese_deploy.measurements import (
 from ese_deploy.profiles import find_profile, profile_budgets, read_profiles
 
 __all__ = ["choose_target"]
-
-_OPTIONS = {
-    "latency": "--max-latency",
-    "throughput": "--min-throughput",
-    "size": "--max-size",
-    "memory": "--max-memory",
-    "quality": "--min-quality",
-    "engine": "--engine",
-    "dtype": "--dtype",
-    "depth": "depth",
-    "dim": "dim",
-}
 
 
 @dataclass(frozen=True)
@@ -97,9 +86,9 @@ def choose_target(
     if json:
         print_json(_document(bundle, budgets, choice, known))
     else:
-        _print(candidates, choice, budgets, known)
+        print_choice(candidates, choice, budgets, known.held.machine)
     if choice.best is None:
-        raise GateError(f"no target of {bundle} fits", [_relax_line(outcome, budgets) for outcome in choice.relax])
+        raise GateError(f"no target of {bundle} fits", [relaxation(outcome, budgets) for outcome in choice.relax])
 
 
 def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budgets:
@@ -169,7 +158,7 @@ def _document(bundle: Path, budgets: Budgets, choice: Choice, known: _Known) -> 
         "bundle": str(bundle),
         "machine": known.held.machine,
         "best": choice.best and _facts(choice.best),
-        "why": _why(choice, budgets) if choice.best else None,
+        "why": reason(choice, budgets) if choice.best else None,
         "runner_up": choice.runner_up and _facts(choice.runner_up),
         "binding": [_outcome(outcome) for outcome in choice.binding],
         "relax": [_outcome(outcome) for outcome in choice.relax],
@@ -195,112 +184,6 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {"budgets": dict(zip(outcome.budgets, outcome.needed, strict=True)), "target": outcome.candidate.name}
 
 
-def _print(candidates: Sequence[Candidate], choice: Choice, budgets: Budgets, known: _Known) -> None:
-    front = {candidate.name for candidate in choice.front}
-    fitting = {candidate.name for candidate in choice.fitting}
-    rows = [
-        [
-            one.name,
-            one.engine,
-            _number(one.quality, "{:.3f}"),
-            *([] if budgets.latency is None and budgets.aim != "speed" else [_ms(one.latency)]),
-            *([] if budgets.throughput is None else [_number(one.throughput, "{:.0f}/s")]),
-            megabytes(one.size),
-            *([] if budgets.memory is None else ["?" if one.memory is None else megabytes(int(one.memory))]),
-            "yes" if one.name in fitting else "no",
-            "front" if one.name in front else "",
-        ]
-        for one in candidates
-    ]
-    percentile = budgets.latency.percentile if budgets.latency else 95
-    columns = [
-        "target",
-        "engine",
-        "quality ",
-        *([] if budgets.latency is None and budgets.aim != "speed" else [f"p{percentile} "]),
-        *([] if budgets.throughput is None else ["throughput "]),
-        "size ",
-        *([] if budgets.memory is None else ["memory "]),
-        "fits",
-        f"quality x {choice.cost}",
-    ]
-    print_table(columns, rows)
-    print(f"\nquality: {_quality_name(budgets)}; machine: {known.held.machine}")
-    if choice.best is None:
-        return
-    print(f"\nbest: {choice.best.name} on {choice.best.engine}. {_why(choice, budgets)}")
-    if choice.runner_up is not None:
-        print(f"runner-up: {_describe(choice.runner_up, budgets)}")
-    for outcome in choice.binding:
-        names = " and ".join(_OPTIONS[name] for name in outcome.budgets)
-        print(f"binds: {names}; without it the answer would be {_describe(outcome.candidate, budgets)}")
-    if not choice.binding and limits_of(budgets):
-        print("binds: no budget alone; the answer would be the same without any one of them")
-
-
-def _why(choice: Choice, budgets: Budgets) -> str:
-    aims = {"quality": "the best quality", "speed": "the fastest", "size": "the smallest"}
-    best = choice.best
-    assert best is not None
-    return f"It has {aims[budgets.aim]} of {len(choice.fitting)} that fit: {_describe(best, budgets)}"
-
-
-def _describe(one: Candidate, budgets: Budgets) -> str:
-    facts = [f"quality {_number(one.quality, '{:.3f}')}", megabytes(one.size)]
-    if one.latency is not None:
-        facts.append(f"p{budgets.latency.percentile if budgets.latency else 95} {_ms(one.latency)}")
-    if one.throughput is not None and budgets.throughput is not None:
-        facts.append(f"{one.throughput:.0f}/s")
-    if one.memory is not None and budgets.memory is not None:
-        facts.append(f"{megabytes(int(one.memory))} of memory")
-    return f"{one.name} ({', '.join(facts)})"
-
-
-def _quality_name(budgets: Budgets) -> str:
-    if budgets.quality is None:
-        return "agreement with the full model"
-    return f"{budgets.quality.metric}{', as a share of the full model' if budgets.quality.share else ''}"
-
-
-def _relax_line(outcome: Outcome, budgets: Budgets) -> str:
-    parts = [
-        f"{_OPTIONS[name]} from {_stated(name, budgets)} to {_needed(name, value)}"
-        for name, value in zip(outcome.budgets, outcome.needed, strict=True)
-    ]
-    return f"relax {' and '.join(parts)}: then {_describe(outcome.candidate, budgets)} fits"
-
-
-def _stated(name: str, budgets: Budgets) -> str:
-    bounds = {limit.name: limit.bound for limit in limits_of(budgets)}
-    if bounds[name] is None:
-        names = {"engine": budgets.engines, "dtype": budgets.dtypes, "depth": (budgets.depth,), "dim": (budgets.dim,)}
-        return ",".join(map(str, names[name]))
-    return _needed(name, bounds[name])
-
-
-def _needed(name: str, value: float | str | None) -> str:
-    """A budget that the value keeps, rounded to its loose side, as an option would take it."""
-    if isinstance(value, str) or value is None:
-        return str(value)
-    if name == "latency":
-        return f"{-(-value * 1e5 // 1) / 100:g}ms"
-    if name == "throughput":
-        return f"{value // 1:.0f}/s"
-    if name in ("size", "memory"):
-        return f"{-(-value // 1e5) / 10:g}MB"
-    if name == "quality":
-        return f"{value * 1000 // 1 / 1000:g}"
-    return f"{value:g}"
-
-
-def _ms(seconds: float | None) -> str:
-    return "?" if seconds is None else f"{seconds * 1e3:.2f} ms"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "?" if value is None else form.format(value)
-
-
 def _draw(path: Path, candidates: Sequence[Candidate], choice: Choice, budgets: Budgets) -> None:
     from ese_deploy.report import Front, pareto_plot
 
@@ -320,5 +203,5 @@ def _draw(path: Path, candidates: Sequence[Candidate], choice: Choice, budgets: 
         chosen=choice.best.name if choice.best else "",
     )
     title = f"{choice.best.name} is the answer" if choice.best else "no target fits"
-    pareto_plot(path, points, title, label, _quality_name(budgets))
+    pareto_plot(path, points, title, label, quality_name(budgets))
     say(f"wrote {path}")

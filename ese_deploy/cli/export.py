@@ -36,7 +36,7 @@ def export(
     with extra_error("export"):
         from ese_deploy.export import ExportRequest, export_bundle
     from ese_deploy.errors import InputError
-    from ese_deploy.profiles import profile_target
+    from ese_deploy.resolution import profile_target
 
     if targets and (depths or dims):
         raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")

@@ -17,11 +17,9 @@ from ese_deploy.profiles import (
     Profile,
     find_profile,
     profile_budgets,
-    profiles_of,
     read_profiles,
-    resolve_profile,
-    resolved_toml,
 )
+from ese_deploy.resolution import profiles_of, resolve_profile, resolved_toml
 from ese_deploy.target import Target
 
 __all__ = ["bundle_profiles", "keep_resolved", "profile_candidates", "write_profiles"]

@@ -102,7 +102,8 @@ def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
                 axes.scatter(xs, ys, color=colour, marker=marker, s=42 if marker == "o" else 70, label=label, zorder=2)
         for a, b, name in order:
             if name in points.front or name == points.chosen:
-                axes.annotate(name, (a, b), (5, -10), textcoords="offset points", color=_INK, fontsize=9)
+                # Above and to the left of the front there is no point to cover.
+                axes.annotate(name, (a, b), (-5, 6), textcoords="offset points", ha="right", color=_INK, fontsize=9)
         axes.grid(color=_INK, alpha=0.25, lw=0.6)
         axes.margins(x=0.1)
         axes.set_xlabel(x)
