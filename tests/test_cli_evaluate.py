@@ -65,7 +65,7 @@ def test_figures_are_printed_saved_and_drawn(
     saved = {entry.name: entry for entry in open_bundle(folder).manifest.targets}
     assert {quality.data for quality in saved["d01_k008.fp32"].quality} >= {"pairs", "search"}
     assert main(["choose", str(folder), "--min-quality", "1% pairs", "--json"]) == 0
-    assert main(["verify", str(folder)]) == 0
+    assert main(["doctor", str(folder)]) == 0
 
 
 def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(

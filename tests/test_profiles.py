@@ -11,6 +11,7 @@ from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.cli.app import main
 from ese_deploy.errors import BundleError, GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.export.profiled import keep_resolved
 from ese_deploy.manifest import Quality
 from ese_deploy.measurements import Measurement, store_measurements
 from ese_deploy.profiles import (
@@ -164,12 +165,15 @@ def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, 
     profiles = tomllib.loads((bundle.path / "profiles.toml").read_text())
     assert (profiles["small"]["resolved"], profiles["named"]["resolved"]) == ("1x32", "2x16")
     assert profiles["never"]["resolved"] == ""
-    request = ExportRequest(
-        str(tiny_checkpoint), tmp_path / "no", depths=(1,), dims=(8,), profiles=("never",), profiles_file=mine
-    )
-    with pytest.raises(GateError, match="1 profiles have no target; nothing was written"):
-        export_bundle(request)
-    assert not (tmp_path / "no").exists()
+
+
+def test_an_export_for_a_profile_that_no_target_fits_is_refused(tiny_bundle: Bundle) -> None:
+    profiles = parse_profiles(b"[never]\nmin_quality = 1\ndepth = 1\n[slow]\nmax_latency = '1s'\n", "mine.toml")
+    with pytest.raises(GateError, match="1 profiles have no target; nothing was written") as error:
+        keep_resolved(tiny_bundle.manifest, profiles, ["never"])
+    assert "profile never: no target fits" in error.value.failures[0]
+    # A budget on time is for the machine that runs it: all stay.
+    assert len(keep_resolved(tiny_bundle.manifest, profiles, ["slow"])) == 4
 
 
 def test_embed_says_what_a_profile_means(
