@@ -38,7 +38,7 @@ def test_every_target_passed_its_gate_and_says_what_it_is_worth(tiny_bundle: Bun
         (quality,) = entry.quality
         assert parity.passed
         assert parity.max_abs is not None and parity.max_abs <= 1e-6
-        assert parity.n > 50
+        assert parity.n > 40
         assert (quality.metric, quality.n) == ("agreement", 384)
     assert tiny_bundle.manifest.targets[-1].quality[0].value == pytest.approx(1, abs=1e-6)
 

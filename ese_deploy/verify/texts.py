@@ -37,4 +37,4 @@ def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> l
     # A tokenizer that glues words together gives fewer tokens than words, others may give more.
     while count_tokens(exact) > max_length:
         exact = exact[:-2]
-    return [*NASTY, exact, exact + " b" * max_length, *(item.text for item in collection()[::8])]
+    return [*NASTY, exact, exact + " b" * max_length, *(item.text for item in collection()[::16])]
