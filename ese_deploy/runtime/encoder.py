@@ -1,6 +1,7 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
 
 import itertools
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.engines import Engine, Session, load_engine
-from ese_deploy.errors import BundleError, InputError
+from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.threads import available_threads
@@ -77,6 +78,7 @@ class Encoder:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         loaded = load_engine(engine) if isinstance(engine, str) else engine
+        _require_version(loaded, opened)
         session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
@@ -307,6 +309,20 @@ class Encoder:
         if prompt_name is not None or prompt is not None:
             return prompt_name
         return next((name for name in candidates if name in self.prompts), None)
+
+
+def _require_version(engine: Engine, bundle: Bundle) -> None:
+    """Refuse a release of ONNX Runtime that is known not to load the bundle's graphs."""
+    installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
+    if installed is not None and _release(installed) < _release(least):
+        raise EngineError(
+            f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
+            f"pip install 'onnxruntime>={least}'"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 @contextmanager
