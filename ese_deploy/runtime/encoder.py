@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,14 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How texts are batched; see :meth:`Encoder.encode`."""
+
+    batch_size: int
+    batch_tokens: int
+    show_progress_bar: bool
 
 
 class Encoder:
@@ -169,19 +178,11 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
-        show_progress_bar: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Vectors:
         """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one."""
-        return self.encode(
-            sentences,
-            prompt_name=self._role_prompt(prompt_name, prompt, ("query",)),
-            prompt=prompt,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-            show_progress_bar=show_progress_bar,
-        )
+        name = self._role_prompt(prompt_name, prompt, ("query",))
+        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
 
     def encode_document(
         self,
@@ -189,19 +190,11 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
-        show_progress_bar: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Vectors:
         """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
-        return self.encode(
-            sentences,
-            prompt_name=self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS),
-            prompt=prompt,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-            show_progress_bar=show_progress_bar,
-        )
+        name = self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS)
+        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
 
     def encode_iter(
         self,
@@ -209,9 +202,8 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
         window: int = 1024,
+        **options: Unpack[EncodeOptions],
     ) -> Iterator[Vectors]:
         """Embed a stream of texts in bounded memory.
 
@@ -219,9 +211,8 @@ class Encoder:
             sentences: any iterable of texts; it is read ``window`` texts at a time.
             prompt_name: as in :meth:`encode`.
             prompt: as in :meth:`encode`.
-            batch_size: as in :meth:`encode`.
-            batch_tokens: as in :meth:`encode`.
             window: texts held, sorted by length and embedded together.
+            **options: as in :meth:`encode`.
 
         Yields:
             For each text, in order, a vector, float32 [dim].
