@@ -219,13 +219,7 @@ class Encoder:
         """
         texts = iter(sentences)
         while chunk := list(itertools.islice(texts, window)):
-            yield from self.encode(
-                chunk,
-                prompt_name=prompt_name,
-                prompt=prompt,
-                batch_size=batch_size,
-                batch_tokens=batch_tokens,
-            )
+            yield from self.encode(chunk, prompt_name=prompt_name, prompt=prompt, **options)
 
     def similarity(self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None) -> Vectors:
         """Cosine of each vector of ``first`` with each of ``second``.
