@@ -19,6 +19,7 @@ __all__ = [
     "open_bundle",
     "read_golden",
     "read_graph",
+    "read_projection",
     "read_tokenizer",
     "verify_weights",
     "weights_of",
@@ -76,6 +77,8 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
     _check_size(folder, manifest.golden)
+    if manifest.projection_file is not None:
+        _check_size(folder, manifest.projection_file)
     for target in manifest.targets:
         read_graph(bundle, target)
     return bundle
@@ -130,6 +133,16 @@ def read_golden(bundle: Bundle) -> bytes:
     return _read_entry(bundle.path, bundle.manifest.golden)
 
 
+def read_projection(bundle: Bundle) -> bytes | None:
+    """The bytes of the fitted projections, whose size and hash were checked; None where nothing was fitted.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    entry = bundle.manifest.projection_file
+    return None if entry is None else _read_entry(bundle.path, entry)
+
+
 def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     """Hash a weights file.
 
@@ -179,7 +192,8 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
-    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden]
+    fitted = [] if manifest.projection_file is None else [manifest.projection_file]
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *fitted]
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:

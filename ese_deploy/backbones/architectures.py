@@ -1,5 +1,6 @@
 """The one place where a backbone says what is special about its exits, and where the others show their structure."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,7 +8,14 @@ from torch import nn
 
 from ese_deploy.errors import InputError
 
-__all__ = ["ARCHITECTURES", "Architecture", "build_class", "find_architecture", "position_limit", "uses_token_types"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "backbone_class",
+    "find_architecture",
+    "position_limit",
+    "uses_token_types",
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ ARCHITECTURES = {
         Architecture("jina_embeddings_v3", mask="bidirectional"),
         Architecture("llama", mask="causal"),
         Architecture("modernbert", mask="bidirectional", window_inclusive=True, masks_by_layer=True),
-        Architecture("mpnet", mask="bidirectional", padding_positions=True),
+        Architecture("mpnet", padding_positions=True),
         Architecture("nomic_bert", mask="bidirectional"),
         Architecture("qwen2", mask="causal", masks_by_layer=True),
         Architecture("qwen3", mask="causal", masks_by_layer=True),
@@ -68,7 +76,9 @@ ARCHITECTURES = {
 }
 
 # Names that transformers gives to the norm beside the blocks of a pre-norm model.
-_FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f")
+_FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f", "ln")
+# Once loaded, the config of these no longer says that there was a decoder.
+_ENCODER_ALONE = ("t5", "mt5", "umt5")
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -99,20 +109,20 @@ def find_architecture(config: Any) -> Architecture:
     return replace(known, final_norm=_final_norm(skeleton, model_type, blocks), rotary=_is_rotary(skeleton))
 
 
-def build_class(config: Any) -> Any:
-    """The auto class of transformers that builds the backbone: the encoder alone, where there is a decoder too.
+def backbone_class(config: Any) -> Any:
+    """The class of transformers that is the backbone: the encoder alone, where there is a decoder too.
 
     Raises:
         InputError: transformers has no such class.
     """
-    from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
-    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if _has_decoder(config) else MODEL_MAPPING
-    if type(config) not in mapping:
-        reason = "it needs a decoder, and transformers has no class for its encoder alone"
-        raise _refusal(config.model_type, reason if _has_decoder(config) else "transformers has no backbone for it")
-    return AutoModelForTextEncoding if _has_decoder(config) else AutoModel
+    decoder = bool(getattr(config, "is_encoder_decoder", False)) or config.model_type in _ENCODER_ALONE
+    found = (MODEL_FOR_TEXT_ENCODING_MAPPING if decoder else MODEL_MAPPING).get(type(config), None)
+    if found is None:
+        reason = "transformers has no class for its encoder alone" if decoder else "transformers has no class for it"
+        raise _refusal(config.model_type, reason)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def position_limit(architecture: Architecture, config: Any) -> int | None:
@@ -128,22 +138,15 @@ def uses_token_types(config: Any) -> bool:
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
-def _has_decoder(config: Any) -> bool:
-    return bool(getattr(config, "is_encoder_decoder", False)) or config.model_type in ("t5", "mt5", "umt5")
-
-
 def _skeleton(config: Any) -> nn.Module:
     """The backbone without weights."""
-    import copy
-
     import torch
 
+    built = backbone_class(config)
     try:
         with torch.device("meta"):
             # A copy: T5's class writes into the config that it is given.
-            skeleton: nn.Module = build_class(config).from_config(copy.deepcopy(config))
-    except InputError:
-        raise
+            skeleton: nn.Module = built(copy.deepcopy(config))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise _refusal(config.model_type, f"transformers cannot build it from its config: {reason}") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ese_deploy.backbones.architectures import Architecture, build_class, find_architecture, position_limit
+from ese_deploy.backbones.architectures import Architecture, backbone_class, find_architecture, position_limit
 from ese_deploy.backbones.contract import EseContract, read_contract
 from ese_deploy.backbones.dense import Dense, read_dense
 from ese_deploy.backbones.pooling import POOLINGS, check_pooling
@@ -106,7 +106,12 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    model: str, *, pooling: str | None = None, revision: str | None = None, allow_pickle: bool = False
+    model: str,
+    *,
+    pooling: str | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    max_seq_length: int | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and read all but its weights.
 
@@ -115,6 +120,7 @@ def read_checkpoint(
         pooling: for a plain transformers folder, which does not say how to pool.
         revision: branch, tag or commit of the hub.
         allow_pickle: also accept weights in pickle files, which can run any code when loaded.
+        max_seq_length: a limit in tokens below the checkpoint's own.
 
     Raises:
         InputError: the checkpoint is not found, not supported, or lacks a part.
@@ -128,6 +134,10 @@ def read_checkpoint(
     settings = _read_json(folder / "sentence_bert_config.json", optional=True)
     lower_case = bool(settings.get("do_lower_case", False))
     tokenizer = read_tokenizer(folder, lower_case)
+    stated = settings.get("max_seq_length")
+    longest = _max_length(stated, tokenizer.max_length, position_limit(architecture, config), folder)
+    if max_seq_length is not None and not 8 <= max_seq_length <= longest:
+        raise InputError(f"max_seq_length {max_seq_length} is outside what {model} allows; choose 8 to {longest}")
     prompts = _read_json(location.path / "config_sentence_transformers.json", optional=True)
     return Checkpoint(
         location=location,
@@ -140,9 +150,7 @@ def read_checkpoint(
         head=described.head,
         tokenizer=tokenizer,
         lower_case=lower_case,
-        max_seq_length=_max_length(
-            settings.get("max_seq_length"), tokenizer.max_length, position_limit(architecture, config), folder
-        ),
+        max_seq_length=max_seq_length or longest,
         prompts=dict(prompts.get("prompts") or {}),
         default_prompt_name=prompts.get("default_prompt_name"),
         contract=read_contract(location.path, int(config.num_hidden_layers)),
@@ -157,13 +165,14 @@ def load_backbone(checkpoint: Checkpoint) -> nn.Module:
     """
     import torch
 
+    loaded = backbone_class(checkpoint.config)
     try:
         with quiet_transformers():
-            backbone, info = build_class(checkpoint.config).from_pretrained(
+            backbone, info = loaded.from_pretrained(
                 checkpoint.backbone_path,
                 config=copy.deepcopy(checkpoint.config),
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa" if loaded._supports_sdpa else "eager",
                 use_safetensors=None if checkpoint.allow_pickle else True,
                 local_files_only=True,
                 output_loading_info=True,

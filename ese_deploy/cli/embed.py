@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progress_bars, say
-from ese_deploy.cli.streams import chunks, open_texts, open_vectors
+from ese_deploy.cli.streams import open_vectors
 from ese_deploy.runtime import Encoder
+from ese_deploy.textfile import chunks, open_texts
 
 __all__ = ["embed"]
 

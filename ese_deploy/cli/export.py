@@ -19,7 +19,13 @@ def export(
     depths: Annotated[str, typer.Option(help="Such as 1-6; with --dims, instead of --targets.")] = "",
     dims: Annotated[str, typer.Option(help="Such as 64,128,384.")] = "",
     dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32.")] = "fp32",
-    pooling: Annotated[str | None, typer.Option(help="For a plain transformers folder: mean or cls.")] = None,
+    projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
+    calibration: Annotated[Path | None, typer.Option(help="Texts to fit pca on: .txt or .jsonl.")] = None,
+    opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
+    max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="For a plain transformers folder: such as mean, cls or lasttoken.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
@@ -45,6 +51,10 @@ def export(
         pooling=pooling,
         revision=revision,
         allow_pickle=allow_pickle,
+        projection=projection,
+        calibration=calibration,
+        opset=opset,
+        max_seq_length=max_seq_length,
         update=update,
         force=force,
     )
@@ -57,6 +67,11 @@ def export(
             f"warning: training did not name depth {untrained} as an exit of this checkpoint; "
             "the agreement of such targets tells what they are worth"
         )
+        if exported.dense:
+            say(
+                "warning: the Dense modules after the pooling were trained on the last block's vectors; "
+                "what they make of earlier exits is likely poor"
+            )
     if json:
         print_json(manifest)
         return

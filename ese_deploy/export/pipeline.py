@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ese_deploy.backbones import read_checkpoint
+from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import GateError
+from ese_deploy.export.calibrate import fit_projections, read_calibration
 from ese_deploy.export.card import CARD_FILE, model_card
 from ese_deploy.export.graphs import write_graphs
-from ese_deploy.export.plan import check_output, check_update, grid, plan_targets
+from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_targets
 from ese_deploy.export.prove import prove
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
@@ -35,6 +36,10 @@ class ExportRequest:
         pooling: for a plain transformers folder.
         revision: branch, tag or commit of the hub.
         allow_pickle: accept weights in pickle files.
+        projection: ``prefix``, or ``pca`` fitted on ``calibration``.
+        calibration: a file of texts, for a projection that is fitted.
+        opset: of the graphs; 18 for engines of old.
+        max_seq_length: a shorter limit than the checkpoint's, in tokens.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
     """
@@ -48,6 +53,10 @@ class ExportRequest:
     pooling: str | None = None
     revision: str | None = None
     allow_pickle: bool = False
+    projection: str = "prefix"
+    calibration: Path | None = None
+    opset: int = OPSET
+    max_seq_length: int | None = None
     update: bool = False
     force: bool = False
 
@@ -60,11 +69,13 @@ class Exported:
         bundle: the bundle, opened.
         checks: what verification found of each new target.
         untrained: depths that were exported although training did not name them.
+        dense: whether Dense modules, which were trained on the full depth, follow those exits too.
     """
 
     bundle: Bundle
     checks: list[TargetCheck]
     untrained: list[int]
+    dense: bool = False
 
 
 def export_bundle(request: ExportRequest, progress: Progress = silent) -> Exported:
@@ -78,22 +89,35 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         GateError: a target does not equal PyTorch.
     """
     out = request.out.expanduser().resolve()
+    check_way(request.opset, request.projection, request.calibration)
     existing = check_output(out, request.update, request.force)
     engine = load_engine("onnxruntime")
     progress("read checkpoint", 0, 1)
     checkpoint = read_checkpoint(
-        request.model, pooling=request.pooling, revision=request.revision, allow_pickle=request.allow_pickle
+        request.model,
+        pooling=request.pooling,
+        revision=request.revision,
+        allow_pickle=request.allow_pickle,
+        max_seq_length=request.max_seq_length,
     )
+    calibration = None if request.calibration is None else read_calibration(request.calibration, checkpoint.width)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     targets = plan_targets(checkpoint, asked)
     if existing is not None:
-        targets = check_update(existing, checkpoint, OPSET, targets)
+        entry = calibration and calibration.entry
+        targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
     progress("read checkpoint", 1, 1)
     with staging_folder(out) as staging:
+        backbone = load_backbone(checkpoint)
+        sizes = sorted({(target.depth, target.dim) for target in targets})
+        fitted = None
+        if calibration is not None:
+            depths = {depth for depth, _ in sizes}
+            fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, sorted({(target.depth, target.dim) for target in targets}))
+        traced = trace(checkpoint, backbone, sizes, request.opset, fitted and fitted.pcas)
         progress("trace", 1, 1)
-        write_graphs(staging, checkpoint, traced, targets, existing, progress)
+        write_graphs(staging, checkpoint, traced, targets, existing, fitted, progress)
         proven, checks = prove(staging, checkpoint, engine, targets, progress)
         failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
         if failures:
@@ -103,4 +127,4 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         replace_folder(staging, out)
         progress("write", 1, 1)
     untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
-    return Exported(open_bundle(out), checks, untrained)
+    return Exported(open_bundle(out), checks, untrained, bool(checkpoint.head))

@@ -1,0 +1,128 @@
+"""Principal components of an exit's vectors: fitting them, and keeping them in one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import BundleError, InputError
+
+__all__ = ["PCA_FILE", "Moments", "Pca", "fit_pca", "load_pcas", "save_pcas", "texts_wanted"]
+
+PCA_FILE = "projection.safetensors"
+
+# Texts for each dimension of the vectors; measured, see docs/backbones.md.
+_TEXTS_PER_DIM = 2
+
+
+@dataclass(frozen=True)
+class Pca:
+    """A rotation of an exit's vectors onto their principal components: y = components (x - mean), x of norm 1.
+
+    Attributes:
+        components: float32 [width, width], a component in each row, by falling variance.
+        mean: float32 [width].
+    """
+
+    components: NDArray[np.float32]
+    mean: NDArray[np.float32]
+
+
+@dataclass
+class Moments:
+    """First and second moments of a stream of vectors, in float64; memory does not grow with their number.
+
+    Attributes:
+        width: dimensions of a vector.
+        count: vectors added.
+    """
+
+    width: int
+    count: int = 0
+    _sum: NDArray[np.float64] = field(init=False, repr=False)
+    _products: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros(self.width)
+        self._products = np.zeros((self.width, self.width))
+
+    def add(self, vectors: NDArray[np.floating]) -> None:
+        """Add vectors, [n, width]; each is scaled to norm 1 first."""
+        x = vectors.astype(np.float64)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        self.count += len(x)
+        self._sum += x.sum(0)
+        self._products += x.T @ x
+
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of the vectors, [width]."""
+        return self._sum / self.count
+
+    def covariance(self) -> NDArray[np.float64]:
+        """Covariance about the mean, [width, width]."""
+        mean = self.mean()
+        covariance: NDArray[np.float64] = self._products / self.count - np.outer(mean, mean)
+        return covariance
+
+
+def texts_wanted(width: int) -> int:
+    """The least number of calibration texts for vectors of ``width`` dimensions."""
+    return _TEXTS_PER_DIM * width
+
+
+def fit_pca(moments: Moments) -> Pca:
+    """Principal components by an exact eigendecomposition of the covariance, in float64.
+
+    The sign of a component is free: here its entry of largest magnitude is positive, so that the same texts give the
+    same file.
+
+    Raises:
+        InputError: there were too few texts.
+    """
+    wanted = texts_wanted(moments.width)
+    if moments.count < wanted:
+        raise InputError(
+            f"{moments.count} calibration texts are too few for vectors of {moments.width} dimensions; "
+            f"give at least {wanted}"
+        )
+    _, vectors = np.linalg.eigh(moments.covariance())
+    components = vectors.T[::-1]
+    largest = np.abs(components).argmax(1)
+    signs = np.sign(components[np.arange(moments.width), largest])
+    return Pca((components * signs[:, None]).astype(np.float32), moments.mean().astype(np.float32))
+
+
+def save_pcas(path: Path, pcas: Mapping[int, Pca]) -> None:
+    """Write the projections of several exits to one file."""
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for depth, pca in sorted(pcas.items()):
+        tensors[f"exit{depth:02d}.components"] = pca.components
+        tensors[f"exit{depth:02d}.mean"] = pca.mean
+    save_file(tensors, path)
+
+
+def load_pcas(content: bytes, where: str) -> dict[int, Pca]:
+    """Read the projections of several exits.
+
+    Args:
+        content: the file's bytes.
+        where: its path, for the error message.
+
+    Raises:
+        BundleError: the content is something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(content)
+        depths = sorted({int(name[4:].partition(".")[0]) for name in tensors})
+        return {
+            depth: Pca(tensors[f"exit{depth:02d}.components"], tensors[f"exit{depth:02d}.mean"]) for depth in depths
+        }
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{where} cannot be read as projections: {error}; export the bundle again") from error
