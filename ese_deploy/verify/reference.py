@@ -5,7 +5,7 @@ Nothing here comes from ``backbones/exits``, ``backbones/pooling`` or ``export``
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import erf, expit
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.backbones.dense import Dense
@@ -50,6 +51,9 @@ class Reference:
         depth: number of blocks, from 1.
         pca: the projection of this exit, where the bundle has one.
 
+    Attributes:
+        model: the model of transformers.
+
     Raises:
         InputError: transformers did not build ``depth`` blocks.
     """
@@ -63,24 +67,21 @@ class Reference:
         self._tokenizer.padding_side = "right"
         self._lower_case = checkpoint.lower_case
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        loader: Any = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
         with quiet_transformers():  # it would report the weights of the blocks left out
-            self._model: Any = (
-                (AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel)
-                .from_pretrained(
-                    folder,
-                    config=_truncate(config, depth),
-                    dtype=torch.float32,
-                    attn_implementation="eager",
-                    use_safetensors=None if checkpoint.allow_pickle else True,
-                    local_files_only=True,
-                )
-                .eval()
-            )
-        self._arguments = set(inspect.signature(self._model.forward).parameters)
+            self.model: Any = loader.from_pretrained(
+                folder,
+                config=_truncate(config, depth),
+                dtype=torch.float32,
+                attn_implementation="eager",
+                use_safetensors=None if checkpoint.allow_pickle else True,
+                local_files_only=True,
+            ).eval()
+        self._arguments = set(inspect.signature(self.model.forward).parameters)
         self._head = [(layer, _load(layer)) for layer in checkpoint.head]
         ids = torch.tensor([[1, 2]])
         with torch.no_grad():
-            blocks = len(self._model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
+            blocks = len(self.model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
         if blocks != depth:
             raise InputError(
                 f"transformers built {blocks} blocks where {depth} were asked for; it cannot be a reference"
@@ -101,25 +102,31 @@ class Reference:
         Returns:
             float32 [n, width], not normalised, before the projection.
         """
-        vectors: NDArray[np.float32] = np.stack([self._pool(text) for text in texts]).astype(np.float32)
+        rows = [
+            self._tokenizer(self._prepare(text), truncation=True, max_length=self._max_length, return_tensors="pt")
+            for text in texts
+        ]
+        vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in rows]).astype(np.float32)
+        return vectors
+
+    def pool_ids(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Embed token ids as they are, as :meth:`pool` does."""
+        features = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row))} for row in rows]
+        vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in features]).astype(np.float32)
         return vectors
 
     def cut(self, pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
         """Project [n, width], keep the first ``dim`` columns and scale rows to norm 1."""
         vectors = pooled.astype(np.float64)
         if self._pca is not None:
-            centred = _unit(vectors) - self._pca.mean.astype(np.float64)
-            vectors = centred @ self._pca.components.astype(np.float64).T
+            vectors = vectors @ self._pca.components.astype(np.float64).T
         cut: NDArray[np.float32] = _unit(vectors[:, :dim]).astype(np.float32)
         return cut
 
-    def _pool(self, text: str) -> Vector:
-        features = self._tokenizer(
-            self._prepare(text), truncation=True, max_length=self._max_length, return_tensors="pt"
-        )
+    def _pool(self, features: Mapping[str, torch.Tensor]) -> Vector:
         known = {name: value for name, value in features.items() if name in self._arguments}
         with torch.no_grad():
-            states = self._model(**known).last_hidden_state[0].double().numpy()
+            states = self.model(**known).last_hidden_state[0].double().numpy()
         vector = np.concatenate([_POOLINGS[name](states) for name in self._poolings])
         for layer, tensors in self._head:
             vector = _dense(layer, tensors, vector)

@@ -31,7 +31,7 @@ NASTY = (
 def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> list[str]:
     """The texts to verify with: the awkward ones, one of exactly the longest length, one beyond it, ordinary ones.
 
-    A model of more than 1024 tokens is verified up to 1024: it has no position table whose end could be missed.
+    A model that takes more than 1024 tokens is verified up to 1024.
 
     Args:
         count_tokens: number of tokens of a text, special tokens included, nothing cut.
