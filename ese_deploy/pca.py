@@ -89,7 +89,8 @@ def fit_pca(moments: Moments) -> Pca:
     components = vectors.T[::-1]
     largest = np.abs(components).argmax(1)
     signs = np.sign(components[np.arange(moments.width), largest])
-    return Pca((components * signs[:, None]).astype(np.float32))
+    # safetensors writes an array's memory as it lies.
+    return Pca(np.ascontiguousarray(components * signs[:, None], np.float32))
 
 
 def save_pcas(path: Path, pcas: Mapping[int, Pca]) -> None:

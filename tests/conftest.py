@@ -14,6 +14,7 @@ from ese_deploy.bundle import Bundle
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 
+
 @dataclass(frozen=True)
 class BackboneRow:
     """What a test found of a backbone at one opset; the largest differences from PyTorch by padding side."""

@@ -73,15 +73,12 @@ def exported(
     return Exported(name, request.param, read, folder, graphs, references)
 
 
-def test_every_exit_equals_a_model_built_with_that_depth(
-    exported: Exported, backbone_table: list[BackboneRow]
-) -> None:
+def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, backbone_table: list[BackboneRow]) -> None:
     engine = load_engine("onnxruntime")
     sides = ("right",) if exported.name in ABSOLUTE else ("right", "left")
     batches = [(side, *_batch(exported.checkpoint, shape, side)) for shape in SHAPES for side in sides]
     pooled = {
-        depth: [reference.pool_ids(rows) for _, _, rows in batches]
-        for depth, reference in exported.references.items()
+        depth: [reference.pool_ids(rows) for _, _, rows in batches] for depth, reference in exported.references.items()
     }
     worst, lowest = dict.fromkeys(sides, 0.0), 1.0
     for (depth, dim), graph in exported.graphs.items():
@@ -138,9 +135,7 @@ def test_no_graph_groups_query_heads(exported: Exported) -> None:
                 assert heads.get("q_num_heads") == heads.get("kv_num_heads")
 
 
-def _batch(
-    checkpoint: Checkpoint, shape: tuple[int, int], side: str
-) -> tuple[dict[str, np.ndarray], list[list[int]]]:
+def _batch(checkpoint: Checkpoint, shape: tuple[int, int], side: str) -> tuple[dict[str, np.ndarray], list[list[int]]]:
     """Inputs of a batch padded on one side, and its rows without padding."""
     batch, sequence = shape
     rng = np.random.default_rng(sequence)

@@ -14,6 +14,8 @@ HIDDEN = 32
 LAYERS = 3
 MAX_LENGTH = 48
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Where RoBERTa and its kin have the padding token.
+SPECIAL_PAD_1 = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 _SMALL = {
     "hidden_size": HIDDEN,
@@ -49,9 +51,9 @@ _DECODER = {**_ENCODER, "num_key_value_heads": 2, "head_dim": 16}
 _T5 = {"d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": LAYERS, "d_ff": 96, "pad_token_id": 0}
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "BERT": ("bert", _ENCODER),
-    "RoBERTa": ("roberta", _ENCODER),
-    "XLM-RoBERTa": ("xlm-roberta", _ENCODER),
-    "MPNet": ("mpnet", _ENCODER),
+    "RoBERTa": ("roberta", {**_ENCODER, "pad_token_id": 1}),
+    "XLM-RoBERTa": ("xlm-roberta", {**_ENCODER, "pad_token_id": 1}),
+    "MPNet": ("mpnet", {**_ENCODER, "pad_token_id": 1}),
     "DistilBERT": ("distilbert", {"dim": 64, "n_heads": 4, "n_layers": LAYERS, "hidden_dim": 96, "pad_token_id": 0}),
     "ELECTRA": ("electra", {**_ENCODER, "embedding_size": 32}),
     "ALBERT": ("albert", {**_ENCODER, "embedding_size": 32}),
@@ -90,12 +92,12 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def wordpiece_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on the shipped collection."""
+def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on the shipped collection, with the special tokens first."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(SPECIAL), show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(special), show_progress=False)
     tokenizer.train_from_iterator((item.text for item in collection()), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -140,7 +142,8 @@ def make_checkpoint(
 ) -> Path:
     """Save a small backbone as a sentence-transformers folder."""
     make_backbone(model_type, **settings).save_pretrained(folder)
-    (tokenizer or wordpiece_tokenizer()).save_pretrained(folder)
+    special = SPECIAL_PAD_1 if settings.get("pad_token_id") == 1 else SPECIAL
+    (tokenizer or wordpiece_tokenizer(special)).save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

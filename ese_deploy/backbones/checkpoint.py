@@ -191,9 +191,9 @@ def load_backbone(checkpoint: Checkpoint) -> nn.Module:
             f"the weights in {checkpoint.backbone_path} lack {len(missing)} tensors, the first is {missing[0]}; "
             "save the checkpoint again"
         )
-    module: nn.Module = backbone
-    module.config.use_cache = False
-    return module.eval().requires_grad_(False)
+    backbone.config.use_cache = False
+    module: nn.Module = backbone.eval().requires_grad_(False)
+    return module
 
 
 @dataclass(frozen=True)

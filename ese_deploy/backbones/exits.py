@@ -1,6 +1,7 @@
 """The exits of a backbone: exit l, from 1, is the hidden state after block l, past the final norm if there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def exit_states(
     if architecture.rotary:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         inputs["position_ids"] = positions[None].expand(input_ids.shape[0], -1)
-    config = backbone.config
+    config: Any = backbone.config
     masks = attention_masks(architecture, config, attention_mask)
     output = backbone(input_ids=input_ids, attention_mask=masks, output_hidden_states=True, **inputs)
     states: list[Tensor] = list(output.hidden_states[1:])

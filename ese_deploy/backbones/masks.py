@@ -10,9 +10,7 @@ from ese_deploy.backbones.architectures import Architecture
 __all__ = ["attention_masks"]
 
 
-def attention_masks(
-    architecture: Architecture, config: Any, attention_mask: Tensor
-) -> Tensor | dict[str, Tensor]:
+def attention_masks(architecture: Architecture, config: Any, attention_mask: Tensor) -> Tensor | dict[str, Tensor]:
     """The mask in the form that a backbone takes.
 
     Args:

@@ -59,11 +59,7 @@ def _pool(states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
 def _select(states: Tensor, attention_mask: Tensor, last: bool) -> Tensor:
     """The state of the first or the last token of each row."""
     sequence = states.shape[1]
-    positions = torch.arange(sequence, device=states.device)
-    kept = attention_mask.bool()
-    if last:
-        index = torch.where(kept, positions, 0).amax(1)
-    else:
-        index = torch.where(kept, positions, sequence - 1).amin(1)
-    rows = torch.arange(states.shape[0], device=states.device)
-    return states[rows, index]
+    # The closer a token is to the end that is wanted, the higher it ranks; padding ranks below all.
+    ranks = torch.arange(1, sequence + 1, device=states.device)
+    best = (attention_mask * (ranks if last else ranks.flip(0))).argmax(1)
+    return states[torch.arange(states.shape[0], device=states.device), best]

@@ -12,10 +12,10 @@ from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.bundle import Bundle, read_projection
 from ese_deploy.errors import InputError
+from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.files import sha256_file
 from ese_deploy.manifest import Calibration
-from ese_deploy.export.projection import Fitted
 from ese_deploy.pca import Moments, fit_pca, load_pcas, texts_wanted
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches

@@ -128,7 +128,7 @@ def _write_target(
         depth=target.depth,
         dim=target.dim,
         dtype=target.dtype,
-        space=space(target.depth, checkpoint.aligned_exits, fitted and fitted.calibration),
+        space=space(target.depth, checkpoint.aligned_exits, fitted.calibration if fitted else None),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
         engines=list(ENGINES),

@@ -104,7 +104,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     targets = plan_targets(checkpoint, asked)
     if existing is not None:
-        entry = calibration and calibration.entry
+        entry = calibration.entry if calibration else None
         targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
     progress("read checkpoint", 1, 1)
     with staging_folder(out) as staging:
@@ -115,7 +115,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             depths = {depth for depth, _ in sizes}
             fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, backbone, sizes, request.opset, fitted and fitted.pcas)
+        traced = trace(checkpoint, backbone, sizes, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
         write_graphs(staging, checkpoint, traced, targets, existing, fitted, progress)
         proven, checks = prove(staging, checkpoint, engine, targets, progress)

@@ -129,4 +129,4 @@ def check_update(
 
 
 def _sha256(calibration: Calibration | None) -> str | None:
-    return calibration and calibration.sha256
+    return None if calibration is None else calibration.sha256

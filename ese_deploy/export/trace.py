@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ese_deploy.backbones import Checkpoint, Exits
-from ese_deploy.backbones.architectures import uses_token_types
+from ese_deploy.backbones.architectures import position_limit, uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
 from ese_deploy.export.projection import Projection
@@ -69,7 +69,9 @@ def trace(
     names = input_names(checkpoint)
     # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    # Stating the position table's length spares torch a failed attempt, and half of the time.
+    longest = position_limit(checkpoint.architecture, checkpoint.config)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module,

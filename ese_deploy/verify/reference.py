@@ -5,7 +5,7 @@ Nothing here comes from ``backbones/exits``, ``backbones/pooling`` or ``export``
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ __all__ = ["Reference"]
 
 Vector = NDArray[np.float64]
 
-_POOLINGS = {
+_POOLINGS: dict[str, Callable[[Vector], Vector]] = {
     "mean": lambda states: states.mean(0),
     "cls": lambda states: states[0],
     "max": lambda states: states.max(0),
@@ -33,7 +33,7 @@ _POOLINGS = {
     "weightedmean": lambda states: np.average(states, axis=0, weights=np.arange(1, len(states) + 1)),
     "lasttoken": lambda states: states[-1],
 }
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Vector], Vector]] = {
     "Identity": lambda x: x,
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, 0),
