@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import erf, expit
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
@@ -65,7 +66,10 @@ class Reference:
         self._pca = pca
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.padding_side = "right"
-        self._lower_case = checkpoint.lower_case
+        if checkpoint.lower_case:
+            backend = self._tokenizer.backend_tokenizer
+            own = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         loader: Any = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
         with quiet_transformers():  # it would report the weights of the blocks left out
@@ -89,11 +93,11 @@ class Reference:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included, nothing cut."""
-        return len(self._tokenizer(self._prepare(text), truncation=False, verbose=False)["input_ids"])
+        return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text as the model gets them."""
-        ids: list[int] = self._tokenizer(self._prepare(text), truncation=True, max_length=self._max_length)["input_ids"]
+        ids: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
         return ids
 
     def pool(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -103,8 +107,7 @@ class Reference:
             float32 [n, width], not normalised, before the projection.
         """
         rows = [
-            self._tokenizer(self._prepare(text), truncation=True, max_length=self._max_length, return_tensors="pt")
-            for text in texts
+            self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt") for text in texts
         ]
         vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in rows]).astype(np.float32)
         return vectors
@@ -131,9 +134,6 @@ class Reference:
         for layer, tensors in self._head:
             vector = _dense(layer, tensors, vector)
         return vector
-
-    def _prepare(self, text: str) -> str:
-        return text.lower() if self._lower_case else text
 
 
 def _truncate(config: Any, depth: int) -> Any:
