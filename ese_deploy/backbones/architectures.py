@@ -93,7 +93,8 @@ def find_architecture(config: Any) -> Architecture:
     """
     model_type = str(config.model_type)
     known = ARCHITECTURES.get(model_type, Architecture(model_type))
-    if getattr(config, "num_hidden_layers", None) is None or getattr(config, "hidden_size", None) is None:
+    stated = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+    if getattr(config, "sub_configs", None) or None in stated:
         raise _refusal(model_type, "it is made of several models; save the text backbone alone")
     if known.shared_blocks and (config.num_hidden_groups > 1 or config.inner_group_num > 1):
         raise _refusal(model_type, "its layers form several groups, and a truncated model would choose others")

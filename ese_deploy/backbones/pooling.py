@@ -19,7 +19,7 @@ def check_pooling(mode: str) -> str:
     unknown = [name for name in mode.split("+") if name not in POOLINGS]
     if unknown:
         raise InputError(
-            f"pooling '{unknown[0]}' is not supported; supported are {', '.join(POOLINGS)}, and several joined by +"
+            f"pooling '{unknown[0]}' is not supported; supported are: {', '.join(POOLINGS)}, and several joined by +"
         )
     return mode
 
