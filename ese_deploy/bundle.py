@@ -20,6 +20,7 @@ __all__ = [
     "read_golden",
     "read_graph",
     "read_profiles_file",
+    "read_projection",
     "read_tokenizer",
     "verify_weights",
     "weights_of",
@@ -77,6 +78,8 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
     _check_size(folder, manifest.golden)
+    if manifest.projection_file is not None:
+        _check_size(folder, manifest.projection_file)
     if manifest.profiles is not None:
         _check_size(folder, manifest.profiles)
     for target in manifest.targets:
@@ -131,6 +134,16 @@ def read_golden(bundle: Bundle) -> bytes:
         BundleError: as for :func:`read_graph`.
     """
     return _read_entry(bundle.path, bundle.manifest.golden)
+
+
+def read_projection(bundle: Bundle) -> bytes | None:
+    """The bytes of the fitted projections, whose size and hash were checked; None where nothing was fitted.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    entry = bundle.manifest.projection_file
+    return None if entry is None else _read_entry(bundle.path, entry)
 
 
 def read_profiles_file(bundle: Bundle) -> bytes | None:
@@ -192,8 +205,8 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
-    profiles = [manifest.profiles] if manifest.profiles else []
-    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *profiles]
+    further = [entry for entry in (manifest.projection_file, manifest.profiles) if entry is not None]
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *further]
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:

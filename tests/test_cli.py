@@ -37,6 +37,7 @@ def fails(capsys: Capture, message: str, *arguments: str, code: int = 2) -> None
     out, err = capsys.readouterr()
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert message in err
+    assert "unexpected" not in err
     assert out == ""
 
 
@@ -222,4 +223,7 @@ def test_the_program_answers_as_a_program() -> None:
         assert verb in help_text.stdout
     wrong = run("exprot")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+    assert wrong.stderr.startswith("error: No such command 'exprot'") and wrong.stderr.count("\n") == 1
+    bare = run()
+    assert bare.returncode == 2
+    assert "Commands:" in bare.stdout

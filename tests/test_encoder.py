@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.engines import load_engine
 from ese_deploy.errors import EngineError, InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime import encoder as encoder_module
@@ -139,6 +140,13 @@ def test_a_prefix_of_a_wider_target_is_the_narrow_target(tiny_bundle: Bundle, en
 def test_an_unknown_engine_lists_those_there_are(tiny_bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="no engine 'magic'; choose one of onnxruntime"):
         Encoder.open(tiny_bundle, engine="magic")
+
+
+def test_an_engine_that_is_too_old_says_which_it_needs(tiny_bundle: Bundle) -> None:
+    engine = load_engine("onnxruntime")
+    engine.versions = {"onnxruntime": "1.9.0"}  # type: ignore[misc]
+    with pytest.raises(EngineError, match=r"needs ONNX Runtime 1.23.0 or newer, installed is 1.9.0; pip install"):
+        Encoder.open(tiny_bundle, engine=engine)
 
 
 def test_a_progress_bar_is_shown_on_request(encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_verbs_that_need_an_extra_name_it(tiny_bundle: Bundle) -> None:
 
 
 def test_without_the_cli_extra_the_program_names_it(tiny_bundle: Bundle) -> None:
-    code = "from ese_deploy.cli import run\nsys.stderr = sys.stdout\ntry:\n    run()\nexcept SystemExit as e:\n    print(e.code)"
+    code = "from ese_deploy.cli import run\nsys.stderr = sys.stdout\ntry: run()\nexcept SystemExit as e: print(e)"
     out = run_blocked(code, tiny_bundle.path, ("typer",))
     assert out == "error: the command line needs typer and rich; pip install 'ese-deploy[cli]'\n2\n"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
 
 from ese_deploy.texts import collection
 
@@ -14,27 +14,90 @@ HIDDEN = 32
 LAYERS = 3
 MAX_LENGTH = 48
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Where RoBERTa and its kin have the padding token.
+SPECIAL_PAD_1 = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 _SMALL = {
     "hidden_size": HIDDEN,
     "num_attention_heads": 4,
     "num_hidden_layers": LAYERS,
     "intermediate_size": 48,
+    "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-_DISTILBERT = {"dim": HIDDEN, "n_heads": 4, "n_layers": LAYERS, "hidden_dim": 48, "pad_token_id": 0}
+_DISTILBERT = {
+    "dim": HIDDEN,
+    "n_heads": 4,
+    "n_layers": LAYERS,
+    "hidden_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "distilbert": _DISTILBERT,
     "electra": {**_SMALL, "embedding_size": 16},
+    "t5": {},
+}
+
+# Settings of a small model of every backbone; heads of 16, the least that accelerators build.
+_ENCODER = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": LAYERS,
+    "intermediate_size": 96,
+    "pad_token_id": 0,
+}
+_DECODER = {**_ENCODER, "num_key_value_heads": 2, "head_dim": 16}
+_T5 = {"d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": LAYERS, "d_ff": 96, "pad_token_id": 0}
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "BERT": ("bert", _ENCODER),
+    "RoBERTa": ("roberta", {**_ENCODER, "pad_token_id": 1}),
+    "XLM-RoBERTa": ("xlm-roberta", {**_ENCODER, "pad_token_id": 1}),
+    "MPNet": ("mpnet", {**_ENCODER, "pad_token_id": 1}),
+    "DistilBERT": ("distilbert", {"dim": 64, "n_heads": 4, "n_layers": LAYERS, "hidden_dim": 96, "pad_token_id": 0}),
+    "ELECTRA": ("electra", {**_ENCODER, "embedding_size": 32}),
+    "ALBERT": ("albert", {**_ENCODER, "embedding_size": 32}),
+    "DeBERTa-v2": ("deberta-v2", {**_ENCODER, "conv_kernel_size": 3, "type_vocab_size": 2}),
+    "DeBERTa-v3": (
+        "deberta-v2",
+        {
+            **_ENCODER,
+            "relative_attention": True,
+            "position_buckets": 16,
+            "pos_att_type": ["c2p", "p2c"],
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "ModernBERT": ("modernbert", {**_ENCODER, "local_attention": 8, "global_attn_every_n_layers": 2}),
+    "EuroBERT": ("eurobert", _DECODER),
+    "NomicBERT": ("nomic_bert", _ENCODER),
+    "GTE": ("gte", _ENCODER),
+    "Jina v3": ("jina_embeddings_v3", _ENCODER),
+    "T5 encoder": ("t5", _T5),
+    "T5 1.1 encoder": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "Qwen2": ("qwen2", {**_DECODER, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "Qwen3": ("qwen3", _DECODER),
+    "Llama": ("llama", _DECODER),
+    "Gemma 3": ("gemma3_text", {**_DECODER, "sliding_window": 4, "sliding_window_pattern": 2}),
+    "EmbeddingGemma": (
+        "gemma3_text",
+        {**_DECODER, "sliding_window": 8, "sliding_window_pattern": 2, "use_bidirectional_attention": True},
+    ),
+    # In no table of the package: the general rule carries them.
+    "ERNIE": ("ernie", _ENCODER),
+    "Mistral": ("mistral", {**_DECODER, "sliding_window": 4}),
 }
 
 
-def wordpiece_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on the shipped collection."""
+def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on the shipped collection, with the special tokens first."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(SPECIAL), show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(special), show_progress=False)
     tokenizer.train_from_iterator((item.text for item in collection()), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -54,10 +117,10 @@ def wordpiece_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
 
 def make_backbone(model_type: str = "bert", **settings: Any) -> torch.nn.Module:
     """A small backbone whose every weight, norms and biases included, differs from its neutral value."""
-    small = {**_CONFIGS.get(model_type, _SMALL), "vocab_size": 600, "max_position_embeddings": 64, **settings}
+    small = {**_CONFIGS.get(model_type, _SMALL), "vocab_size": 600, **settings}
     config = AutoConfig.for_model(model_type, **small)
     torch.manual_seed(7)
-    model = AutoModel.from_config(config).eval()
+    model = (AutoModelForTextEncoding if model_type == "t5" else AutoModel).from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 0.15 if parameter.ndim > 1 else 0.3
@@ -79,7 +142,8 @@ def make_checkpoint(
 ) -> Path:
     """Save a small backbone as a sentence-transformers folder."""
     make_backbone(model_type, **settings).save_pretrained(folder)
-    (tokenizer or wordpiece_tokenizer()).save_pretrained(folder)
+    special = SPECIAL_PAD_1 if settings.get("pad_token_id") == 1 else SPECIAL
+    (tokenizer or wordpiece_tokenizer(special)).save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -111,4 +175,4 @@ def names(folder: Path) -> list[str]:
 
 
 def _legacy(pooling: str) -> str:
-    return {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
+    return {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}.get(pooling, pooling)

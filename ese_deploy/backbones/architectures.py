@@ -1,64 +1,174 @@
-"""The one place where a backbone says what is special about its exits."""
+"""The one place where a backbone says what is special about its exits, and where the others show their structure."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import nn
 
 from ese_deploy.errors import InputError
 
-__all__ = ["ARCHITECTURES", "Architecture", "find_architecture", "position_limit", "uses_token_types"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "backbone_class",
+    "find_architecture",
+    "position_limit",
+    "uses_token_types",
+]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A backbone of transformers, by its ``model_type``.
+    """What the exporter must know of a backbone of transformers to take its exits.
+
+    The table below states what cannot be seen from outside; :func:`find_architecture` reads the rest from the model's
+    structure, so that a model type that is not in the table works as far as its structure is ordinary.
 
     Attributes:
         model_type: as in the checkpoint's ``config.json``.
-        final_norm: path of the norm that follows the last block of a pre-norm model. ``hidden_states[l]`` has not
-            passed it for l < L, so exits apply it there.
+        mask: ``bidirectional`` or ``causal`` where the backbone takes a finished mask of four dimensions, which traces
+            to fewer nodes; ``plain`` where transformers makes its own from the mask of two dimensions.
+        window_inclusive: a sliding window of w lets a token see the one that stands w before it.
+        masks_by_layer: the backbone takes a dict of masks by layer type.
         padding_positions: positions are counted from ``pad_token_id + 1``, as in RoBERTa, so that the position table
             holds that many texts fewer than its length says.
-        per_layer_lists: config fields with one item per block, which a truncated model must cut too.
+        shared_blocks: all blocks are one, as in ALBERT.
+        final_norm: path of the norm that follows the last block of a pre-norm model. ``hidden_states[l]`` has not
+            passed it for l < L, so exits apply it there.
+        rotary: the backbone turns queries and keys by position. It is then given positions of the shape
+            [batch, sequence]: with its own, of the shape [1, sequence], engines fail beyond a batch of 1.
     """
 
     model_type: str
-    final_norm: str | None = None
+    mask: str = "plain"
+    window_inclusive: bool = False
+    masks_by_layer: bool = False
     padding_positions: bool = False
-    per_layer_lists: tuple[str, ...] = ()
+    shared_blocks: bool = False
+    final_norm: str | None = None
+    rotary: bool = False
 
 
 ARCHITECTURES = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("bert"),
-        Architecture("camembert", padding_positions=True),
-        Architecture("distilbert"),
-        Architecture("electra"),
-        Architecture("roberta", padding_positions=True),
-        Architecture("xlm-roberta", padding_positions=True),
+        Architecture("albert", mask="bidirectional", shared_blocks=True),
+        Architecture("bert", mask="bidirectional"),
+        Architecture("camembert", mask="bidirectional", padding_positions=True),
+        Architecture("deberta-v2"),
+        Architecture("distilbert", mask="bidirectional"),
+        Architecture("electra", mask="bidirectional"),
+        Architecture("eurobert", mask="bidirectional"),
+        Architecture("gemma3_text", mask="causal", masks_by_layer=True),
+        Architecture("gte", mask="bidirectional"),
+        Architecture("jina_embeddings_v3", mask="bidirectional"),
+        Architecture("llama", mask="causal"),
+        Architecture("modernbert", mask="bidirectional", window_inclusive=True, masks_by_layer=True),
+        Architecture("mpnet", padding_positions=True),
+        Architecture("nomic_bert", mask="bidirectional"),
+        Architecture("qwen2", mask="causal", masks_by_layer=True),
+        Architecture("qwen3", mask="causal", masks_by_layer=True),
+        Architecture("roberta", mask="bidirectional", padding_positions=True),
+        Architecture("t5"),
+        Architecture("xlm-roberta", mask="bidirectional", padding_positions=True),
     )
 }
 
+# Names that transformers gives to the norm beside the blocks of a pre-norm model.
+_FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f", "ln")
+# Once loaded, the config of these no longer says that there was a decoder.
+_ENCODER_ALONE = ("t5", "mt5", "umt5")
+_MASKED_LAYERS = {"full_attention", "sliding_attention"}
 
-def find_architecture(model_type: str) -> Architecture:
-    """Look an architecture up.
+
+def find_architecture(config: Any) -> Architecture:
+    """Describe the backbone of a config.
+
+    Args:
+        config: the configuration of transformers.
 
     Raises:
-        InputError: it is not supported; the message names those that are.
+        InputError: the backbone has no exits that could be exported; the message says why.
     """
-    try:
-        return ARCHITECTURES[model_type]
-    except KeyError:
-        supported = ", ".join(ARCHITECTURES)
-        raise InputError(f"architecture '{model_type}' is not supported; supported are: {supported}") from None
+    model_type = str(config.model_type)
+    known = ARCHITECTURES.get(model_type, Architecture(model_type))
+    stated = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+    if getattr(config, "sub_configs", None) or None in stated:
+        raise _refusal(model_type, "it is made of several models; save the text backbone alone")
+    if known.shared_blocks and (config.num_hidden_groups > 1 or config.inner_group_num > 1):
+        raise _refusal(model_type, "its layers form several groups, and a truncated model would choose others")
+    if getattr(config, "is_decoder", False):
+        # Causal by its config: transformers makes that mask.
+        known = replace(known, mask="plain")
+    if getattr(config, "use_bidirectional_attention", False):
+        known = replace(known, mask="bidirectional" if known.mask == "causal" else known.mask)
+    if not set(getattr(config, "layer_types", None) or ()) <= _MASKED_LAYERS:
+        known = replace(known, mask="plain")
+    skeleton = _skeleton(config)
+    blocks = 1 if known.shared_blocks else int(config.num_hidden_layers)
+    return replace(known, final_norm=_final_norm(skeleton, model_type, blocks), rotary=_is_rotary(skeleton))
 
 
-def position_limit(architecture: Architecture, config: Any) -> int:
-    """Longest input in tokens that the position table allows."""
-    limit = int(config.max_position_embeddings)
-    return limit - int(config.pad_token_id) - 1 if architecture.padding_positions else limit
+def backbone_class(config: Any) -> Any:
+    """The class of transformers that is the backbone: the encoder alone, where there is a decoder too.
+
+    Raises:
+        InputError: transformers has no such class.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
+
+    decoder = bool(getattr(config, "is_encoder_decoder", False)) or config.model_type in _ENCODER_ALONE
+    found = (MODEL_FOR_TEXT_ENCODING_MAPPING if decoder else MODEL_MAPPING).get(type(config), None)
+    if found is None:
+        reason = "transformers has no class for its encoder alone" if decoder else "transformers has no class for it"
+        raise _refusal(config.model_type, reason)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def position_limit(architecture: Architecture, config: Any) -> int | None:
+    """Longest input in tokens that the positions allow; None where they are relative and set no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return None
+    return int(limit) - int(config.pad_token_id) - 1 if architecture.padding_positions else int(limit)
 
 
 def uses_token_types(config: Any) -> bool:
     """Whether the backbone tells the two texts of a pair apart."""
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def _skeleton(config: Any) -> nn.Module:
+    """The backbone without weights."""
+    import torch
+
+    built = backbone_class(config)
+    try:
+        with torch.device("meta"):
+            # A copy: T5's class writes into the config that it is given.
+            skeleton: nn.Module = built(copy.deepcopy(config))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise _refusal(config.model_type, f"transformers cannot build it from its config: {reason}") from error
+    return skeleton
+
+
+def _final_norm(skeleton: nn.Module, model_type: str, blocks: int) -> str | None:
+    """Path of the norm beside the list of blocks, None for a post-norm model."""
+    for path, module in skeleton.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == blocks:
+            parent = path.rpartition(".")[0]
+            names = {name for name, _ in skeleton.get_submodule(parent).named_children()}
+            name = next((name for name in _FINAL_NORMS if name in names), None)
+            return name and f"{parent}.{name}".lstrip(".")
+    raise _refusal(model_type, f"it has no list of {blocks} blocks, so there are no exits")
+
+
+def _is_rotary(skeleton: nn.Module) -> bool:
+    return any("Rotary" in type(module).__name__ for module in skeleton.modules())
+
+
+def _refusal(model_type: str, reason: str) -> InputError:
+    listed = ", ".join(ARCHITECTURES)
+    return InputError(f"architecture '{model_type}' cannot be exported: {reason}; known to work are {listed}")

@@ -1,5 +1,6 @@
 """Reading a checkpoint: a sentence-transformers folder, or a plain transformers folder with a pooling."""
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from ese_deploy.backbones.architectures import Architecture, find_architecture, position_limit
+from ese_deploy.backbones.architectures import Architecture, backbone_class, find_architecture, position_limit
 from ese_deploy.backbones.contract import EseContract, read_contract
+from ese_deploy.backbones.dense import Dense, read_dense
 from ese_deploy.backbones.pooling import POOLINGS, check_pooling
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
@@ -18,11 +20,12 @@ from ese_deploy.errors import InputError
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
-_MODULES = ("Transformer", "Pooling", "Normalize")
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+# In the order in which sentence-transformers joins them.
 _LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
@@ -42,7 +45,8 @@ class Checkpoint:
         allow_pickle: whether pickle files may be loaded.
         config: the configuration of transformers.
         architecture: what is special about its exits.
-        pooling: ``mean`` or ``cls``.
+        pooling: poolings joined by ``+``, such as ``mean``.
+        head: the Dense modules after the pooling.
         tokenizer: its tokenizer.
         lower_case: whether texts are lower-cased before the tokenizer sees them.
         max_seq_length: longest input in tokens, special tokens included.
@@ -58,6 +62,7 @@ class Checkpoint:
     config: Any
     architecture: Architecture
     pooling: str
+    head: tuple[Dense, ...]
     tokenizer: CheckpointTokenizer
     lower_case: bool
     max_seq_length: int
@@ -78,7 +83,7 @@ class Checkpoint:
     @property
     def width(self) -> int:
         """Dimensions of the full embedding."""
-        return self.hidden_size
+        return self.head[-1].out_features if self.head else self.hidden_size * (self.pooling.count("+") + 1)
 
     @property
     def trained_exits(self) -> list[int]:
@@ -101,7 +106,12 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    model: str, *, pooling: str | None = None, revision: str | None = None, allow_pickle: bool = False
+    model: str,
+    *,
+    pooling: str | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    max_seq_length: int | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and read all but its weights.
 
@@ -110,34 +120,37 @@ def read_checkpoint(
         pooling: for a plain transformers folder, which does not say how to pool.
         revision: branch, tag or commit of the hub.
         allow_pickle: also accept weights in pickle files, which can run any code when loaded.
+        max_seq_length: a limit in tokens below the checkpoint's own.
 
     Raises:
         InputError: the checkpoint is not found, not supported, or lacks a part.
     """
     location = locate(model, revision=revision, allow_pickle=allow_pickle)
-    described = _read_modules(location.path, pooling)
+    described = _read_modules(location.path, pooling, allow_pickle)
     folder = described.backbone_path
     weight_files = tuple(find_weight_files(folder, allow_pickle))
     config = _read_config(folder)
-    architecture = find_architecture(config.model_type)
+    architecture = find_architecture(config)
     settings = _read_json(folder / "sentence_bert_config.json", optional=True)
     lower_case = bool(settings.get("do_lower_case", False))
     tokenizer = read_tokenizer(folder, lower_case)
-    limits = [settings.get("max_seq_length"), tokenizer.max_length, position_limit(architecture, config)]
-    # What the sentence-transformers folder says wins over the tokenizer's limit, never over the position table.
-    stated = next(limit for limit in limits if limit is not None)
+    stated = settings.get("max_seq_length")
+    longest = _max_length(stated, tokenizer.max_length, position_limit(architecture, config), folder)
+    if max_seq_length is not None and not 8 <= max_seq_length <= longest:
+        raise InputError(f"max_seq_length {max_seq_length} is outside what {model} allows; choose 8 to {longest}")
     prompts = _read_json(location.path / "config_sentence_transformers.json", optional=True)
     return Checkpoint(
         location=location,
         backbone_path=folder,
-        weight_files=weight_files,
+        weight_files=(*weight_files, *(layer.weights for layer in described.head)),
         allow_pickle=allow_pickle,
         config=config,
         architecture=architecture,
         pooling=described.pooling,
+        head=described.head,
         tokenizer=tokenizer,
         lower_case=lower_case,
-        max_seq_length=min(int(stated), position_limit(architecture, config)),
+        max_seq_length=max_seq_length or longest,
         prompts=dict(prompts.get("prompts") or {}),
         default_prompt_name=prompts.get("default_prompt_name"),
         contract=read_contract(location.path, int(config.num_hidden_layers)),
@@ -151,15 +164,15 @@ def load_backbone(checkpoint: Checkpoint) -> nn.Module:
         InputError: the weights cannot be read, or some are missing.
     """
     import torch
-    from transformers import AutoModel
 
+    loaded = backbone_class(checkpoint.config)
     try:
         with quiet_transformers():
-            backbone, info = AutoModel.from_pretrained(
+            backbone, info = loaded.from_pretrained(
                 checkpoint.backbone_path,
-                config=checkpoint.config,
+                config=copy.deepcopy(checkpoint.config),
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa" if loaded._supports_sdpa else "eager",
                 use_safetensors=None if checkpoint.allow_pickle else True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -168,22 +181,29 @@ def load_backbone(checkpoint: Checkpoint) -> nn.Module:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"the weights in {checkpoint.backbone_path} cannot be loaded: {reason}") from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS))
+    if missing and getattr(checkpoint.config, "auto_map", None):
+        raise InputError(
+            f"{checkpoint.backbone_path} was made for model code of its own, which is never run, and its weights do "
+            f"not fit the '{checkpoint.config.model_type}' of transformers; convert it to that first"
+        )
     if missing:
         raise InputError(
             f"the weights in {checkpoint.backbone_path} lack {len(missing)} tensors, the first is {missing[0]}; "
             "save the checkpoint again"
         )
-    module: nn.Module = backbone
-    return module.eval().requires_grad_(False)
+    backbone.config.use_cache = False
+    module: nn.Module = backbone.eval().requires_grad_(False)
+    return module
 
 
 @dataclass(frozen=True)
 class _Modules:
     backbone_path: Path
     pooling: str
+    head: tuple[Dense, ...] = ()
 
 
-def _read_modules(path: Path, pooling: str | None) -> _Modules:
+def _read_modules(path: Path, pooling: str | None, allow_pickle: bool) -> _Modules:
     if not (path / "modules.json").is_file():
         if not (path / "config.json").is_file():
             raise InputError(f"{path} is no checkpoint: it has neither modules.json nor config.json")
@@ -193,18 +213,23 @@ def _read_modules(path: Path, pooling: str | None) -> _Modules:
                 f"add --pooling with one of {', '.join(POOLINGS)}"
             )
         return _Modules(path, check_pooling(pooling))
-    folders: dict[str, Path] = {}
-    for module in _read_json(path / "modules.json"):
-        kind = str(module["type"]).rpartition(".")[2]
+    listed = [(str(item["type"]).rpartition(".")[2], path / item["path"]) for item in _read_json(path / "modules.json")]
+    modules = [(kind, folder) for kind, folder in listed if kind != "Dropout"]  # it does nothing after training
+    kinds = [kind for kind, _ in modules]
+    for kind in kinds:
         if kind not in _MODULES:
             raise InputError(f"{path} has a module '{kind}'; supported are: {', '.join(_MODULES)}")
-        folders[kind] = path / module["path"]
-    if "Transformer" not in folders or "Pooling" not in folders:
-        raise InputError(f"{path / 'modules.json'} lists {sorted(folders)}; it must list Transformer and Pooling")
-    stated = _read_pooling(folders["Pooling"] / "config.json")
+    if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & set(kinds[2:]):
+        raise InputError(f"{path / 'modules.json'} lists {kinds}; it must begin with Transformer and Pooling")
+    stated = _read_pooling(modules[1][1] / "config.json")
     if pooling not in (None, stated):
         raise InputError(f"{path} was trained with pooling '{stated}', got --pooling {pooling}; leave the option out")
-    return _Modules(folders["Transformer"], stated)
+    head = tuple(
+        read_dense(folder, _read_json(folder / "config.json"), kinds[place - 1] == "Normalize", allow_pickle)
+        for place, (kind, folder) in enumerate(modules)
+        if kind == "Dense"
+    )
+    return _Modules(modules[0][1], stated, head)
 
 
 def _read_pooling(path: Path) -> str:
@@ -215,21 +240,35 @@ def _read_pooling(path: Path) -> str:
         )
     stated = config.get("pooling_mode")
     if stated is None:
-        modes = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or ["mean"]
-    else:
-        modes = [stated] if isinstance(stated, str) else list(stated)
-    if len(modes) != 1:
-        raise InputError(f"{path} concatenates the poolings {modes}; supported is one of {', '.join(POOLINGS)}")
-    return check_pooling(modes[0])
+        stated = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or "mean"
+    return check_pooling(stated if isinstance(stated, str) else "+".join(stated))
+
+
+def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int | None, folder: Path) -> int:
+    """What the sentence-transformers folder says wins over the tokenizer's limit, never over the position table."""
+    limits = [limit for limit in (stated, of_tokenizer, of_positions) if limit is not None]
+    if not limits:
+        raise InputError(
+            f"{folder} does not say how long a text may be; put max_seq_length into its sentence_bert_config.json"
+        )
+    return int(min(limits[0], of_positions or limits[0]))
 
 
 def _read_config(folder: Path) -> Any:
-    from transformers import AutoConfig
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    stated = _read_json(folder / "config.json").get("model_type")
-    if stated is None:
+    stated = _read_json(folder / "config.json")
+    if stated.get("model_type") is None:
         raise InputError(f"{folder / 'config.json'} does not say its model_type")
-    find_architecture(str(stated))
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} holds an adapter beside its weights; merge it into them and save the model whole")
+    if stated["model_type"] not in CONFIG_MAPPING:
+        own = ", and the code that the checkpoint names is never run" if "auto_map" in stated else ""
+        raise InputError(
+            f"architecture '{stated['model_type']}' is not known to transformers {transformers.__version__}{own}; "
+            "use a newer transformers, or a checkpoint converted to an architecture that it knows"
+        )
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:

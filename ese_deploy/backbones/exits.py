@@ -1,11 +1,15 @@
 """The exits of a backbone: exit l, from 1, is the hidden state after block l, past the final norm if there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ese_deploy.backbones.architectures import Architecture
+from ese_deploy.backbones.masks import attention_masks
 from ese_deploy.backbones.pooling import pool
+from ese_deploy.errors import InputError
 
 __all__ = ["Exits", "exit_states"]
 
@@ -28,17 +32,27 @@ def exit_states(
 
     Returns:
         A tensor [batch, sequence, hidden] for each block, the last one being the model's own output.
+
+    Raises:
+        InputError: the backbone gives more or fewer states than it has blocks.
     """
-    batch, sequence = input_ids.shape
-    # A mask of four dimensions passes through transformers as it is, and traces to fewer nodes than its own would.
-    mask = attention_mask[:, None, None, :].bool().expand(batch, 1, sequence, sequence)
-    types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-    output = backbone(input_ids=input_ids, attention_mask=mask, output_hidden_states=True, **types)
+    inputs: dict[str, object] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    if architecture.rotary:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        inputs["position_ids"] = positions[None].expand(input_ids.shape[0], -1)
+    config: Any = backbone.config
+    masks = attention_masks(architecture, config, attention_mask)
+    output = backbone(input_ids=input_ids, attention_mask=masks, output_hidden_states=True, **inputs)
     states: list[Tensor] = list(output.hidden_states[1:])
+    if len(states) != config.num_hidden_layers:
+        raise InputError(
+            f"architecture '{architecture.model_type}' gives {len(states)} hidden states for "
+            f"{config.num_hidden_layers} blocks; its exits cannot be told apart"
+        )
     if architecture.final_norm is not None:
         norm = backbone.get_submodule(architecture.final_norm)
         states[:-1] = [norm(state) for state in states[:-1]]
-    return tuple(states)
+    return (*states[:-1], output.last_hidden_state)
 
 
 class Exits(nn.Module):
@@ -47,20 +61,29 @@ class Exits(nn.Module):
     Args:
         backbone: a model of transformers without a head.
         architecture: what is special about its exits.
-        pooling: ``mean`` or ``cls``.
+        pooling: poolings joined by ``+``, such as ``mean``.
         depths: the exits wanted, from 1.
+        head: what follows the pooling, from [batch, pooled] to [batch, width].
     """
 
-    def __init__(self, backbone: nn.Module, architecture: Architecture, pooling: str, depths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        architecture: Architecture,
+        pooling: str,
+        depths: Sequence[int],
+        head: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.architecture = architecture
         self.pooling = pooling
         self.depths = tuple(depths)
+        self.head = head or nn.Identity()
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[int, Tensor]:
         """Return a tensor [batch, width] for each depth, not normalised."""
         states = exit_states(self.backbone, self.architecture, input_ids, attention_mask, token_type_ids)
-        return {depth: pool(states[depth - 1], attention_mask, self.pooling) for depth in self.depths}
+        return {depth: self.head(pool(states[depth - 1], attention_mask, self.pooling)) for depth in self.depths}

@@ -68,7 +68,8 @@ def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise InputError(
-            f"{folder} has only a slow tokenizer ({type(loaded).__name__}); convert it to tokenizer.json first"
+            f"{folder} has only a slow tokenizer ({type(loaded).__name__}), and the bundle needs a tokenizer.json; "
+            "load a fast form of it with transformers and put that there with save_pretrained"
         )
     # A copy: the settings made here must not leak into the tokenizer that transformers may cache.
     tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())

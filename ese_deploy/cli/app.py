@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from ese_deploy import __version__
@@ -82,17 +81,19 @@ def _report(error: Exception) -> int:
     if isinstance(error, EseDeployError):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        print(error.format_message())
-        return EseDeployError.exit_code
-    if isinstance(error, click.ClickException):
-        context = getattr(error, "ctx", None)
-        verb = context.command_path if context is not None else "ese-deploy"
-        print(f"error: {error.format_message()}; see {verb} --help", file=sys.stderr)
-        return EseDeployError.exit_code
-    if isinstance(error, click.Abort):
+    if isinstance(error, typer.Abort):
         print("interrupted; nothing was changed", file=sys.stderr)
         return 130
+    # Usage errors are click's, or those of the copy of click that newer releases of typer carry.
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(usage())
+        else:
+            context = getattr(error, "ctx", None)
+            verb = context.command_path if context is not None else "ese-deploy"
+            print(f"error: {' '.join(usage().split()).removesuffix('.')}; see {verb} --help", file=sys.stderr)
+        return EseDeployError.exit_code
     if isinstance(error, BrokenPipeError):
         # Whoever read the output has gone; keep Python from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

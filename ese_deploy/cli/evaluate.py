@@ -137,7 +137,9 @@ def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
     manifest = bundle.manifest
     advice = "export the full target too, or name the checkpoint with --against"
     try:
-        checkpoint = read_checkpoint(against or manifest.source.model, pooling=manifest.pooling)
+        checkpoint = read_checkpoint(
+            against or manifest.source.model, pooling=manifest.pooling, max_seq_length=manifest.max_seq_length
+        )
     except InputError as error:
         raise InputError(f"{bundle.path} lacks the full model, of which shares are taken: {error}; {advice}") from error
     if checkpoint.weights_sha256() != manifest.source.weights_sha256:

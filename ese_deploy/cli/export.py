@@ -23,7 +23,13 @@ def export(
     ] = "",
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32.")] = "fp32",
-    pooling: Annotated[str | None, typer.Option(help="For a plain transformers folder: mean or cls.")] = None,
+    projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
+    calibration: Annotated[Path | None, typer.Option(help="Texts to fit pca on: .txt or .jsonl.")] = None,
+    opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
+    max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="For a plain transformers folder: such as mean, cls or lasttoken.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
@@ -53,6 +59,10 @@ def export(
         pooling=pooling,
         revision=revision,
         allow_pickle=allow_pickle,
+        projection=projection,
+        calibration=calibration,
+        opset=opset,
+        max_seq_length=max_seq_length,
         update=update,
         force=force,
         profiles=wanted,
@@ -67,6 +77,11 @@ def export(
             f"warning: training did not name depth {untrained} as an exit of this checkpoint; "
             "the agreement of such targets tells what they are worth"
         )
+        if exported.dense:
+            say(
+                "warning: the Dense modules after the pooling were trained on the last block's vectors; "
+                "what they make of earlier exits is likely poor"
+            )
     for name in wanted:
         say(profile_target(exported.bundle, name).why)
     if json:

@@ -35,7 +35,12 @@ def verify(
         manifest = opened.manifest
         source = against or manifest.source.model
         try:
-            checkpoint = read_checkpoint(source, pooling=manifest.pooling, allow_pickle=allow_pickle)
+            checkpoint = read_checkpoint(
+                source,
+                pooling=manifest.pooling,
+                allow_pickle=allow_pickle,
+                max_seq_length=manifest.max_seq_length,
+            )
         except InputError as error:
             if against is not None:
                 raise

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ese_deploy.backbones import Checkpoint, Exits, load_backbone
 from ese_deploy.backbones.architectures import uses_token_types
+from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.exits import Exit, cut
 from ese_deploy.progress import Progress, silent
@@ -59,7 +60,8 @@ class CheckpointExits:
         )
         self._device = device
         backbone = load_backbone(checkpoint)
-        self._model = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted).eval().to(device)
+        head = load_head(checkpoint.head)
+        self._model = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head).eval().to(device)
         self._tokenizer = _tokenizer(checkpoint)
         self._names = ["input_ids", "attention_mask"]
         self._names += ["token_type_ids"] if uses_token_types(checkpoint.config) else []

@@ -13,8 +13,8 @@ from ese_deploy.bundle import MANIFEST_FILE, Bundle, read_golden, read_graph, re
 from ese_deploy.engines import ENGINES
 from ese_deploy.export.convert import convert
 from ese_deploy.export.extract import OUTPUT, extract
-from ese_deploy.export.projection import space
-from ese_deploy.export.trace import OPSET, input_names
+from ese_deploy.export.projection import Fitted, space
+from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
 from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
 from ese_deploy.manifest import (
@@ -27,13 +27,11 @@ from ese_deploy.manifest import (
     WeightsEntry,
     encode_manifest,
 )
+from ese_deploy.pca import PCA_FILE, save_pcas
 from ese_deploy.progress import Progress, silent
 from ese_deploy.target import Target
 
-__all__ = ["MINIMUM_ONNXRUNTIME", "describe_file", "write_graphs"]
-
-# Measured: the oldest release whose CPU provider loads these graphs and passes the gates.
-MINIMUM_ONNXRUNTIME = "1.23.0"
+__all__ = ["describe_file", "write_graphs"]
 
 _TOKENIZER_FILE = "tokenizer.json"
 _TOOLS = ("ese-deploy", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "tokenizers")
@@ -45,6 +43,7 @@ def write_graphs(
     traced: ir.Model,
     targets: Sequence[Target],
     existing: Bundle | None = None,
+    fitted: Fitted | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Make a folder that opens as a bundle, whose new targets have no parity, quality or golden vectors yet.
@@ -55,6 +54,7 @@ def write_graphs(
         traced: the graph with every (depth, dim) of the targets.
         targets: the targets to carve, sorted.
         existing: a bundle whose targets are taken over byte by byte.
+        fitted: the projections that the traced graph holds, None for plain prefixes.
         progress: called after each target.
     """
     kept = list(existing.manifest.targets) if existing else []
@@ -68,16 +68,24 @@ def write_graphs(
                 _take_over(existing, dtype, folder, file)
             model = convert(traced, dtype) if wanted else traced
             for target in wanted:
-                made.append(_write_target(folder, checkpoint, model, target, file))
+                made.append(_write_target(folder, checkpoint, model, target, file, fitted))
                 progress("extract", len(made), len(targets))
             weights.append(file.entry())
     entries = sorted([*kept, *made], key=lambda entry: (entry.dtype, entry.depth, entry.dim))
     if existing is None:
-        manifest = _new_manifest(folder, checkpoint, weights, entries)
+        manifest = _new_manifest(folder, checkpoint, traced.opset_imports[""], weights, entries)
     else:
         (folder / _TOKENIZER_FILE).write_bytes(read_tokenizer(existing))
         (folder / GOLDEN_FILE).write_bytes(read_golden(existing))
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries)
+    if fitted is not None:
+        save_pcas(folder / PCA_FILE, fitted.pcas)
+        manifest = msgspec.structs.replace(
+            manifest,
+            projection="pca",
+            calibration=fitted.calibration,
+            projection_file=describe_file(folder / PCA_FILE),
+        )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest
 
@@ -101,7 +109,12 @@ def _take_over(existing: Bundle, dtype: str, folder: Path, file: WeightsFile) ->
 
 
 def _write_target(
-    folder: Path, checkpoint: Checkpoint, model: ir.Model, target: Target, weights: WeightsFile
+    folder: Path,
+    checkpoint: Checkpoint,
+    model: ir.Model,
+    target: Target,
+    weights: WeightsFile,
+    fitted: Fitted | None,
 ) -> TargetEntry:
     graph = extract(model, target, weights, importlib.metadata.version("ese-deploy"))
     path = folder / f"{target.name}.onnx"
@@ -115,7 +128,7 @@ def _write_target(
         depth=target.depth,
         dim=target.dim,
         dtype=target.dtype,
-        space=space(target.depth, checkpoint.aligned_exits),
+        space=space(target.depth, checkpoint.aligned_exits, fitted.calibration if fitted else None),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
         engines=list(ENGINES),
@@ -123,7 +136,7 @@ def _write_target(
 
 
 def _new_manifest(
-    folder: Path, checkpoint: Checkpoint, weights: list[WeightsEntry], entries: list[TargetEntry]
+    folder: Path, checkpoint: Checkpoint, opset: int, weights: list[WeightsEntry], entries: list[TargetEntry]
 ) -> Manifest:
     (folder / _TOKENIZER_FILE).write_bytes(checkpoint.tokenizer.to_json(checkpoint.max_seq_length))
     (folder / GOLDEN_FILE).write_bytes(encode_golden(Golden(list(GOLDEN_TEXTS), [], {})))
@@ -147,8 +160,8 @@ def _new_manifest(
         trained_exits=checkpoint.trained_exits,
         inputs=input_names(checkpoint),
         output=OUTPUT,
-        opset=OPSET,
-        minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
+        opset=opset,
+        minimum_onnxruntime=MINIMUM_ONNXRUNTIME[opset],
         tool_versions={name: importlib.metadata.version(name) for name in _TOOLS},
         tokenizer=Tokenizer(
             file=tokenizer.file,

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ese_deploy.backbones import Checkpoint, read_checkpoint
+from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.card import CARD_FILE, model_card
 from ese_deploy.engines import Engine, load_engine
 from ese_deploy.errors import GateError
+from ese_deploy.export.calibrate import fit_projections, read_calibration
 from ese_deploy.export.graphs import write_graphs
-from ese_deploy.export.plan import check_output, check_update, grid, plan_targets
+from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_targets
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
+from ese_deploy.export.projection import Fitted
 from ese_deploy.export.prove import prove
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
@@ -39,6 +41,10 @@ class ExportRequest:
         pooling: for a plain transformers folder.
         revision: branch, tag or commit of the hub.
         allow_pickle: accept weights in pickle files.
+        projection: ``prefix``, or ``pca`` fitted on ``calibration``.
+        calibration: a file of texts, for a projection that is fitted.
+        opset: of the graphs; 18 for engines of old.
+        max_seq_length: a shorter limit than the checkpoint's, in tokens.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
         profiles: budget profiles that decide which targets of the grid are kept.
@@ -54,6 +60,10 @@ class ExportRequest:
     pooling: str | None = None
     revision: str | None = None
     allow_pickle: bool = False
+    projection: str = "prefix"
+    calibration: Path | None = None
+    opset: int = OPSET
+    max_seq_length: int | None = None
     update: bool = False
     force: bool = False
     profiles: Sequence[str] = ()
@@ -68,11 +78,13 @@ class Exported:
         bundle: the bundle, opened.
         checks: what verification found of each new target.
         untrained: depths that were exported although training did not name them.
+        dense: whether Dense modules, which were trained on the full depth, follow those exits too.
     """
 
     bundle: Bundle
     checks: list[TargetCheck]
     untrained: list[int]
+    dense: bool = False
 
 
 def export_bundle(request: ExportRequest, progress: Progress = silent) -> Exported:
@@ -86,36 +98,49 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         GateError: a target does not equal PyTorch.
     """
     out = request.out.expanduser().resolve()
+    check_way(request.opset, request.projection, request.calibration)
     existing = check_output(out, request.update, request.force)
     engine = load_engine("onnxruntime")
     profiles = bundle_profiles(request.profiles_file, existing)
     progress("read checkpoint", 0, 1)
     checkpoint = read_checkpoint(
-        request.model, pooling=request.pooling, revision=request.revision, allow_pickle=request.allow_pickle
+        request.model,
+        pooling=request.pooling,
+        revision=request.revision,
+        allow_pickle=request.allow_pickle,
+        max_seq_length=request.max_seq_length,
     )
+    calibration = None if request.calibration is None else read_calibration(request.calibration, checkpoint.width)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     if request.profiles:
         asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
     targets = plan_targets(checkpoint, asked)
     if existing is not None:
-        targets = check_update(existing, checkpoint, OPSET, targets)
+        entry = calibration.entry if calibration else None
+        targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
     progress("read checkpoint", 1, 1)
     with staging_folder(out) as staging:
+        backbone = load_backbone(checkpoint)
+        sizes = sorted({(target.depth, target.dim) for target in targets})
+        fitted = None
+        if calibration is not None:
+            depths = {depth for depth, _ in sizes}
+            fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, sorted({(target.depth, target.dim) for target in targets}))
+        traced = trace(checkpoint, backbone, sizes, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
         if request.profiles and existing is None:
             with staging_folder(out) as trial:
-                candidates, _ = _build(trial, out, checkpoint, traced, targets, existing, engine, progress)
+                candidates, _ = _build(trial, out, checkpoint, traced, targets, existing, fitted, engine, progress)
             targets = keep_resolved(candidates, profiles, request.profiles)
-        proven, checks = _build(staging, out, checkpoint, traced, targets, existing, engine, progress)
+        proven, checks = _build(staging, out, checkpoint, traced, targets, existing, fitted, engine, progress)
         proven = write_profiles(staging, proven, profiles)
         (staging / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
         replace_folder(staging, out)
         progress("write", 1, 1)
     untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
-    return Exported(open_bundle(out), checks, untrained)
+    return Exported(open_bundle(out), checks, untrained, bool(checkpoint.head))
 
 
 def _build(
@@ -125,11 +150,12 @@ def _build(
     traced: ir.Model,
     targets: Sequence[Target],
     existing: Bundle | None,
+    fitted: Fitted | None,
     engine: Engine,
     progress: Progress,
 ) -> tuple[Manifest, list[TargetCheck]]:
     """Write graphs and weights, and measure them against PyTorch."""
-    write_graphs(folder, checkpoint, traced, targets, existing, progress)
+    write_graphs(folder, checkpoint, traced, targets, existing, fitted, progress)
     proven, checks = prove(folder, checkpoint, engine, targets, progress)
     failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
     if failures:

@@ -7,9 +7,12 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.export.convert import CONVERTIBLE
+from ese_deploy.export.projection import PROJECTIONS
+from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME
+from ese_deploy.manifest import Calibration
 from ese_deploy.target import Target
 
-__all__ = ["check_output", "check_update", "grid", "plan_targets"]
+__all__ = ["check_output", "check_update", "check_way", "grid", "plan_targets"]
 
 
 def grid(
@@ -74,7 +77,30 @@ def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
     return None
 
 
-def check_update(existing: Bundle, checkpoint: Checkpoint, opset: int, targets: Sequence[Target]) -> list[Target]:
+def check_way(opset: int, projection: str, calibration: Path | None) -> None:
+    """Check how the targets are to be made.
+
+    Raises:
+        InputError: the opset or the projection is unknown, or the projection and the calibration do not fit.
+    """
+    if opset not in MINIMUM_ONNXRUNTIME:
+        raise InputError(f"opset {opset} cannot be exported; choose one of {', '.join(map(str, MINIMUM_ONNXRUNTIME))}")
+    if projection not in PROJECTIONS:
+        raise InputError(f"there is no projection '{projection}'; choose one of {', '.join(PROJECTIONS)}")
+    if projection == "pca" and calibration is None:
+        raise InputError("projection 'pca' is fitted on texts of your own kind; name them with --calibration FILE")
+    if projection == "prefix" and calibration is not None:
+        raise InputError("projection 'prefix' needs no calibration; leave --calibration out or add --projection pca")
+
+
+def check_update(
+    existing: Bundle,
+    checkpoint: Checkpoint,
+    opset: int,
+    projection: str,
+    calibration: Calibration | None,
+    targets: Sequence[Target],
+) -> list[Target]:
     """The targets that the bundle does not hold yet.
 
     Raises:
@@ -86,6 +112,8 @@ def check_update(existing: Bundle, checkpoint: Checkpoint, opset: int, targets: 
         "pooling": (manifest.pooling, checkpoint.pooling),
         "max_seq_length": (manifest.max_seq_length, checkpoint.max_seq_length),
         "opset": (manifest.opset, opset),
+        "projection": (manifest.projection, projection),
+        "calibration texts": (_sha256(manifest.calibration), _sha256(calibration)),
         "trained exits": (manifest.trained_exits, checkpoint.trained_exits),
     }
     for what, (held, got) in wanted.items():
@@ -98,3 +126,7 @@ def check_update(existing: Bundle, checkpoint: Checkpoint, opset: int, targets: 
     if not missing:
         raise InputError(f"{existing.path} holds {', '.join(map(str, targets))} already; nothing to add")
     return missing
+
+
+def _sha256(calibration: Calibration | None) -> str | None:
+    return None if calibration is None else calibration.sha256

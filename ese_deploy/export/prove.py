@@ -65,7 +65,8 @@ def _evaluate(
     """The entries of checked targets, with their parity and their agreement with the full PyTorch model."""
     texts = [item.text for item in collection()]
     progress("evaluate", 0, len(checks))
-    full = Reference.cut(Reference(checkpoint, checkpoint.depth).pool(texts), checkpoint.width)
+    reference = Reference(checkpoint, checkpoint.depth)
+    full = reference.cut(reference.pool(texts), checkpoint.width)
     measured = {}
     for done, check in enumerate(checks, start=1):
         encoder = Encoder.open(bundle, check.entry.target, engine=engine)

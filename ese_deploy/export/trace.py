@@ -2,22 +2,28 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ese_deploy.backbones import Checkpoint, Exits, load_backbone
-from ese_deploy.backbones.architectures import uses_token_types
+from ese_deploy.backbones import Checkpoint, Exits
+from ese_deploy.backbones.architectures import position_limit, uses_token_types
+from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
-from ese_deploy.export.projection import project
+from ese_deploy.export.projection import Projection
+from ese_deploy.export.simplify import simplify
+from ese_deploy.pca import Pca
 
-__all__ = ["OPSET", "input_names", "output_name", "trace"]
+__all__ = ["MINIMUM_ONNXRUNTIME", "OPSET", "input_names", "output_name", "trace"]
 
 # The lowest opset with the standard Attention operator, which ONNX Runtime runs as fast as its own fused one.
 OPSET = 23
+
+# For each opset, as measured: the oldest release whose CPU provider loads the graphs and passes the gates.
+MINIMUM_ONNXRUNTIME = {18: "1.20.1", 23: "1.23.0"}
 
 # Example sizes of at least 2, or torch.export takes an axis for a constant.
 _BATCH, _SEQUENCE = 2, 6
@@ -34,32 +40,44 @@ def input_names(checkpoint: Checkpoint) -> list[str]:
     return [*names, "token_type_ids"] if uses_token_types(checkpoint.config) else names
 
 
-def trace(checkpoint: Checkpoint, sizes: Sequence[tuple[int, int]]) -> ir.Model:
+def trace(
+    checkpoint: Checkpoint,
+    backbone: nn.Module,
+    sizes: Sequence[tuple[int, int]],
+    opset: int = OPSET,
+    pcas: Mapping[int, Pca] | None = None,
+) -> ir.Model:
     """Trace a checkpoint once.
 
     Args:
-        checkpoint: the checkpoint; its weights are loaded here.
+        checkpoint: the checkpoint.
+        backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
         sizes: the (depth, dim) wanted, each an output of the graph.
+        opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
+        pcas: for each exit its principal components; without them targets keep prefixes.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
 
     Raises:
-        InputError: the weights cannot be loaded, or torch cannot trace the model with symbolic axes.
+        InputError: torch cannot trace the model with symbolic axes.
     """
-    backbone = load_backbone(checkpoint)
-    depths = sorted({depth for depth, _ in sizes})
-    module = _Targets(Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths), sizes).eval()
+    simplify(backbone)
+    widest = {depth: max(dim for other, dim in sizes if other == depth) for depth, _ in sorted(sizes)}
+    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, list(widest), load_head(checkpoint.head))
+    module = _Targets(exits, Projection(widest, pcas or {}), sizes).eval()
     names = input_names(checkpoint)
     # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    # Stating the position table's length spares torch a failed attempt, and half of the time.
+    longest = position_limit(checkpoint.architecture, checkpoint.config)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module,
             arguments,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=names,
             output_names=[output_name(*size) for size in sizes],
             dynamic_shapes=(tuple(axes for _ in names),),
@@ -75,14 +93,15 @@ def trace(checkpoint: Checkpoint, sizes: Sequence[tuple[int, int]]) -> ir.Model:
 class _Targets(nn.Module):
     """Exits with their projections, as a flat tuple in the order of the sizes."""
 
-    def __init__(self, exits: Exits, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, exits: Exits, projection: Projection, sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.exits = exits
+        self.projection = projection
         self.sizes = tuple(sizes)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         vectors = self.exits(*inputs)
-        return tuple(project(vectors[depth], dim) for depth, dim in self.sizes)
+        return tuple(self.projection(vectors[depth], depth, dim) for depth, dim in self.sizes)
 
 
 def _check_axes(model: ir.Model, checkpoint: Checkpoint) -> None:

@@ -1,18 +1,20 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
 
 import itertools
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.engines import Engine, Session, load_engine
-from ese_deploy.errors import BundleError, InputError
+from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.threads import available_threads
@@ -30,6 +32,14 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How texts are batched; see :meth:`Encoder.encode`."""
+
+    batch_size: int
+    batch_tokens: int
+    show_progress_bar: bool
 
 
 class Encoder:
@@ -80,6 +90,7 @@ class Encoder:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         loaded = load_engine(engine) if isinstance(engine, str) else engine
+        _require_version(loaded, opened)
         session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
@@ -170,19 +181,11 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
-        show_progress_bar: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Vectors:
         """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one."""
-        return self.encode(
-            sentences,
-            prompt_name=self._role_prompt(prompt_name, prompt, ("query",)),
-            prompt=prompt,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-            show_progress_bar=show_progress_bar,
-        )
+        name = self._role_prompt(prompt_name, prompt, ("query",))
+        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
 
     def encode_document(
         self,
@@ -190,19 +193,11 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
-        show_progress_bar: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Vectors:
         """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
-        return self.encode(
-            sentences,
-            prompt_name=self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS),
-            prompt=prompt,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-            show_progress_bar=show_progress_bar,
-        )
+        name = self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS)
+        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
 
     def encode_iter(
         self,
@@ -210,9 +205,8 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
         window: int = 1024,
+        **options: Unpack[EncodeOptions],
     ) -> Iterator[Vectors]:
         """Embed a stream of texts in bounded memory.
 
@@ -220,22 +214,15 @@ class Encoder:
             sentences: any iterable of texts; it is read ``window`` texts at a time.
             prompt_name: as in :meth:`encode`.
             prompt: as in :meth:`encode`.
-            batch_size: as in :meth:`encode`.
-            batch_tokens: as in :meth:`encode`.
             window: texts held, sorted by length and embedded together.
+            **options: as in :meth:`encode`.
 
         Yields:
             For each text, in order, a vector, float32 [dim].
         """
         texts = iter(sentences)
         while chunk := list(itertools.islice(texts, window)):
-            yield from self.encode(
-                chunk,
-                prompt_name=prompt_name,
-                prompt=prompt,
-                batch_size=batch_size,
-                batch_tokens=batch_tokens,
-            )
+            yield from self.encode(chunk, prompt_name=prompt_name, prompt=prompt, **options)
 
     def similarity(self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None) -> Vectors:
         """Cosine of each vector of ``first`` with each of ``second``.
@@ -322,6 +309,20 @@ def _profile_target(bundle: Bundle, profile: str, target: Target | str | None) -
     if found.fell_back:
         warnings.warn(found.why, stacklevel=4)
     return found.target
+
+
+def _require_version(engine: Engine, bundle: Bundle) -> None:
+    """Refuse a release of ONNX Runtime that is known not to load the bundle's graphs."""
+    installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
+    if installed is not None and _release(installed) < _release(least):
+        raise EngineError(
+            f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
+            f"pip install 'onnxruntime>={least}'"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 @contextmanager

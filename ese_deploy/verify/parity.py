@@ -22,7 +22,7 @@ COSINE_GATE = 0.999999
 _BATCH_SIZES = (1, 2, 7, 32)
 _NORM_GATE = 1e-5
 _UNBOUNDED = 1 << 40
-_PADDED_TEXTS = 16
+_PADDED_TEXTS = 6
 
 Vectors = NDArray[np.float32]
 

@@ -1,49 +1,91 @@
 """The reference: the checkpoint loaded anew at one depth by transformers, which knows nothing of the exporter.
 
-Nothing here comes from ``backbones/exits`` or ``backbones/pooling``, so that a mistake there cannot hide.
+Nothing here comes from ``backbones/exits``, ``backbones/pooling`` or ``export``, so that a mistake there cannot hide.
 """
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from scipy.special import erf, expit
+from tokenizers import normalizers
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from ese_deploy.backbones import Checkpoint
+from ese_deploy.backbones.dense import Dense
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
+from ese_deploy.pca import Pca
 
 __all__ = ["Reference"]
 
+Vector = NDArray[np.float64]
+
+_POOLINGS: dict[str, Callable[[Vector], Vector]] = {
+    "mean": lambda states: states.mean(0),
+    "cls": lambda states: states[0],
+    "max": lambda states: states.max(0),
+    "mean_sqrt_len_tokens": lambda states: states.sum(0) / np.sqrt(len(states)),
+    "weightedmean": lambda states: np.average(states, axis=0, weights=np.arange(1, len(states) + 1)),
+    "lasttoken": lambda states: states[-1],
+}
+_ACTIVATIONS: dict[str, Callable[[Vector], Vector]] = {
+    "Identity": lambda x: x,
+    "Tanh": np.tanh,
+    "ReLU": lambda x: np.maximum(x, 0),
+    "GELU": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "SiLU": lambda x: x * expit(x),
+    "Sigmoid": expit,
+}
+
 
 class Reference:
-    """A PyTorch model of ``depth`` blocks, in fp32, with eager attention.
+    """A PyTorch model of ``depth`` blocks, in fp32, with eager attention; what follows it is computed by numpy.
 
     Args:
         checkpoint: the checkpoint to load from.
         depth: number of blocks, from 1.
+        pca: the projection of this exit, where the bundle has one.
+
+    Attributes:
+        model: the model of transformers.
+
+    Raises:
+        InputError: transformers did not build ``depth`` blocks.
     """
 
-    def __init__(self, checkpoint: Checkpoint, depth: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, depth: int, pca: Pca | None = None) -> None:
         folder = checkpoint.backbone_path
-        self._pooling = checkpoint.pooling
+        self._poolings = checkpoint.pooling.split("+")
         self._max_length = checkpoint.max_seq_length
+        self._pca = pca
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.padding_side = "right"
-        self._lower_case = checkpoint.lower_case
+        if checkpoint.lower_case:
+            backend = self._tokenizer.backend_tokenizer
+            own = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        loader: Any = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
         with quiet_transformers():  # it would report the weights of the blocks left out
-            self._model: Any = AutoModel.from_pretrained(
+            self.model: Any = loader.from_pretrained(
                 folder,
-                config=_truncate(AutoConfig.from_pretrained(folder, local_files_only=True), depth),
+                config=_truncate(config, depth),
                 dtype=torch.float32,
                 attn_implementation="eager",
                 use_safetensors=None if checkpoint.allow_pickle else True,
                 local_files_only=True,
             ).eval()
-        blocks = _count_blocks(self._model)
+        self._arguments = set(inspect.signature(self.model.forward).parameters)
+        self._head = [(layer, _load(layer)) for layer in checkpoint.head]
+        ids = torch.tensor([[1, 2]])
+        with torch.no_grad():
+            blocks = len(self.model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
         if blocks != depth:
             raise InputError(
                 f"transformers built {blocks} blocks where {depth} were asked for; it cannot be a reference"
@@ -51,44 +93,47 @@ class Reference:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included, nothing cut."""
-        return len(self._tokenizer(self._prepare(text), truncation=False, verbose=False)["input_ids"])
+        return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text as the model gets them."""
-        ids: list[int] = self._tokenizer(self._prepare(text), truncation=True, max_length=self._max_length)["input_ids"]
+        ids: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
         return ids
 
     def pool(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts one by one, so that no padding is involved.
 
         Returns:
-            float32 [n, width], not normalised.
+            float32 [n, width], not normalised, before the projection.
         """
-        rows = [self._pool(text) for text in texts]
-        vectors: NDArray[np.float32] = torch.stack(rows).numpy()
+        rows = [
+            self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt") for text in texts
+        ]
+        vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in rows]).astype(np.float32)
         return vectors
 
-    @staticmethod
-    def cut(pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-        """Keep the first ``dim`` columns of [n, width] and scale rows to norm 1."""
-        prefix = pooled[:, :dim].astype(np.float64)
-        vectors: NDArray[np.float32] = (prefix / np.linalg.norm(prefix, axis=1, keepdims=True)).astype(np.float32)
+    def pool_ids(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Embed token ids as they are, as :meth:`pool` does."""
+        features = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row))} for row in rows]
+        vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in features]).astype(np.float32)
         return vectors
 
-    def _pool(self, text: str) -> torch.Tensor:
-        features = self._tokenizer(
-            self._prepare(text), truncation=True, max_length=self._max_length, return_tensors="pt"
-        )
+    def cut(self, pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+        """Project [n, width], keep the first ``dim`` columns and scale rows to norm 1."""
+        vectors = pooled.astype(np.float64)
+        if self._pca is not None:
+            vectors = vectors @ self._pca.components.astype(np.float64).T
+        cut: NDArray[np.float32] = _unit(vectors[:, :dim]).astype(np.float32)
+        return cut
+
+    def _pool(self, features: Mapping[str, torch.Tensor]) -> Vector:
+        known = {name: value for name, value in features.items() if name in self._arguments}
         with torch.no_grad():
-            states: torch.Tensor = self._model(**features).last_hidden_state[0]
-        if self._pooling == "cls":
-            return states[0]
-        if self._pooling == "mean":
-            return states.mean(0)
-        raise InputError(f"the reference has no pooling '{self._pooling}'")
-
-    def _prepare(self, text: str) -> str:
-        return text.lower() if self._lower_case else text
+            states = self.model(**known).last_hidden_state[0].double().numpy()
+        vector = np.concatenate([_POOLINGS[name](states) for name in self._poolings])
+        for layer, tensors in self._head:
+            vector = _dense(layer, tensors, vector)
+        return vector
 
 
 def _truncate(config: Any, depth: int) -> Any:
@@ -102,6 +147,24 @@ def _truncate(config: Any, depth: int) -> Any:
     return truncated
 
 
-def _count_blocks(model: Any) -> int:
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return len(lists[0]) if lists else 0
+def _load(layer: Dense) -> dict[str, Vector]:
+    from safetensors.numpy import load_file
+
+    if layer.weights.suffix == ".safetensors":
+        return {name: tensor.astype(np.float64) for name, tensor in load_file(layer.weights).items()}
+    loaded = torch.load(layer.weights, map_location="cpu", weights_only=True)
+    return {name: tensor.double().numpy() for name, tensor in loaded.items()}
+
+
+def _dense(layer: Dense, tensors: dict[str, Vector], vector: Vector) -> Vector:
+    x = _unit(vector[None])[0] if layer.normalized else vector
+    linear = tensors["linear.weight"] @ x + tensors.get("linear.bias", 0)
+    y: Vector = _ACTIVATIONS[layer.activation](linear)
+    if layer.residual:
+        y = y + (tensors["residual.weight"] @ x if "residual.weight" in tensors else x)
+    return y
+
+
+def _unit(vectors: Vector) -> Vector:
+    rows: Vector = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return rows

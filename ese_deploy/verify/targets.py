@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle import Bundle, read_projection
 from ese_deploy.engines import Engine
+from ese_deploy.errors import BundleError
 from ese_deploy.manifest import TargetEntry
+from ese_deploy.pca import load_pcas
 from ese_deploy.progress import Progress, silent
 from ese_deploy.verify.parity import TargetCheck, check_target
 from ese_deploy.verify.reference import Reference
@@ -33,11 +35,18 @@ def check_targets(
 
     Yields:
         What was found of a target, and the PyTorch model it was compared with.
+
+    Raises:
+        BundleError: the bundle lacks the projection of an exit.
     """
+    fitted = read_projection(bundle)
+    pcas = {} if fitted is None else load_pcas(fitted, str(bundle.path))
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
-        reference = Reference(checkpoint, depth)
+        if fitted is not None and depth not in pcas:
+            raise BundleError(f"{bundle.path} holds no projection of exit {depth}; export the bundle again")
+        reference = Reference(checkpoint, depth, pcas.get(depth))
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
         pooled = reference.pool(texts)
         for entry in group:

@@ -1,0 +1,1 @@
+"""Measurements of ese-deploy; README.md says how the figures were taken."""

@@ -1,0 +1,122 @@
+"""Dense modules of sentence-transformers, which follow the pooling."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ese_deploy.backbones.source import find_weight_files
+from ese_deploy.errors import InputError
+
+__all__ = ["ACTIVATIONS", "Dense", "load_head", "read_dense"]
+
+ACTIVATIONS = {
+    "Identity": nn.Identity,
+    "Tanh": nn.Tanh,
+    "ReLU": nn.ReLU,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "Sigmoid": nn.Sigmoid,
+}
+_VECTOR = "sentence_embedding"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A layer y = activation(W x + b), with x or a projection of it added where it is residual.
+
+    Attributes:
+        weights: the file with ``linear.weight`` and the rest.
+        in_features: dimensions of x.
+        out_features: dimensions of y.
+        activation: a name of :data:`ACTIVATIONS`.
+        bias: whether there is a b.
+        residual: whether x is added to the outcome.
+        normalized: whether x is scaled to norm 1 first.
+    """
+
+    weights: Path
+    in_features: int
+    out_features: int
+    activation: str
+    bias: bool
+    residual: bool
+    normalized: bool
+
+
+def read_dense(folder: Path, config: dict[str, Any], normalized: bool, allow_pickle: bool) -> Dense:
+    """Read what a Dense module says of itself.
+
+    Args:
+        folder: the module's folder.
+        config: its ``config.json``.
+        normalized: whether a Normalize module stands before it.
+        allow_pickle: accept weights in a pickle file.
+
+    Raises:
+        InputError: it has no weights, an activation that is not supported, or works on something else than vectors.
+    """
+    # Where the activation is not stated sentence-transformers takes Tanh.
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise InputError(f"{folder} has the activation '{activation}'; supported are: {', '.join(ACTIVATIONS)}")
+    reads, writes = config.get("module_input_name") or _VECTOR, config.get("module_output_name")
+    if reads != _VECTOR or (writes or reads) != _VECTOR:
+        raise InputError(f"{folder} reads '{reads}' and writes '{writes}'; supported is a Dense on '{_VECTOR}'")
+    (weights,) = find_weight_files(folder, allow_pickle)
+    return Dense(
+        weights=weights,
+        in_features=int(config["in_features"]),
+        out_features=int(config["out_features"]),
+        activation=activation,
+        bias=bool(config.get("bias", True)),
+        residual=bool(config.get("use_residual", False)),
+        normalized=normalized,
+    )
+
+
+def load_head(layers: Sequence[Dense]) -> nn.Module:
+    """Load Dense modules as one module from [batch, pooled] to [batch, width], in evaluation mode.
+
+    Raises:
+        InputError: the weights cannot be read or do not fit.
+    """
+    return nn.Sequential(*(_load(layer) for layer in layers)).eval().requires_grad_(False)
+
+
+class _Dense(nn.Module):
+    def __init__(self, layer: Dense) -> None:
+        super().__init__()
+        self.linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
+        self.activation = ACTIVATIONS[layer.activation]()
+        self.normalized = layer.normalized
+        self.is_residual = layer.residual
+        if layer.residual and layer.in_features != layer.out_features:
+            self.residual = nn.Linear(layer.in_features, layer.out_features, bias=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = normalize(vectors, dim=-1) if self.normalized else vectors
+        y: Tensor = self.activation(self.linear(x))
+        if not self.is_residual:
+            return y
+        return y + (self.residual(x) if hasattr(self, "residual") else x)
+
+
+def _load(layer: Dense) -> nn.Module:
+    import torch
+    from safetensors.torch import load_file
+
+    module = _Dense(layer)
+    try:
+        if layer.weights.suffix == ".safetensors":
+            tensors = load_file(layer.weights)
+        else:
+            tensors = torch.load(layer.weights, map_location="cpu", weights_only=True)
+        module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"the weights in {layer.weights} cannot be loaded: {reason}") from error
+    return module

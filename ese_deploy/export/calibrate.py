@@ -1,0 +1,117 @@
+"""Fitting projections on the user's texts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ese_deploy.backbones import Checkpoint, Exits
+from ese_deploy.backbones.dense import load_head
+from ese_deploy.bundle import Bundle, read_projection
+from ese_deploy.errors import InputError
+from ese_deploy.export.projection import Fitted
+from ese_deploy.export.trace import input_names
+from ese_deploy.files import sha256_file
+from ese_deploy.manifest import Calibration
+from ese_deploy.pca import Moments, fit_pca, load_pcas, texts_wanted
+from ese_deploy.progress import Progress, silent
+from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.runtime.tokenize import TextTokenizer
+from ese_deploy.textfile import TextFile, chunks, open_texts
+
+__all__ = ["CalibrationTexts", "fit_projections", "read_calibration"]
+
+# Texts tokenised and sorted at once, and the most of one batch.
+_WINDOW = 1024
+_BATCH_SIZE, _BATCH_TOKENS = 32, 4096
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """Texts to fit on.
+
+    Attributes:
+        texts: the file.
+        entry: what the manifest says of it.
+    """
+
+    texts: TextFile
+    entry: Calibration
+
+
+def read_calibration(path: Path, width: int) -> CalibrationTexts:
+    """Check a file of calibration texts.
+
+    Args:
+        path: ``.txt`` with a text on each line, or ``.jsonl`` with the field ``text``.
+        width: dimensions of the vectors that will be fitted.
+
+    Raises:
+        InputError: the file is missing or broken, or holds too few texts.
+    """
+    texts = open_texts(path, "text")
+    count = texts.check()
+    if count < texts_wanted(width):
+        raise InputError(
+            f"{path} holds {count} texts, which are too few for vectors of {width} dimensions; "
+            f"give at least {texts_wanted(width)}"
+        )
+    return CalibrationTexts(texts, Calibration(file=path.name, sha256=sha256_file(path), texts=count))
+
+
+def fit_projections(
+    checkpoint: Checkpoint,
+    backbone: nn.Module,
+    depths: Iterable[int],
+    calibration: CalibrationTexts,
+    existing: Bundle | None = None,
+    progress: Progress = silent,
+) -> Fitted:
+    """Fit the principal components of several exits in one pass over the texts.
+
+    Memory holds a window of texts and one matrix [width, width] for each exit, however many texts there are.
+
+    Args:
+        checkpoint: the checkpoint.
+        backbone: its backbone, loaded.
+        depths: the exits.
+        calibration: the texts.
+        existing: a bundle made with the same texts, whose projections are kept as they are.
+        progress: called after each window.
+
+    Raises:
+        InputError: the file changed since it was checked and holds too few texts now.
+        BundleError: the existing projections cannot be read.
+    """
+    held = {} if existing is None else load_pcas(read_projection(existing) or b"", str(existing.path))
+    wanted = sorted(set(depths) - set(held))
+    if not wanted:
+        return Fitted(calibration.entry, held)
+    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, load_head(checkpoint.head))
+    moments = {depth: Moments(checkpoint.width) for depth in exits.depths}
+    tokenizer = _tokenizer(checkpoint)
+    names = input_names(checkpoint)
+    prefix = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
+    total, done = calibration.entry.texts, 0
+    progress("calibrate", done, total)
+    for rows in chunks(calibration.texts, _WINDOW):
+        tokens = tokenizer([prefix + row.text for row in rows])
+        for places in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
+            batch = tokenizer.collate([tokens.encodings[place] for place in places], names)
+            with torch.no_grad():
+                vectors = exits(*(torch.from_numpy(batch[name]) for name in names))
+            for depth, found in vectors.items():
+                moments[depth].add(found.numpy().astype(np.float64))
+        done += len(rows)
+        progress("calibrate", done, total)
+    return Fitted(calibration.entry, {**held, **{depth: fit_pca(moments[depth]) for depth in wanted}})
+
+
+def _tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
+    own = checkpoint.tokenizer
+    own.tokenizer.no_padding()
+    own.tokenizer.enable_truncation(checkpoint.max_seq_length, direction=own.truncation_side)
+    return TextTokenizer(own.tokenizer, checkpoint.max_seq_length, own.pad_id, own.pad_type_id)
