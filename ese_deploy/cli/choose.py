@@ -187,16 +187,16 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 def _draw(path: Path, candidates: Sequence[Candidate], choice: Choice, budgets: Budgets) -> None:
     from ese_deploy.report import Front, pareto_plot
 
-    scale, label = {
-        "latency": (1e3, "latency of one text, ms"),
-        "throughput": (1.0, "texts a second (more is better)"),
-        "size": (1e-6, "size on disk, MB"),
-        "memory": (1e-6, "memory added, MB"),
+    label, cost = {
+        "latency": ("latency of one text, ms", lambda value: value * 1e3),
+        "throughput": ("time for each text of a batch, ms", lambda value: 1e3 / value),
+        "size": ("size on disk, MB", lambda value: value / 1e6),
+        "memory": ("memory added, MB", lambda value: value / 1e6),
     }[choice.cost]
     shown = [one for one in candidates if getattr(one, choice.cost) is not None and one.quality is not None]
     points = Front(
         names=[one.name for one in shown],
-        x=[getattr(one, choice.cost) * scale for one in shown],
+        x=[cost(getattr(one, choice.cost)) for one in shown],
         y=[one.quality or 0.0 for one in shown],
         front=frozenset(one.name for one in choice.front),
         fitting=frozenset(one.name for one in choice.fitting),

@@ -100,10 +100,14 @@ def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
             if members:
                 xs, ys, _ = zip(*members, strict=True)
                 axes.scatter(xs, ys, color=colour, marker=marker, s=42 if marker == "o" else 70, label=label, zorder=2)
-        for a, b, name in order:
-            if name in points.front or name == points.chosen:
-                # Above and to the left of the front there is no point to cover.
+        named: list[tuple[float, float]] = []
+        wide, high = (max(max(values) - min(values), 1e-9) for values in (points.x, points.y))
+        # From the best down; of points that nearly coincide one is named. Above and to the left of the front is room.
+        for a, b, name in sorted(order, key=lambda point: (point[2] != points.chosen, -point[1])):
+            free = all(abs(a - x) > 0.09 * wide or abs(b - y) > 0.05 * high for x, y in named)
+            if name == points.chosen or (name in points.front and free):
                 axes.annotate(name, (a, b), (-5, 6), textcoords="offset points", ha="right", color=_INK, fontsize=9)
+                named.append((a, b))
         axes.grid(color=_INK, alpha=0.25, lw=0.6)
         axes.margins(x=0.1)
         axes.set_xlabel(x)
