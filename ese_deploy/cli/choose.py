@@ -1,6 +1,6 @@
 """``ese-deploy choose``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -187,12 +187,13 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 def _draw(path: Path, candidates: Sequence[Candidate], choice: Choice, budgets: Budgets) -> None:
     from ese_deploy.report import Front, pareto_plot
 
-    label, cost = {
+    axes: dict[str, tuple[str, Callable[[float], float]]] = {
         "latency": ("latency of one text, ms", lambda value: value * 1e3),
         "throughput": ("time for each text of a batch, ms", lambda value: 1e3 / value),
         "size": ("size on disk, MB", lambda value: value / 1e6),
         "memory": ("memory added, MB", lambda value: value / 1e6),
-    }[choice.cost]
+    }
+    label, cost = axes[choice.cost]
     shown = [one for one in candidates if getattr(one, choice.cost) is not None and one.quality is not None]
     points = Front(
         names=[one.name for one in shown],
