@@ -39,7 +39,7 @@ RetrievalOption = Annotated[
     list[Path], typer.Option("--retrieval", help="A folder with corpus.jsonl, queries.jsonl and qrels.")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write all figures to this .json file too.")]
-PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw heat maps into this folder.")]
+PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw heat maps into this folder, as PNG and SVG.")]
 AgainstOption = Annotated[
     str | None, typer.Option("--against", help="The checkpoint, where a bundle lacks the full model.")
 ]
@@ -214,10 +214,14 @@ def _draw(folder: Path, figures: "Figures", pairs: "Sequence[AsymmetricCell]") -
                 for target, measured in figures.items()
                 if target.dtype == dtype and (quality := _find(measured, metric, data)) is not None
             }
-            path = folder / f"{data.replace(' ', '-')}.{metric}.{dtype}.png"
-            heat_map(path, cells, f"{metric} x 100 on {data}, {dtype}", "depth", "dimensions")
+            name = f"{data.replace(' ', '-')}.{metric}.{dtype}"
+            for kind in ("png", "svg"):
+                path = folder / f"{name}.{kind}"
+                heat_map(path, cells, f"{metric} x 100 on {data}, {dtype}", "depth", "dimensions")
     for dim in sorted({cell.dim for cell in pairs}):
         matrix = {(str(c.query), str(c.document)): c.score.ndcg_at_10 * 100 for c in pairs if c.dim == dim}
         title = f"nDCG@10 x 100, {dim} dimensions"
-        heat_map(folder / f"asymmetric.k{dim:03d}.png", matrix, title, "queries at depth", "documents at depth")
+        for kind in ("png", "svg"):
+            path = folder / f"asymmetric.k{dim:03d}.{kind}"
+            heat_map(path, matrix, title, "queries at depth", "documents at depth")
     say(f"wrote pictures into {folder}")
