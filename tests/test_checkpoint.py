@@ -126,7 +126,7 @@ def test_both_forms_of_a_pooling_are_read(checkpoint: Path, config: dict[str, ob
 
 def test_a_shorter_limit_may_be_asked_for_but_no_longer_one(checkpoint: Path) -> None:
     assert read_checkpoint(str(checkpoint), max_seq_length=20).max_seq_length == 20
-    with pytest.raises(InputError, match="max_seq_length 49 .* choose 8 to 48"):
+    with pytest.raises(InputError, match=r"max_seq_length 49 .* choose 8 to 48"):
         read_checkpoint(str(checkpoint), max_seq_length=49)
 
 
