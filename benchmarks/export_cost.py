@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ese_deploy.backbones import read_checkpoint
+from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.trace import trace
 from ese_deploy.target import Target
@@ -19,7 +19,7 @@ def export(model: str, targets: list[Target]) -> float:
     """Seconds from reading the checkpoint to graphs, weights and manifest on disk."""
     start = time.perf_counter()
     checkpoint = read_checkpoint(model)
-    traced = trace(checkpoint, [(target.depth, target.dim) for target in targets])
+    traced = trace(checkpoint, load_backbone(checkpoint), sorted({target.depth for target in targets}))
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(Path(folder), checkpoint, traced, targets)
     return time.perf_counter() - start

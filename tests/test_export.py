@@ -219,10 +219,10 @@ def test_encoders_like_bert_pass_the_gate_at_every_exit(
     assert ("token_type_ids" in exported.bundle.manifest.inputs) == expects_types
 
 
-def test_one_trace_serves_every_target(tiny_checkpoint: Path) -> None:
+def test_one_trace_gives_every_exit(tiny_checkpoint: Path) -> None:
     checkpoint = read_checkpoint(str(tiny_checkpoint))
-    model = trace(checkpoint, load_backbone(checkpoint), [(1, 8), (2, 16), (3, 32)])
-    assert [value.name for value in model.graph.outputs] == ["d1_k8", "d2_k16", "d3_k32"]
+    model = trace(checkpoint, load_backbone(checkpoint), [1, 2, 3])
+    assert [value.name for value in model.graph.outputs] == ["exit1", "exit2", "exit3"]
     assert sum(node.op_type == "Attention" for node in model.graph) == 3
 
 

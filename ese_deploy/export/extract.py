@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ese_deploy.export.projection import append_cut
 from ese_deploy.export.trace import output_name
 from ese_deploy.export.weights import INLINE_BYTES, WeightsFile
 from ese_deploy.target import Target
@@ -30,7 +31,7 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
     """Carve out the nodes and weights that one target needs.
 
     Args:
-        model: the graph with every (depth, dim); it is not changed.
+        model: the graph with every exit; it is not changed.
         target: the target to carve.
         weights: where the tensors go.
         version: version of ese-deploy, named in the graph as its producer.
@@ -38,11 +39,10 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
     Returns:
         The graph, without a trace of the Python code it came from.
     """
-    output = output_name(target.depth, target.dim)
-    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [output])
+    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [output_name(target.depth)])
     graph.name = target.name
-    (vectors,) = graph.outputs
-    vectors.name = OUTPUT
+    append_cut(graph, target.dim)
+    graph.outputs[0].name = OUTPUT
     _order_initializers(graph)
     _clear_metadata(graph)
     placed: dict[int, int] = {}

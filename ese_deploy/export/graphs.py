@@ -51,7 +51,7 @@ def write_graphs(
     Args:
         folder: an empty folder.
         checkpoint: where the graphs come from.
-        traced: the graph with every (depth, dim) of the targets.
+        traced: the graph with every exit of the targets.
         targets: the targets to carve, sorted.
         existing: a bundle whose targets are taken over byte by byte.
         fitted: the projections that the traced graph holds, None for plain prefixes.

@@ -121,13 +121,12 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     progress("read checkpoint", 1, 1)
     with staging_folder(out) as staging:
         backbone = load_backbone(checkpoint)
-        sizes = sorted({(target.depth, target.dim) for target in targets})
+        depths = sorted({target.depth for target in targets})
         fitted = None
         if calibration is not None:
-            depths = {depth for depth, _ in sizes}
             fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, backbone, sizes, request.opset, fitted.pcas if fitted else None)
+        traced = trace(checkpoint, backbone, depths, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
         if request.profiles and existing is None:
             with staging_folder(out) as trial:

@@ -1,4 +1,4 @@
-"""One trace of a backbone gives one ONNX graph with an output for every (depth, dim)."""
+"""One trace of a backbone gives one ONNX graph with an output for every exit."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.architectures import position_limit, uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
-from ese_deploy.export.projection import Projection
+from ese_deploy.export.projection import Rotation
 from ese_deploy.export.simplify import simplify
 from ese_deploy.pca import Pca
 
@@ -29,9 +29,9 @@ MINIMUM_ONNXRUNTIME = {18: "1.20.1", 23: "1.23.0"}
 _BATCH, _SEQUENCE = 2, 6
 
 
-def output_name(depth: int, dim: int) -> str:
-    """The traced graph's output for a (depth, dim)."""
-    return f"d{depth}_k{dim}"
+def output_name(depth: int) -> str:
+    """The traced graph's output for an exit."""
+    return f"exit{depth}"
 
 
 def input_names(checkpoint: Checkpoint) -> list[str]:
@@ -43,7 +43,7 @@ def input_names(checkpoint: Checkpoint) -> list[str]:
 def trace(
     checkpoint: Checkpoint,
     backbone: nn.Module,
-    sizes: Sequence[tuple[int, int]],
+    depths: Sequence[int],
     opset: int = OPSET,
     pcas: Mapping[int, Pca] | None = None,
 ) -> ir.Model:
@@ -52,9 +52,9 @@ def trace(
     Args:
         checkpoint: the checkpoint.
         backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
-        sizes: the (depth, dim) wanted, each an output of the graph.
+        depths: the exits wanted, each an output [batch, width] of the graph, not normalised.
         opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
-        pcas: for each exit its principal components; without them targets keep prefixes.
+        pcas: for each exit its principal components, onto which its vectors are turned.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
@@ -63,9 +63,8 @@ def trace(
         InputError: torch cannot trace the model with symbolic axes.
     """
     simplify(backbone)
-    widest = {depth: max(dim for other, dim in sizes if other == depth) for depth, _ in sorted(sizes)}
-    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, list(widest), load_head(checkpoint.head))
-    module = _Targets(exits, Projection(widest, pcas or {}), sizes).eval()
+    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, load_head(checkpoint.head))
+    module = _Rotated(exits, Rotation(pcas or {})).eval()
     names = input_names(checkpoint)
     # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)
@@ -79,7 +78,7 @@ def trace(
             dynamo=True,
             opset_version=opset,
             input_names=names,
-            output_names=[output_name(*size) for size in sizes],
+            output_names=[output_name(depth) for depth in depths],
             dynamic_shapes=(tuple(axes for _ in names),),
             verbose=False,
         )
@@ -90,18 +89,16 @@ def trace(
     return model
 
 
-class _Targets(nn.Module):
-    """Exits with their projections, as a flat tuple in the order of the sizes."""
+class _Rotated(nn.Module):
+    """Exits with their rotations, as a flat tuple in the order of the depths."""
 
-    def __init__(self, exits: Exits, projection: Projection, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, exits: Exits, rotation: Rotation) -> None:
         super().__init__()
         self.exits = exits
-        self.projection = projection
-        self.sizes = tuple(sizes)
+        self.rotation = rotation
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        vectors = self.exits(*inputs)
-        return tuple(self.projection(vectors[depth], depth, dim) for depth, dim in self.sizes)
+        return tuple(self.rotation(vectors, depth) for depth, vectors in self.exits(*inputs).items())
 
 
 def _check_axes(model: ir.Model, checkpoint: Checkpoint) -> None:
