@@ -107,6 +107,7 @@ def test_update_adds_targets_and_touches_no_other(
     assert after["d02_k016.fp32.onnx"] == before["d02_k016.fp32.onnx"]
     assert after["tokenizer.json"] == before["tokenizer.json"]
     np.testing.assert_array_equal(Encoder.open(out, "2x16").encode(TEXTS), vectors)
+    assert Encoder.open(out, profile="full").target == Target(3, 32)  # it meant 2x16 before
     kept = next(entry for entry in added.bundle.manifest.targets if entry.name == "d02_k016.fp32")
     assert kept == first.manifest.targets[0]
     assert added.bundle.manifest.weights[0].bytes < 1.1 * (tiny_checkpoint / "model.safetensors").stat().st_size

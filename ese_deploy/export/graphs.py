@@ -77,7 +77,7 @@ def write_graphs(
     else:
         (folder / _TOKENIZER_FILE).write_bytes(read_tokenizer(existing))
         (folder / GOLDEN_FILE).write_bytes(read_golden(existing))
-        manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries)
+        manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries, profiles=None)
     if fitted is not None:
         save_pcas(folder / PCA_FILE, fitted.pcas)
         manifest = msgspec.structs.replace(
