@@ -62,6 +62,10 @@ ends.
 | 23 (default) | {runtime_23} | the standard `Attention` operator |
 | 18 (`--opset 18`) | {runtime_18} | plain matrix products |
 
+ONNX Runtime 1.20.1 loads graphs of opset 18 too, from their files; the runtime of ese-deploy hands over checked bytes,
+which need the release above. Measured with all-MiniLM-L6-v2 and small models of DeBERTa-v3, Gemma 3, ModernBERT, MPNet,
+Qwen3 and T5.
+
 ## Poolings
 
 {poolings}, and several of them joined, as in `cls+mean`. Each is compared with sentence-transformers' own under padding
