@@ -30,6 +30,7 @@ _LEGACY_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_TASK = "feature-extraction"
 # Weights that a headless model may lack, because no exit reads them.
 _UNUSED_WEIGHTS = ("pooler.",)
 
@@ -132,6 +133,8 @@ def read_checkpoint(
     config = _read_config(folder)
     architecture = find_architecture(config)
     settings = _read_json(folder / "sentence_bert_config.json", optional=True)
+    if settings.get("transformer_task", _TASK) != _TASK:
+        raise InputError(f"{folder} is a model for '{settings['transformer_task']}'; supported is '{_TASK}'")
     lower_case = bool(settings.get("do_lower_case", False))
     tokenizer = read_tokenizer(folder, lower_case)
     stated = settings.get("max_seq_length")
@@ -236,7 +239,8 @@ def _read_pooling(path: Path) -> str:
     config = _read_json(path)
     if config.get("include_prompt") is False:
         raise InputError(
-            f"{path} leaves the prompt's tokens out of the pooling (include_prompt is false), which is not supported"
+            f"{path} leaves the prompt's tokens out of the pooling (include_prompt is false), and a graph does not see "
+            "where a prompt ends; set it to true if the model is used without prompts"
         )
     stated = config.get("pooling_mode")
     if stated is None:
