@@ -132,6 +132,7 @@ def read_checkpoint(
     weight_files = tuple(find_weight_files(folder, allow_pickle))
     config = _read_config(folder)
     architecture = find_architecture(config)
+    _check_widths(described.head, int(config.hidden_size) * len(described.pooling.split("+")))
     settings = _read_json(folder / "sentence_bert_config.json", optional=True)
     if settings.get("transformer_task", _TASK) != _TASK:
         raise InputError(f"{folder} is a model for '{settings['transformer_task']}'; supported is '{_TASK}'")
@@ -246,6 +247,16 @@ def _read_pooling(path: Path) -> str:
     if stated is None:
         stated = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or "mean"
     return check_pooling(stated if isinstance(stated, str) else "+".join(stated))
+
+
+def _check_widths(head: tuple[Dense, ...], width: int) -> None:
+    for layer in head:
+        if layer.in_features != width:
+            raise InputError(
+                f"{layer.weights.parent} takes vectors of {layer.in_features} dimensions, and what precedes it gives "
+                f"{width}; the checkpoint does not fit together"
+            )
+        width = layer.out_features
 
 
 def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int | None, folder: Path) -> int:
