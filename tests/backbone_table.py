@@ -44,9 +44,9 @@ any component of any vector.
 - Left padding: the largest difference over both opsets. "-": positions are counted from the first column there, and
   PyTorch itself gives other vectors under left padding. The runtime pads on the right, whatever the tokenizer's file
   says.
-- ERNIE and Mistral stand in no table of the package. The general rule carries them, and any other architecture of
+- ERNIE and Mistral stand in no table of the package. The general rule carries them, as it does other architectures of
   transformers with an ordinary list of blocks: positions, masks and the final norm are found in the model's structure,
-  and the gate of every export says whether that was right.
+  and the gate of every export says whether that was right. It was not for small models of ConvBERT and MobileBERT.
 - DeBERTa computes attention as transformers spells it out; all others as one `Attention` node a block at opset 23.
 - A model that takes more than 1024 tokens is verified up to 1024. `--max-seq-length` exports it for shorter texts.
 
