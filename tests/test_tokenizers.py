@@ -24,7 +24,7 @@ def _train(tokenizer: Tokenizer, trainer: trainers.Trainer) -> Tokenizer:
     return tokenizer
 
 
-def byte_level_bpe() -> PreTrainedTokenizerFast:
+def byte_level_bpe(**settings: str) -> PreTrainedTokenizerFast:
     """As in Qwen and GPT-2: bytes, no unknown token, and no special token around a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -32,12 +32,12 @@ def byte_level_bpe() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _train(tokenizer, trainers.BpeTrainer(vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|end|>", eos_token="<|end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|end|>", eos_token="<|end|>", **settings)
 
 
 def byte_level_bpe_with_end() -> PreTrainedTokenizerFast:
     """As in Qwen3-Embedding: an end token closes each text, and padding is on the left."""
-    loaded = byte_level_bpe()
+    loaded = byte_level_bpe(padding_side="left")
     end = ("<|end|>", loaded.convert_tokens_to_ids("<|end|>"))
     loaded.backend_tokenizer.post_processor = processors.Sequence(
         [
@@ -45,7 +45,6 @@ def byte_level_bpe_with_end() -> PreTrainedTokenizerFast:
             processors.TemplateProcessing(single="$A <|end|>", pair="$A <|end|> $B <|end|>", special_tokens=[end]),
         ]
     )
-    loaded.padding_side = "left"
     return loaded
 
 

@@ -30,6 +30,7 @@ _LEGACY_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_TASK = "feature-extraction"
 # Weights that a headless model may lack, because no exit reads them.
 _UNUSED_WEIGHTS = ("pooler.",)
 
@@ -131,7 +132,10 @@ def read_checkpoint(
     weight_files = tuple(find_weight_files(folder, allow_pickle))
     config = _read_config(folder)
     architecture = find_architecture(config)
+    _check_widths(described.head, int(config.hidden_size) * len(described.pooling.split("+")))
     settings = _read_json(folder / "sentence_bert_config.json", optional=True)
+    if settings.get("transformer_task", _TASK) != _TASK:
+        raise InputError(f"{folder} is a model for '{settings['transformer_task']}'; supported is '{_TASK}'")
     lower_case = bool(settings.get("do_lower_case", False))
     tokenizer = read_tokenizer(folder, lower_case)
     stated = settings.get("max_seq_length")
@@ -236,12 +240,23 @@ def _read_pooling(path: Path) -> str:
     config = _read_json(path)
     if config.get("include_prompt") is False:
         raise InputError(
-            f"{path} leaves the prompt's tokens out of the pooling (include_prompt is false), which is not supported"
+            f"{path} leaves the prompt's tokens out of the pooling (include_prompt is false), and a graph does not see "
+            "where a prompt ends; set it to true if the model is used without prompts"
         )
     stated = config.get("pooling_mode")
     if stated is None:
         stated = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or "mean"
     return check_pooling(stated if isinstance(stated, str) else "+".join(stated))
+
+
+def _check_widths(head: tuple[Dense, ...], width: int) -> None:
+    for layer in head:
+        if layer.in_features != width:
+            raise InputError(
+                f"{layer.weights.parent} takes vectors of {layer.in_features} dimensions, and what precedes it gives "
+                f"{width}; the checkpoint does not fit together"
+            )
+        width = layer.out_features
 
 
 def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int | None, folder: Path) -> int:

@@ -60,6 +60,7 @@ def _select(states: Tensor, attention_mask: Tensor, last: bool) -> Tensor:
     """The state of the first or the last token of each row."""
     sequence = states.shape[1]
     # The closer a token is to the end that is wanted, the higher it ranks; padding ranks below all.
-    ranks = torch.arange(1, sequence + 1, device=states.device)
-    best = (attention_mask * (ranks if last else ranks.flip(0))).argmax(1)
+    # In int32, since older releases of ONNX Runtime have no ArgMax of int64.
+    ranks = torch.arange(1, sequence + 1, dtype=torch.int32, device=states.device)
+    best = (attention_mask.int() * (ranks if last else ranks.flip(0))).argmax(1)
     return states[torch.arange(states.shape[0], device=states.device), best]

@@ -23,7 +23,7 @@ __all__ = ["MINIMUM_ONNXRUNTIME", "OPSET", "input_names", "output_name", "trace"
 OPSET = 23
 
 # For each opset, as measured: the oldest release whose CPU provider loads the graphs and passes the gates.
-MINIMUM_ONNXRUNTIME = {18: "1.20.1", 23: "1.23.0"}
+MINIMUM_ONNXRUNTIME = {18: "1.21.1", 23: "1.23.0"}
 
 # Example sizes of at least 2, or torch.export takes an axis for a constant.
 _BATCH, _SEQUENCE = 2, 6

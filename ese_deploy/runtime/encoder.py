@@ -155,7 +155,7 @@ class Encoder:
             float32 [dim] for one text, [n, dim] for several, rows of norm 1, in the order given.
 
         Raises:
-            InputError: a text is not a ``str``, the prompt's name is unknown, or a limit is below 1.
+            InputError: a text is not a ``str`` or has no token, the prompt's name is unknown, or a limit is below 1.
             EngineError: the engine failed.
         """
         single = isinstance(sentences, str)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ese_deploy.bundle import Bundle, read_tokenizer
-from ese_deploy.errors import BundleError
+from ese_deploy.errors import BundleError, InputError
 
 __all__ = ["TextTokenizer", "Tokens", "load_tokenizer"]
 
@@ -46,9 +46,16 @@ class TextTokenizer:
     pad_type_id: int
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise texts, special tokens added, over-long texts cut."""
+        """Tokenise texts, special tokens added, over-long texts cut.
+
+        Raises:
+            InputError: a text has no token, which happens where the tokenizer adds none of its own.
+        """
         encodings = self.tokenizer.encode_batch_fast(texts)
         lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
+        if not lengths.all():
+            empty = texts[int(lengths.argmin())]
+            raise InputError(f"the text {empty!r} gives this model no token, so it has no vector; leave such texts out")
         return Tokens(encodings, lengths, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def collate(self, encodings: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:

@@ -23,6 +23,11 @@ NASTY = (
     "tab\there, line\nbreak, nbsp\u00a0here, zero\u200bwidth, bom\ufeff, null\x00, soft\u00adhyphen",
     "MiXeD CaSe, 1,234.56 € at 25 °C, a_snake::case->call(x[0], **kw) # 100%",
     "[CLS] this text [SEP] names <s> special </s> tokens [MASK] [PAD] <unk>",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \ud7a3\u1112\u1161\u11ab",
+    "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \uff21\uff22\uff23 \u2460 \u210c \u00bd",
+    "\u202eright to left\u202c, \u2028 line, \u3000wide blank,\r\nreturn, \x01\x7f\u0085 control, \ufffd",
+    "\u2581underscore of SentencePiece, \u0120 of bytes, ##ing of WordPiece, <0x41>, <|endoftext|> <|im_start|>",
+    "don't can't we'll  two  blanks   three, 0123456789 1e-5 0x1F 12:30 a/b a\\b {\"k\": [1]}",
     "word " * 40,
     "antidisestablishmentarianism" * 36,
 )
