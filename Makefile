@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/search.py $(BUNDLE) 6x64 6x384
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ese_deploy.budgets import (
+from ese_deploy.choose.budgets import (
     Case,
     LatencyBudget,
     QualityBudget,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ese_deploy.budgets import LatencyBudget, QualityBudget, ThroughputBudget
-from ese_deploy.choice import Budgets, Candidate, choose, dominates, limits_of
+from ese_deploy.choose.budgets import LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.choose.choice import Budgets, Candidate, choose, dominates, limits_of
 from ese_deploy.manifest import TargetEntry
 
 # Few values, so that ties are common.

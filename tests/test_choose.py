@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ese_deploy.budgets import parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.bundle import Bundle
+from ese_deploy.choose.budgets import parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.cli.app import main
 from ese_deploy.cli.choice_text import loose_side
-from ese_deploy.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.runtime.threads import available_threads
 
 Capture = pytest.CaptureFixture[str]

@@ -10,11 +10,11 @@ from test_evaluate import collection_of, pairs
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.card import CARD_FILE
+from ese_deploy.choose.measurements import bundle_key
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate import BundleExits, evaluate_grid, evaluate_retrieval, evaluate_sts, with_shares
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.evaluate.save import save_quality
-from ese_deploy.measurements import bundle_key
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection

@@ -7,11 +7,10 @@ import pytest
 
 from ese_deploy.bench import Effort, measure
 from ese_deploy.bench.measure import text_of
-from ese_deploy.budgets import Case
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle
-from ese_deploy.errors import EngineError, InputError
-from ese_deploy.machine import Machine, describe_machine
-from ese_deploy.measurements import (
+from ese_deploy.choose.budgets import Case
+from ese_deploy.choose.machine import Machine, describe_machine
+from ese_deploy.choose.measurements import (
     Measurement,
     bundle_key,
     cache_folder,
@@ -24,6 +23,7 @@ from ese_deploy.measurements import (
     store_measurements,
     write_measurements,
 )
+from ese_deploy.errors import EngineError, InputError
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import load_tokenizer
 

@@ -8,18 +8,18 @@ import pytest
 from tiny import names
 
 from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.choose.measurements import Measurement, store_measurements
+from ese_deploy.choose.profiles import (
+    package_profiles,
+    parse_profiles,
+    read_profiles,
+)
+from ese_deploy.choose.resolution import profile_target, resolve_profile, resolved_toml
 from ese_deploy.cli.app import main
 from ese_deploy.errors import BundleError, GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.profiled import keep_resolved
 from ese_deploy.manifest import Quality
-from ese_deploy.measurements import Measurement, store_measurements
-from ese_deploy.profiles import (
-    package_profiles,
-    parse_profiles,
-    read_profiles,
-)
-from ese_deploy.resolution import profile_target, resolve_profile, resolved_toml
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.target import Target

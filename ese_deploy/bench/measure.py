@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ese_deploy.bench.memory import measure_memory
-from ese_deploy.budgets import Case
 from ese_deploy.bundle import Bundle
+from ese_deploy.choose.budgets import Case
+from ese_deploy.choose.measurements import Kind, Measurement
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import TargetEntry
-from ese_deploy.measurements import Kind, Measurement
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.threads import available_threads

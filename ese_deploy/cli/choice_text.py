@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ese_deploy.choice import Budgets, Candidate, Choice, Outcome, limits_of
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, limits_of
+from ese_deploy.choose.machine import Machine
 from ese_deploy.cli.console import megabytes, print_table
-from ese_deploy.machine import Machine
 
 __all__ = ["loose_side", "print_choice", "quality_name", "reason", "relaxation"]
 

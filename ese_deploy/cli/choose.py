@@ -7,22 +7,22 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from ese_deploy.budgets import parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.candidates import find_candidates, missing_measurements
-from ese_deploy.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
-from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
-from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
-from ese_deploy.errors import GateError, InputError
-from ese_deploy.machine import describe_machine
-from ese_deploy.measurements import (
+from ese_deploy.choose.budgets import parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.candidates import find_candidates, missing_measurements
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
+from ese_deploy.choose.machine import describe_machine
+from ese_deploy.choose.measurements import (
     Measurements,
     check_owner,
     load_measurements,
     read_measurements,
     store_measurements,
 )
-from ese_deploy.profiles import find_profile, profile_budgets, read_profiles
+from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profiles
+from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
+from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
+from ese_deploy.errors import GateError, InputError
 
 __all__ = ["choose_target"]
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from ese_deploy.bundle import open_bundle
+from ese_deploy.choose.profiles import read_profiles
+from ese_deploy.choose.resolution import profile_target
 from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progress_bars, say
 from ese_deploy.cli.streams import open_vectors
 from ese_deploy.errors import InputError
-from ese_deploy.profiles import read_profiles
-from ese_deploy.resolution import profile_target
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.textfile import chunks, open_texts

@@ -10,11 +10,11 @@ import msgspec
 import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.choose.machine import describe_machine, library_versions
 from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
-from ese_deploy.machine import describe_machine, library_versions
 from ese_deploy.manifest import Quality
 from ese_deploy.progress import Progress
 from ese_deploy.quality import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS

@@ -41,8 +41,8 @@ def export(
     """Turn a checkpoint into a verified bundle of graphs, one for each (depth, dim)."""
     with extra_error("export"):
         from ese_deploy.export import ExportRequest, export_bundle
+    from ese_deploy.choose.resolution import profile_target
     from ese_deploy.errors import InputError
-    from ese_deploy.resolution import profile_target
 
     if targets and (depths or dims):
         raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")

@@ -5,12 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.budgets import Case
 from ese_deploy.bundle import open_bundle
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars
-from ese_deploy.errors import InputError
-from ese_deploy.machine import describe_machine
-from ese_deploy.measurements import (
+from ese_deploy.choose.budgets import Case
+from ese_deploy.choose.machine import describe_machine
+from ese_deploy.choose.measurements import (
     Kind,
     cache_folder,
     check_owner,
@@ -22,6 +20,8 @@ from ese_deploy.measurements import (
     store_measurements,
     write_measurements,
 )
+from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars
+from ese_deploy.errors import InputError
 
 __all__ = ["app"]
 

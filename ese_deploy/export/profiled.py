@@ -7,19 +7,19 @@ import msgspec
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import MANIFEST_FILE, Bundle
-from ese_deploy.errors import GateError
-from ese_deploy.export.convert import CONVERTIBLE
-from ese_deploy.export.graphs import describe_file
-from ese_deploy.export.plan import grid
-from ese_deploy.manifest import Manifest, encode_manifest
-from ese_deploy.profiles import (
+from ese_deploy.choose.profiles import (
     PROFILES_FILE,
     Profile,
     find_profile,
     profile_budgets,
     read_profiles,
 )
-from ese_deploy.resolution import profiles_of, resolve_profile, resolved_toml
+from ese_deploy.choose.resolution import profiles_of, resolve_profile, resolved_toml
+from ese_deploy.errors import GateError
+from ese_deploy.export.convert import CONVERTIBLE
+from ese_deploy.export.graphs import describe_file
+from ese_deploy.export.plan import grid
+from ese_deploy.manifest import Manifest, encode_manifest
 from ese_deploy.target import Target
 
 __all__ = ["bundle_profiles", "keep_resolved", "profile_candidates", "write_profiles"]

@@ -301,7 +301,7 @@ class Encoder:
 
 def _profile_target(bundle: Bundle, profile: str, target: Target | str | None) -> Target:
     # Imported here: profiles need the engines' names and the cache, which a plain target does not.
-    from ese_deploy.resolution import profile_target
+    from ese_deploy.choose.resolution import profile_target
 
     if target is not None:
         raise InputError(f"name a target or a profile, not both; got target {target} and profile {profile}")

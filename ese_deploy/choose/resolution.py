@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ese_deploy.budgets import QualityBudget
 from ese_deploy.bundle import Bundle, read_profiles_file
-from ese_deploy.candidates import find_candidates
-from ese_deploy.choice import Budgets, Candidate, choose
-from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest
-from ese_deploy.measurements import Measurements, load_measurements
-from ese_deploy.profiles import (
+from ese_deploy.choose.budgets import QualityBudget
+from ese_deploy.choose.candidates import find_candidates
+from ese_deploy.choose.choice import Budgets, Candidate, choose
+from ese_deploy.choose.measurements import Measurements, load_measurements
+from ese_deploy.choose.profiles import (
     PROFILES_FILE,
     Profile,
     Profiles,
@@ -21,6 +19,8 @@ from ese_deploy.profiles import (
     parse_profiles,
     profile_budgets,
 )
+from ese_deploy.errors import InputError
+from ese_deploy.manifest import Manifest
 from ese_deploy.target import Target
 
 __all__ = ["Resolution", "Resolved", "profile_target", "profiles_of", "resolve_profile", "resolved_toml"]

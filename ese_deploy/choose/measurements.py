@@ -10,9 +10,9 @@ from typing import Literal
 import msgspec
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.choose.machine import Machine, describe_machine
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
-from ese_deploy.machine import Machine, describe_machine
 
 __all__ = [
     "CACHE_VARIABLE",

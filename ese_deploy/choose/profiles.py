@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ese_deploy.budgets import QualityBudget, parse_latency, parse_quality, parse_throughput
-from ese_deploy.choice import Budgets, Prefer
+from ese_deploy.choose.budgets import QualityBudget, parse_latency, parse_quality, parse_throughput
+from ese_deploy.choose.choice import Budgets, Prefer
 from ese_deploy.errors import InputError
 from ese_deploy.target import DTYPES, Target
 
@@ -47,7 +47,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         engine: an engine, or several, the most wanted first.
         max_size_mb: most MB (10^6 bytes) of graph, weights read and tokenizer.
         max_memory_mb: most MB added to the process.
-        max_latency: such as ``5ms``, see :func:`ese_deploy.budgets.parse_latency`.
+        max_latency: such as ``5ms``, see :func:`ese_deploy.choose.budgets.parse_latency`.
         min_throughput: such as ``200/s``.
         min_quality: a share of the full model's agreement, or text as for ``--min-quality``.
         prefer: ``quality``, ``speed`` or ``size``.
@@ -80,7 +80,7 @@ Profiles = dict[str, Profile]
 
 def package_profiles() -> Profiles:
     """The profiles that come with the package: edge, balanced, server, full."""
-    source = files("ese_deploy").joinpath(PROFILES_FILE)
+    source = files("ese_deploy.choose").joinpath(PROFILES_FILE)
     return parse_profiles(source.read_bytes(), PROFILES_FILE)
 
 

@@ -4,12 +4,12 @@ import functools
 import importlib.metadata
 from collections.abc import Mapping
 
-from ese_deploy.budgets import Case
-from ese_deploy.choice import Budgets, Candidate
+from ese_deploy.choose.budgets import Case
+from ese_deploy.choose.choice import Budgets, Candidate
+from ese_deploy.choose.measurements import Kind, Measurement, Measurements
 from ese_deploy.engines import ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
-from ese_deploy.measurements import Kind, Measurement, Measurements
 from ese_deploy.quality import describe_quality, find_quality
 from ese_deploy.runtime.threads import available_threads
 
