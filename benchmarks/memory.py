@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 # What an edge machine does not have must not be needed, nor counted.
 _ABSENT = ("torch", "transformers", "onnx", "onnx_ir")
@@ -15,13 +14,6 @@ class _Block:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 
-def rss_anon() -> float:
-    """This process's anonymous resident memory, in MB (10^6 bytes)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def main(bundle: str, target: str) -> None:
     """Open a target, embed one text and one batch, and print time and memory."""
     sys.meta_path.insert(0, _Block())  # type: ignore[arg-type]
@@ -29,19 +21,21 @@ def main(bundle: str, target: str) -> None:
     import onnxruntime  # noqa: F401 - counted as part of the process, as numpy is
 
     from ese_deploy import Encoder
+    from ese_deploy.bench.memory import private_bytes
 
     imported = time.perf_counter()
-    before = rss_anon()
+    before = private_bytes()
     encoder = Encoder.open(bundle, target)
     opened = time.perf_counter()
     encoder.encode("hello")
     first = time.perf_counter()
     encoder.encode(_BATCH)
-    after = rss_anon()
-    print(
-        f"{target}: import {imported - start:.2f} s, open {opened - imported:.2f} s, first vector "
-        f"{first - opened:.3f} s; RssAnon grew by {after - before:.1f} MB from before open to after a batch of 32"
-    )
+    after = private_bytes()
+    if before is None or after is None:
+        sys.exit("this system does not report RssAnon; run it on Linux")
+    seconds = f"import {imported - start:.2f} s, open {opened - imported:.2f} s, first vector {first - opened:.3f} s"
+    growth = f"RssAnon grew by {(after - before) / 1e6:.1f} MB from before open to after a batch of 32"
+    print(f"{target}: {seconds}; {growth}")
 
 
 if __name__ == "__main__":
