@@ -14,7 +14,7 @@ from ese_deploy.evaluate.sts import CanEncode
 __all__ = ["MtebModel"]
 
 
-class MtebModel(AbsEncoder):
+class MtebModel(AbsEncoder):  # type: ignore[misc, unused-ignore]
     """A model as mteb wants it; similarity is the cosine.
 
     Queries and documents of a search go through ``encode_query`` and ``encode_document`` where the model has them, so
