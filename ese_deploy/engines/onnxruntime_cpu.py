@@ -15,6 +15,8 @@ __all__ = ["OnnxRuntimeCpu", "installed_distributions"]
 
 _PROVIDER = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+# Threads that spin after a batch take the cores from other sessions of the process, and from other processes.
+_STOP_SPINNING = "session.force_spinning_stop"
 
 
 def installed_distributions() -> dict[str, str]:
@@ -76,6 +78,7 @@ class OnnxRuntimeCpu:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        options.add_session_config_entry(_STOP_SPINNING, "1")
         try:
             session = self._onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
         except Exception as error:
