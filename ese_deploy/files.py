@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
 
 _CHUNK = 1 << 20
 _AT_FDCWD = -100
+_JUST_MADE = 60
 _RENAME_EXCHANGE = 2
 
 
@@ -80,12 +82,17 @@ def staging_folder(out: Path) -> Iterator[Path]:
     """
     with explain_os_error(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
+        prefix = f".{out.name}.staging-"
+        _remove_abandoned(out.parent, prefix)
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+        lock = _lock_folder(staging)
         try:
             staging.chmod(0o777 & ~_umask())
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
 
 
 def replace_folder(staged: Path, out: Path) -> None:
@@ -140,6 +147,33 @@ def explain_os_error(path: Path) -> Iterator[None]:
 
 def _previous(out: Path) -> Path:
     return out.with_name(f"{out.name}.previous")
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what a killed process left: folders that nobody holds and that are not just being made."""
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError):
+            lock = _lock_folder(folder)
+            if lock is None:
+                continue
+            if time.time() - folder.stat().st_mtime > _JUST_MADE:
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """Hold a folder until the handle is closed or the process dies; None where it is held, or cannot be."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _exchange(first: Path, second: Path) -> bool:

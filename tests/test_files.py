@@ -82,6 +82,18 @@ def test_a_real_limit_on_file_size_is_reported_and_cleaned_up(tmp_path: Path) ->
     assert names(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_removed_but_not_what_another_builds(tmp_path: Path) -> None:
+    abandoned = make_folder(tmp_path / ".out.staging-dead", "half")
+    os.utime(abandoned, (0, 0))
+    fresh = make_folder(tmp_path / ".out.staging-new", "being made")
+    with staging_folder(tmp_path / "out") as held:
+        os.utime(held, (0, 0))
+        with staging_folder(tmp_path / "out"):
+            assert held.exists()
+            assert fresh.exists()
+            assert not abandoned.exists()
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_replacement_leaves_the_new_folder_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
