@@ -31,7 +31,9 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Write a table to standard output; columns whose name ends in a blank are aligned to the right."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if title:
+        console.print(title, style="italic")  # a table's own title would be folded to its width
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", no_wrap=True)
     for row in rows:
