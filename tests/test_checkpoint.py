@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -144,6 +145,12 @@ def test_a_missing_tokenizer_is_said(checkpoint: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (checkpoint / name).unlink()
     refused(checkpoint, "has no tokenizer; save the model's tokenizer into it")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_sentencepiece_model_alone_names_the_package_that_converts_it(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").rename(checkpoint / "spiece.model")
+    refused(checkpoint, "spiece.model is a SentencePiece model, .* pip install sentencepiece")
 
 
 def test_a_broken_tokenizer_is_said(checkpoint: Path) -> None:

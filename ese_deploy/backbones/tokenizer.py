@@ -1,5 +1,6 @@
 """Reading a checkpoint's tokenizer into the one file that the runtime needs."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
     # Without these, transformers makes up a tokenizer with an empty vocabulary.
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         raise InputError(f"{folder} has no tokenizer; save the model's tokenizer into it with save_pretrained")
+    model = next(folder.glob("*.model"), None)
+    if model and not (folder / "tokenizer.json").is_file() and importlib.util.find_spec("sentencepiece") is None:
+        raise InputError(
+            f"{model} is a SentencePiece model, and there is no tokenizer.json beside it; pip install sentencepiece, "
+            "which converts it"
+        )
     try:
         loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except Exception as error:
