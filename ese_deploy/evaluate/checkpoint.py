@@ -18,7 +18,7 @@ from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import TextTokenizer
 from ese_deploy.target import MIN_DIM, Target
 
-__all__ = ["CheckpointEncoder", "CheckpointExits"]
+__all__ = ["CheckpointEncoder", "CheckpointExits", "text_tokenizer"]
 
 _BATCH_SIZE, _BATCH_TOKENS = 32, 4096
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -62,7 +62,7 @@ class CheckpointExits:
         backbone = load_backbone(checkpoint)
         head = load_head(checkpoint.head)
         self._model = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head).eval().to(device)
-        self._tokenizer = _tokenizer(checkpoint)
+        self._tokenizer = text_tokenizer(checkpoint)
         self._names = ["input_ids", "attention_mask"]
         self._names += ["token_type_ids"] if uses_token_types(checkpoint.config) else []
 
@@ -142,7 +142,7 @@ class CheckpointEncoder:
         return self.encode(sentences, "document")
 
 
-def _tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
+def text_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
     """The tokenizer exactly as a bundle would carry it."""
     tokenizer = Tokenizer.from_buffer(checkpoint.tokenizer.to_json(checkpoint.max_seq_length))
     tokenizer.no_padding()

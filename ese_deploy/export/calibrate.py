@@ -12,6 +12,7 @@ from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.bundle import Bundle, read_projection
 from ese_deploy.errors import InputError
+from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.files import sha256_file
@@ -19,7 +20,6 @@ from ese_deploy.manifest import Calibration
 from ese_deploy.pca import Moments, fit_pca, load_pcas, texts_wanted
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
-from ese_deploy.runtime.tokenize import TextTokenizer
 from ese_deploy.textfile import TextFile, chunks, open_texts
 
 __all__ = ["CalibrationTexts", "fit_projections", "read_calibration"]
@@ -92,7 +92,7 @@ def fit_projections(
         return Fitted(calibration.entry, held)
     exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, load_head(checkpoint.head))
     moments = {depth: Moments(checkpoint.width) for depth in exits.depths}
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = text_tokenizer(checkpoint)
     names = input_names(checkpoint)
     prefix = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
     total, done = calibration.entry.texts, 0
@@ -108,10 +108,3 @@ def fit_projections(
         done += len(rows)
         progress("calibrate", done, total)
     return Fitted(calibration.entry, {**held, **{depth: fit_pca(moments[depth]) for depth in wanted}})
-
-
-def _tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
-    own = checkpoint.tokenizer
-    own.tokenizer.no_padding()
-    own.tokenizer.enable_truncation(checkpoint.max_seq_length, direction=own.truncation_side)
-    return TextTokenizer(own.tokenizer, checkpoint.max_seq_length, own.pad_id, own.pad_type_id)
