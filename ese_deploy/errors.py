@@ -4,7 +4,7 @@ Every message is one line that says what was got, what is allowed and what to do
 the message alone and exits with the class's ``exit_code``.
 """
 
-__all__ = ["BundleError", "EngineError", "EseDeployError", "GateError", "InputError"]
+__all__ = ["BundleError", "EngineError", "EseDeployError", "GateError", "InputError", "TrainingError"]
 
 
 class EseDeployError(Exception):
@@ -23,6 +23,12 @@ class BundleError(EseDeployError):
 
 class EngineError(EseDeployError):
     """An inference engine is missing, did not load, or refused a graph."""
+
+
+class TrainingError(EseDeployError):
+    """Training cannot go on; checkpoints saved before are good."""
+
+    exit_code = 1
 
 
 class GateError(EseDeployError):

@@ -11,7 +11,7 @@ from ese_deploy.backbones.masks import attention_masks
 from ese_deploy.backbones.pooling import pool
 from ese_deploy.errors import InputError
 
-__all__ = ["Exits", "exit_states"]
+__all__ = ["Exits", "exit_states", "finish_states"]
 
 
 def exit_states(
@@ -43,7 +43,25 @@ def exit_states(
     config: Any = backbone.config
     masks = attention_masks(architecture, config, attention_mask)
     output = backbone(input_ids=input_ids, attention_mask=masks, output_hidden_states=True, **inputs)
-    states: list[Tensor] = list(output.hidden_states[1:])
+    return finish_states(backbone, architecture, output.hidden_states, output.last_hidden_state)
+
+
+def finish_states(
+    backbone: nn.Module, architecture: Architecture, hidden_states: Sequence[Tensor], last_hidden_state: Tensor
+) -> tuple[Tensor, ...]:
+    """The token states at every exit, from what a backbone returned.
+
+    Args:
+        backbone: the backbone.
+        architecture: what is special about its exits.
+        hidden_states: [batch, sequence, hidden] for the embeddings and for each block.
+        last_hidden_state: [batch, sequence, hidden], the model's own output.
+
+    Raises:
+        InputError: there are more or fewer states than the backbone has blocks.
+    """
+    config: Any = backbone.config
+    states = list(hidden_states[1:])
     if len(states) != config.num_hidden_layers:
         raise InputError(
             f"architecture '{architecture.model_type}' gives {len(states)} hidden states for "
@@ -52,7 +70,7 @@ def exit_states(
     if architecture.final_norm is not None:
         norm = backbone.get_submodule(architecture.final_norm)
         states[:-1] = [norm(state) for state in states[:-1]]
-    return (*states[:-1], output.last_hidden_state)
+    return (*states[:-1], last_hidden_state)
 
 
 class Exits(nn.Module):

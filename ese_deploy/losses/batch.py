@@ -1,0 +1,47 @@
+"""What all losses do with a batch: bind the objective to its texts, and refuse what is not finite."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ese_deploy.errors import TrainingError
+from ese_deploy.losses.exits import text_keys
+from ese_deploy.losses.gather import gather
+from ese_deploy.losses.objective import AngleObjective, angle_objective
+
+__all__ = ["bind_objective", "check_finite"]
+
+
+def bind_objective(
+    objective: AngleObjective, sizes: list[int], features: Sequence[Mapping[str, Any]], labels: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """The objective as a function of the vectors of all columns, one under another."""
+    joined = None if labels is None else gather(labels.reshape(-1))
+    masks = objective.mask_false_negatives and not (joined is not None and len(sizes) == 2)
+    keys = [gather(text_keys(column)) for column in features] if masks else None
+
+    def apply(vectors: Tensor) -> Tensor:
+        return angle_objective(objective, torch.split(vectors, sizes), joined, keys)
+
+    return apply
+
+
+def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
+    """Refuse a loss that is not finite.
+
+    Args:
+        parts: scalars by name.
+        step: optimiser steps done.
+
+    Raises:
+        TrainingError: a part is NaN or infinite.
+    """
+    if bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all()):
+        return
+    name = next(name for name, part in parts.items() if not bool(torch.isfinite(part)))
+    raise TrainingError(
+        f"step {step + 1}: the part '{name}' of the loss is {float(parts[name])}; resume from the last checkpoint with "
+        "a lower learning rate, or without fp16"
+    )

@@ -1,0 +1,80 @@
+"""What a checkpoint of the trainer needs besides the model: the loss's state and ``ese.json``."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ese_deploy.backbones.contract import ESE_FILE, EseContract
+from ese_deploy.errors import InputError
+from ese_deploy.files import explain_os_error, write_atomic
+from ese_deploy.losses.full import AngleLoss
+from ese_deploy.losses.loss import EseLoss
+
+__all__ = ["STATE_FILE", "EseCallback", "save_contract"]
+
+STATE_FILE = "ese_loss.safetensors"
+
+
+class EseCallback(TrainerCallback):
+    """Saves a loss's state beside every checkpoint, restores it when a run resumes, and tells the loss the step.
+
+    Args:
+        loss: the trainer's loss.
+    """
+
+    def __init__(self, loss: EseLoss | AngleLoss) -> None:
+        self.loss = loss
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore the loss's state where the run goes on after a checkpoint.
+
+        Raises:
+            InputError: the checkpoint lacks it.
+        """
+        self.loss.global_step = state.global_step
+        if state.global_step == 0 or not isinstance(self.loss, EseLoss):
+            return
+        path = _checkpoint(args, state) / STATE_FILE
+        if not path.is_file():
+            raise InputError(f"{path} is missing, without which the run cannot go on; resume from {args.output_dir}")
+        try:
+            self.loss.load_training_state(load(path.read_bytes()))
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read: {error}; resume from an earlier checkpoint") from None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the loss the step, for its error messages."""
+        self.loss.global_step = state.global_step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save the loss's state and ``ese.json`` into the checkpoint; the main process alone."""
+        if not isinstance(self.loss, EseLoss) or not state.is_world_process_zero:
+            return
+        folder = _checkpoint(args, state)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.loss.training_state().items()}
+        with explain_os_error(folder), write_atomic(folder / STATE_FILE) as file:
+            file.write(save(tensors))
+        save_contract(folder, self.loss.contract())
+
+
+def save_contract(folder: Path, contract: EseContract) -> None:
+    """Write ``ese.json`` into a checkpoint, whole or not at all.
+
+    Args:
+        folder: the checkpoint, where ``model.save_pretrained`` wrote it.
+        contract: of :meth:`EseLoss.contract`.
+    """
+    with explain_os_error(folder), write_atomic(folder / ESE_FILE) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(contract)) + b"\n")
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

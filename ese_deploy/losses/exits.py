@@ -1,0 +1,114 @@
+"""The vectors at every exit of a sentence-transformers model, from one forward pass of the trainer's model."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import Tensor, nn
+
+from ese_deploy.backbones.architectures import Architecture, find_architecture
+from ese_deploy.backbones.exits import finish_states
+from ese_deploy.backbones.pooling import check_pooling, pool
+from ese_deploy.errors import InputError
+
+__all__ = ["ModelParts", "exit_vectors", "model_parts", "text_keys"]
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """Where the exits of a model are found.
+
+    Attributes:
+        backbone: the model of transformers.
+        architecture: what is special about its exits.
+        pooling: poolings joined by ``+``.
+        head: the modules after the pooling.
+        depth: number of blocks.
+        width: dimensions of the full vector.
+    """
+
+    backbone: nn.Module
+    architecture: Architecture
+    pooling: str
+    head: tuple[nn.Module, ...]
+    depth: int
+    width: int
+
+
+def model_parts(model: SentenceTransformer) -> ModelParts:
+    """Find the parts of a model.
+
+    Raises:
+        InputError: it is not built of a Transformer, a Pooling and what may follow.
+    """
+    modules: list[Any] = list(model)
+    names = [type(module).__name__ for module in modules]
+    if len(modules) < 2 or not isinstance(modules[0], Transformer) or not isinstance(modules[1], Pooling):
+        raise InputError(f"the model is built of {names}; exits need a Transformer followed by a Pooling")
+    backbone = modules[0].model
+    pooling: Any = modules[1].pooling_mode
+    if not modules[1].include_prompt:
+        raise InputError("the model leaves prompts out of the pooling, which no graph can do; set include_prompt")
+    width = model.get_embedding_dimension()
+    return ModelParts(
+        backbone=backbone,
+        architecture=find_architecture(backbone.config),
+        pooling=check_pooling(pooling if isinstance(pooling, str) else "+".join(pooling)),
+        head=tuple(modules[2:-1] if isinstance(modules[-1], Normalize) else modules[2:]),
+        depth=int(backbone.config.num_hidden_layers),
+        width=int(width or backbone.config.hidden_size),
+    )
+
+
+def exit_vectors(
+    model: nn.Module, parts: ModelParts, features: Mapping[str, Any], raw: bool = False
+) -> tuple[Tensor, ...]:
+    """Run a model once and pool every exit.
+
+    Args:
+        model: the SentenceTransformer, or the trainer's wrapper of it, whose forward hooks keep processes in step.
+        parts: the parts of the model.
+        features: what the trainer's collator made of one column of texts.
+        raw: give the embeddings' output as the first vector, and the states of pre-norm models without the final
+            norm, as the authors' code takes them.
+
+    Returns:
+        float32 [n, width] for exits 1 to depth, not normalised; with ``raw`` for 0 to depth.
+    """
+    with _hidden_states(parts.backbone):
+        output = model(dict(features))
+    hidden, last = output["all_layer_embeddings"], output["token_embeddings"]
+    states = (*hidden[:-1], last) if raw else finish_states(parts.backbone, parts.architecture, hidden, last)
+    mask = features["attention_mask"]
+    with torch.autocast(last.device.type, enabled=False):
+        return tuple(_apply_head(parts, pool(state.float(), mask, parts.pooling)) for state in states)
+
+
+def text_keys(features: Mapping[str, Any]) -> Tensor:
+    """A number for each text, equal for equal texts, int64 [n]."""
+    ids, mask = features["input_ids"], features["attention_mask"]
+    place = mask.cumsum(1)
+    # Sums of products that wrap around at 64 bits; padding adds nothing.
+    keys: Tensor = ((ids + 1) * (place * 2654435761 + 1) * (place * 40503 + ids * 2246822519 + 7) * mask).sum(1)
+    return keys
+
+
+@contextmanager
+def _hidden_states(backbone: nn.Module) -> Iterator[None]:
+    config: Any = backbone.config
+    before = config.output_hidden_states
+    config.output_hidden_states = True
+    try:
+        yield
+    finally:
+        config.output_hidden_states = before  # it would be saved with the model
+
+
+def _apply_head(parts: ModelParts, vectors: Tensor) -> Tensor:
+    for module in parts.head:
+        vectors = module({"sentence_embedding": vectors})["sentence_embedding"]
+    return vectors.float()
