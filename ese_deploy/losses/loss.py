@@ -75,7 +75,9 @@ class EseLoss(nn.Module):
         self.variant = _check_variant(variant, objective, exits, dims, settings)
         self.exits = _check_choice("exits", exits or range(1, self.parts.depth + 1), self.parts.depth)
         self.dims = _check_choice("dims", dims or _default_dims(self.parts.width), self.parts.width)
-        self.compression_size = _check_choice("compression_size", [compression_size], self.parts.width)[0]
+        if variant != "espresso":
+            _check_choice("compression_size", [compression_size], self.parts.width)
+        self.compression_size = compression_size
         self.kl_temperature = kl_temperature
         self.seed = seed
         self.settings = espresso_settings(settings)

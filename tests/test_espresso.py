@@ -1,0 +1,150 @@
+"""The default variant: what it learns from, what it does not depend on, and what it holds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ese_deploy.errors import InputError
+from ese_deploy.losses.covariance import RunningCovariance
+from ese_deploy.losses.espresso import EspressoSettings, Targets, espresso_parts, similarity_kl
+
+SETTINGS = EspressoSettings()
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotation(width: int) -> Tensor:
+    return torch.linalg.qr(draw(width, width, seed=9)).Q
+
+
+def literal_kl(vectors: Tensor, targets: Tensor, temperature: float) -> float:
+    def neighbours(rows: list[list[float]], i: int) -> list[float]:
+        cosines = [
+            sum(a * b for a, b in zip(rows[i], row, strict=True)) / (math.hypot(*rows[i]) * math.hypot(*row))
+            for j, row in enumerate(rows)
+            if j != i
+        ]
+        weights = [math.exp(temperature * cosine) for cosine in cosines]
+        return [weight / sum(weights) for weight in weights]
+
+    total = 0.0
+    for i in range(len(vectors)):
+        wanted, got = neighbours(targets.tolist(), i), neighbours(vectors.tolist(), i)
+        total += sum(p * math.log(p / q) for p, q in zip(wanted, got, strict=True))
+    return total / len(vectors)
+
+
+def test_similarity_kl_is_its_formula() -> None:
+    assert similarity_kl(draw(6, 4), draw(6, 8, seed=1), 5.0).item() == pytest.approx(
+        literal_kl(draw(6, 4), draw(6, 8, seed=1), 5.0), rel=1e-10
+    )
+
+
+def test_gradients_are_right() -> None:
+    vectors = draw(5, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: similarity_kl(x, draw(5, 8, seed=1), 3.0), (vectors,))
+
+
+def test_a_single_text_has_nothing_to_learn() -> None:
+    assert similarity_kl(draw(1, 4), draw(1, 8), 20.0).item() == 0
+
+
+def parts_of(exits: dict[int, Tensor], teacher: Tensor, settings: EspressoSettings = SETTINGS) -> dict[str, float]:
+    components = torch.linalg.eigh(torch.cov(teacher.T)).eigenvectors.flip(1)
+    parts = espresso_parts(exits, [(1, 4), (1, 8), (2, 4)], Targets(teacher, components), settings, None)
+    return {name: part.item() for name, part in parts.items()}
+
+
+def test_nothing_depends_on_rotations_or_on_signs_of_components() -> None:
+    teacher, shallow = draw(12, 8), draw(12, 8, seed=1)
+    turn = torch.block_diag(rotation(4), rotation(4))  # keeps every prefix that is trained
+    plain = parts_of({1: shallow, 2: teacher}, teacher)
+    turned = parts_of({1: shallow @ turn, 2: teacher}, teacher)
+    assert plain == pytest.approx(turned)
+    components = torch.linalg.eigh(torch.cov(teacher.T)).eigenvectors.flip(1)
+    flipped = components * torch.tensor([1, -1] * 4)
+    for basis in (components, flipped):
+        found = espresso_parts({1: shallow, 2: teacher}, [(1, 4)], Targets(teacher, basis), SETTINGS, None)
+        assert found["compress"].item() == pytest.approx(
+            similarity_kl(shallow[:, :4], teacher / teacher.norm(dim=1, keepdim=True) @ components[:, :4], 20.0).item()
+        )
+
+
+def test_the_full_model_at_rest_is_held_without_loss() -> None:
+    teacher = draw(12, 8)
+    assert parts_of({1: draw(12, 8, seed=1), 2: teacher}, teacher)["hold"] == pytest.approx(0, abs=1e-12)
+    moved = parts_of({1: draw(12, 8, seed=1), 2: teacher @ rotation(8)}, teacher)
+    assert moved["hold"] > 0.1, "a rotation keeps all similarities, yet vectors made before would be of no use"
+
+
+def test_every_exit_counts_alike() -> None:
+    teacher, shallow = draw(12, 8), draw(12, 8, seed=1)
+    deep = parts_of({1: teacher, 2: shallow}, shallow)
+    assert deep["distill"] > 0
+    cells = [(1, 8), (2, 8)]
+    one = espresso_parts(
+        {1: teacher, 2: shallow, 3: draw(12, 8)},
+        cells,
+        Targets(draw(12, 8), torch.eye(8, dtype=torch.float64)),
+        SETTINGS,
+        None,
+    )
+    two = espresso_parts(
+        {1: shallow, 2: teacher, 3: draw(12, 8)},
+        cells,
+        Targets(draw(12, 8), torch.eye(8, dtype=torch.float64)),
+        SETTINGS,
+        None,
+    )
+    assert one["distill"].item() == pytest.approx(two["distill"].item())
+
+
+def test_the_objective_sees_the_full_model_and_every_cell() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def objective(vectors: Tensor) -> Tensor:
+        seen.append(tuple(vectors.shape))
+        return vectors.sum()
+
+    exits = {1: draw(6, 8), 2: draw(6, 8, seed=1)}
+    parts = espresso_parts(
+        exits, [(1, 4), (2, 4)], Targets(draw(6, 8), torch.eye(8, dtype=torch.float64)), SETTINGS, objective
+    )
+    assert seen == [(6, 8), (6, 4), (6, 4)]
+    wanted = (exits[2].sum() + exits[1][:, :4].sum() + exits[2][:, :4].sum()) / 3
+    assert parts["express"].item() == pytest.approx(wanted.item())
+    without = replace(SETTINGS, express_w=0.0, hold_w=0.0, compress_w=0.0)
+    assert list(
+        espresso_parts(exits, [(1, 4)], Targets(draw(6, 8), torch.eye(8, dtype=torch.float64)), without, objective)
+    ) == ["distill"]
+
+
+def test_the_running_covariance_is_a_real_pca() -> None:
+    """As many batches as the average forgets nothing of: it equals the covariance of all vectors."""
+    vectors = (draw(400, 6) @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0.5], dtype=torch.float64)) + 3).float()
+    running = RunningCovariance(6, 0.999)
+    for batch in vectors.split(50):
+        running.update(batch)
+    wanted = torch.linalg.eigh(torch.cov(vectors.double().T, correction=0)).eigenvectors.flip(1).float()
+    assert torch.allclose((running.components.T @ wanted).abs(), torch.eye(6), atol=0.05)
+    assert torch.allclose(running.mean, vectors.mean(0), atol=1e-4)
+    assert set(running.state_dict()) == {"count", "mean", "second", "components"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"teacher": "big"}, "teacher 'big' is unknown; choose one of frozen, self"),
+        ({"temperature": 0.0}, "must be above 0"),
+        ({"cells_per_step": 0}, "at least 1"),
+        ({"covariance_momentum": 1.0}, "below 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EspressoSettings(**setting)  # type: ignore[arg-type]
