@@ -88,7 +88,9 @@ def column_prompts(layout: Layout, text: str | None, query: str | None, document
         if (flag == "--text_prompt") == asymmetric:
             fitting = "--query_prompt and --doc_prompt" if asymmetric else "--text_prompt"
             raise InputError(f"{flag} is not for data with {', '.join(layout.texts)}; use {fitting}")
-    by_column = {column: text if not asymmetric else query if column == "query" else document for column in layout.texts}
+    by_column = {
+        column: text if not asymmetric else query if column == "query" else document for column in layout.texts
+    }
     return {column: template for column, template in by_column.items() if template is not None}
 
 

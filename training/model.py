@@ -10,6 +10,7 @@ from torch import nn
 
 from ese_deploy.backbones import POOLINGS, find_architecture, read_checkpoint
 from ese_deploy.backbones.architectures import find_blocks
+from ese_deploy.backbones.contract import EseContract
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
@@ -29,6 +30,7 @@ class LoadedModel:
         depth: number of its blocks.
         pooling: as it pools now.
         max_seq_length: longest input in tokens that it takes, which training does not change.
+        contract: what an earlier training said of the exits, if it said anything.
         notes: lines for a person.
     """
 
@@ -36,6 +38,7 @@ class LoadedModel:
     depth: int
     pooling: str
     max_seq_length: int
+    contract: EseContract | None
     notes: tuple[str, ...]
 
 
@@ -88,13 +91,13 @@ def load_model(name: str, pooling_strategy: str | None) -> LoadedModel:
     if plain or wanted not in (None, pooling):
         pooling = wanted or pooling
         _set_pooling(model, checkpoint.hidden_size, pooling, bool(checkpoint.head), name)
-    backbone = model[0].auto_model
+    backbone: Any = model[0].auto_model
     backbone.config.use_cache = False
     # No exit reads BERT's pooler: without a gradient it would stall the synchronisation of gradients.
     for parameter_name, parameter in backbone.named_parameters():
         if parameter_name.startswith("pooler."):
             parameter.requires_grad_(False)
-    return LoadedModel(model, checkpoint.depth, pooling, checkpoint.max_seq_length, tuple(notes))
+    return LoadedModel(model, checkpoint.depth, pooling, checkpoint.max_seq_length, checkpoint.contract, tuple(notes))
 
 
 def truncate_model(model: SentenceTransformer, depth: int) -> None:

@@ -140,7 +140,7 @@ def find_blocks(backbone: nn.Module, model_type: str, count: int) -> str:
     """
     for path, module in backbone.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            return path
+            return str(path)
     raise _refusal(model_type, f"it has no list of {count} blocks, so there are no exits")
 
 
