@@ -31,6 +31,10 @@ class EseTrainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add none."""
 
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        with quiet_transformers():
+            super()._load_from_checkpoint(checkpoint_path)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with quiet_transformers():
             self.model.save_pretrained(output_dir or str(self.args.output_dir), create_model_card=False)
