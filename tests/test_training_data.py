@@ -144,7 +144,7 @@ def test_columns_are_renamed_as_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", jsonl([{"q": "a", "good": "b", "positive": "other"}]))
     data = load_data([path], mapping=parse_mapping("q:query;good:positive"))
     assert data.dataset.to_list() == [{"query": "a", "positive": "b"}]
-    with pytest.raises(InputError, match="names 'bad'; .* has q, good, positive"):
+    with pytest.raises(InputError, match=r"names 'bad'; .* has q, good, positive"):
         load_data([path], mapping={"bad": "query"})
     with pytest.raises(InputError, match="must read 'old:new;old2:new2'"):
         parse_mapping("a-b")

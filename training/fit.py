@@ -22,7 +22,7 @@ from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data
 from training.model import LoadedModel, load_model, truncate_model
-from training.run_folder import RunFolder, decisive, last_checkpoint, open_run
+from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
@@ -69,13 +69,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     )
     where = f"{arguments.device.type} in {_precision(settings)}"
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
-    with explain_os_error(run.path):
-        try:
-            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                "memory ran out; lower --batch_size, shorten --maxlen, or add --gradient_checkpointing 1"
-            ) from error
+    _run(trainer, run)
     if trainer.is_world_process_zero():
         _finish(loaded, contract, settings, tell)
     if distributed.is_initialized():
@@ -175,6 +169,20 @@ def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Te
     if settings.resume:
         tell(f"going on after {run.checkpoint.name}" if run.checkpoint else "no checkpoint to go on after: beginning")
     return run
+
+
+def _run(trainer: EseTrainer, run: RunFolder) -> None:
+    if run.checkpoint and is_done(run.checkpoint):
+        # Killed before the model was written; the trainer would go a step too far.
+        trainer.load_weights(run.checkpoint)
+        return
+    with explain_os_error(run.path):
+        try:
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "memory ran out; lower --batch_size, shorten --maxlen, or add --gradient_checkpointing 1"
+            ) from error
 
 
 def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseContract | None:

@@ -11,7 +11,7 @@ from typing import Any
 from ese_deploy.errors import InputError
 from ese_deploy.files import explain_os_error, restore_folder, sync_folder, write_atomic
 
-__all__ = ["RunFolder", "decisive", "finish_checkpoint", "last_checkpoint", "open_run"]
+__all__ = ["RunFolder", "decisive", "finish_checkpoint", "is_done", "last_checkpoint", "open_run"]
 
 _SETTINGS = "run.json"
 _COMPLETE = "complete"
@@ -92,6 +92,12 @@ def last_checkpoint(path: Path) -> Path | None:
     """The last checkpoint of a run that was written to its end."""
     whole = [folder for folder in _checkpoints(path) if (folder / _COMPLETE).is_file()]
     return whole[-1] if whole else None
+
+
+def is_done(checkpoint: Path) -> bool:
+    """Whether a checkpoint is that of the run's last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def finish_checkpoint(folder: Path, kept: int) -> None:

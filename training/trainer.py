@@ -31,9 +31,13 @@ class EseTrainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add none."""
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+    def load_weights(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint and nothing else."""
+        self._load_from_checkpoint(str(checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with quiet_transformers():
-            super()._load_from_checkpoint(checkpoint_path)
+            super()._load_from_checkpoint(resume_from_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with quiet_transformers():
