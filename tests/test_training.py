@@ -125,6 +125,15 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_part(
     assert not (tmp_path / "out").exists()
 
 
+def test_of_several_processes_the_first_alone_speaks(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--fp16", "1", "--exits", "4") == 2
+    assert capsys.readouterr().err == "error: exits has 4; this model allows 1 to 3\n"
+    assert not (tmp_path / "out.run").exists()
+
+
 def test_nothing_that_is_there_is_overwritten(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
