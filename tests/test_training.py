@@ -18,6 +18,7 @@ from training.arguments import parse_arguments
 from training.collate import Collator
 from training.data import load_data
 from training.model import load_model, truncate_model
+from training.run_folder import open_run
 from training.train import train
 from training.trainer import EseTrainer, training_arguments
 
@@ -164,6 +165,11 @@ def test_a_folder_that_cannot_be_made_is_found_out_before_training(
     assert run(tiny_checkpoint, data["texts"], tmp_path / "file" / "out") == 2
     err = capsys.readouterr().err
     assert "error: cannot write" in err and "step" not in err
+
+
+def test_a_disk_that_is_too_small_is_found_out_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"MB of room, and checkpoints and model need [\d,]{9,} MB"):
+        open_run(tmp_path / "out", {}, False, model_bytes=1 << 60, kept=1)
 
 
 def test_unseen_data_gives_a_loss_and_scored_pairs_a_spearman(

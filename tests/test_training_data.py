@@ -101,6 +101,9 @@ def test_several_files_of_one_format_are_joined(tmp_path: Path) -> None:
     other = write(tmp_path / "c.txt", "text\n")
     with pytest.raises(InputError, match="files that are trained on together have one format"):
         load_data([first, other])
+    together = load_data([first, second, other], label_free=True)
+    assert list(together.dataset["text"]) == ["a", "b", "c", "d", "e", "text"]
+    assert together.description[-1] == "together: 6 texts, one a row"
 
 
 def test_labels_are_taken_as_they_are(tmp_path: Path) -> None:

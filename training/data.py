@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
+import numpy as np
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from ese_deploy.errors import InputError
 from ese_deploy.rows import kind_of, numbered_lines, read_rows
@@ -73,8 +74,11 @@ def load_data(
 def _join(parts: list[TrainingData]) -> TrainingData:
     """Put files of one format behind one another."""
     first = parts[0]
+    lines = tuple(line for part in parts for line in part.description)
     for part in parts[1:]:
         if part.layout.columns != first.layout.columns:
+            if all(part.layout.label_free for part in parts):
+                return _flatten(parts, lines)
             raise InputError(
                 f"{parts[0].description[0]}, but {part.description[0]}; files that are trained on together have one "
                 "format: rename columns, or add --label_free 1"
@@ -85,8 +89,15 @@ def _join(parts: list[TrainingData]) -> TrainingData:
     for part in parts:
         for name in columns:
             columns[name].extend(part.dataset[name])
-    lines = tuple(line for part in parts for line in part.description)
     return TrainingData(_dataset(columns), first.layout, lines)
+
+
+def _flatten(parts: list[TrainingData], lines: tuple[str, ...]) -> TrainingData:
+    """Every text of files of several formats, one a row."""
+    values = [value for part in parts for name in part.layout.texts for value in part.dataset[name]]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    layout = Layout("texts", ("text",), label_free=True)
+    return TrainingData(_dataset({"text": texts}), layout, (*lines, f"together: {len(texts):,} texts, one a row"))
 
 
 def _from_file(path: Path, mapping: Mapping[str, str], label_free: bool | None) -> TrainingData:
@@ -109,8 +120,9 @@ def _dataset(columns: dict[str, list[Any]]) -> Dataset:
     for name, values in columns.items():
         if any(isinstance(value, list) for value in values):
             columns[name] = [value if isinstance(value, list) else [value] for value in values]
-    dataset = Dataset.from_dict(columns)
-    return dataset.cast_column("label", Value("float32")) if "label" in columns else dataset
+    return Dataset.from_dict(
+        {name: np.array(values, np.float32) if name == "label" else values for name, values in columns.items()}
+    )
 
 
 def _rows(path: Path) -> Iterator[PlacedRow]:

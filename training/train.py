@@ -27,7 +27,8 @@ def train(arguments: Sequence[str], standalone_mode: bool = False) -> None:
     # Read when the libraries are imported: nothing counts what is trained here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="accelerate")
+    # Libraries that warn of one another's coming releases.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="accelerate|transformers")
     with extra_error("train"):
         from training.arguments import parse_arguments
         from training.fit import train_model, truncate_only

@@ -60,10 +60,15 @@ def choose_precision(settings: argparse.Namespace) -> list[str]:
     if settings.fp16 and settings.use_cpu:
         settings.fp16 = False
         notes.append("fp16 is not for CPUs: training in fp32")
-    if settings.bf16 and settings.use_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if settings.bf16 and settings.use_cpu and not _cpu_has_bf16():
         settings.bf16 = False
         notes.append("this CPU has no bf16: training in fp32")
     return notes
+
+
+def _cpu_has_bf16() -> bool:
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return ask is not None and bool(ask())
 
 
 def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) -> SentenceTransformerTrainingArguments:
