@@ -21,6 +21,7 @@ __all__ = [
     "restore_folder",
     "sha256_file",
     "staging_folder",
+    "sync_folder",
     "write_atomic",
 ]
 
@@ -101,10 +102,7 @@ def replace_folder(staged: Path, out: Path) -> None:
     Linux exchanges the two folders in one step. Elsewhere the old folder is first renamed to ``NAME.previous``, from
     which :func:`restore_folder` brings it back if the process dies before the second rename.
     """
-    for path in sorted(staged.iterdir()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _fsync_folder(staged)
+    sync_folder(staged)
     if not out.exists():
         staged.rename(out)
     elif not _exchange(staged, out):
@@ -115,6 +113,17 @@ def replace_folder(staged: Path, out: Path) -> None:
         staged.rename(out)
         shutil.rmtree(previous, ignore_errors=True)
     _fsync_folder(out.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let all that lies in a folder, and in folders inside it, reach the disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            _fsync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _fsync_folder(folder)
 
 
 def restore_folder(out: Path) -> None:

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ese_deploy.errors import InputError
+from ese_deploy.rows import json_object, numbered_lines
 
 __all__ = ["Row", "TextFile", "chunks", "open_texts"]
-
-_BOM = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -56,32 +53,14 @@ class TextFile:
 
     def __iter__(self) -> Iterator[Row]:
         parse = self._parse_json if self.path.suffix == ".jsonl" else self._parse_text
-        try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    yield parse(self._decode(line, number), number)
-        except OSError as error:
-            raise InputError(f"cannot read {self.path}: {error.strerror}") from error
-
-    def _decode(self, line: bytes, number: int) -> str:
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self.path} line {number} is not UTF-8 (byte {error.start + 1}: {error.reason}); convert the file"
-            ) from None
-        return (text.removeprefix(_BOM) if number == 1 else text).removesuffix("\n").removesuffix("\r")
+        for number, line in numbered_lines(self.path):
+            yield parse(line, number)
 
     def _parse_text(self, line: str, number: int) -> Row:
         return Row(line, {self.field: line})
 
     def _parse_json(self, line: str, number: int) -> Row:
-        try:
-            fields = msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InputError(f"{self.path} line {number} is not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise InputError(f"{self.path} line {number} is not a JSON object")
+        fields = json_object(line, self.path, number)
         text = fields.get(self.field)
         if not isinstance(text, str):
             has = ", ".join(fields) or "nothing"

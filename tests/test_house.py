@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ese_deploy"
 FORBIDDEN = {
     "runtime": {"backbones", "export", "verify", "losses", "bench", "evaluate", "report", "cli"},
     "engines": {"backbones", "export", "verify", "losses", "bench", "evaluate", "report", "cli", "runtime"},
+    "losses": {"export", "verify", "bench", "evaluate", "report", "cli", "runtime", "engines"},
     "backbones": {"export", "verify", "bench", "cli", "runtime", "engines"},
 }
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typer", "rich", "sentence_transformers")
@@ -41,6 +42,14 @@ def test_imports_run_one_way(path: Path) -> None:
         if len(parts) > 1:
             assert parts[1] not in FORBIDDEN.get(room, set()), f"{room} must not import {name}"
             assert parts[1] != "cli" or room == "cli", f"{room} must not import cli"
+
+
+def test_the_scripts_import_nothing_of_one_another() -> None:
+    root = PACKAGE.parent
+    for path in (root / "training").rglob("*.py"):
+        assert not {name for name in imported(path) if name.startswith("benchmarks")}, path
+    for path in (root / "benchmarks").rglob("*.py"):
+        assert not {name for name in imported(path) if name.startswith("training")}, path
 
 
 def run_blocked(code: str, bundle: Path, blocked: tuple[str, ...]) -> str:

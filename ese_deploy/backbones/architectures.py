@@ -13,6 +13,7 @@ __all__ = [
     "Architecture",
     "backbone_class",
     "find_architecture",
+    "find_blocks",
     "position_limit",
     "uses_token_types",
 ]
@@ -126,6 +127,23 @@ def backbone_class(config: Any) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
+def find_blocks(backbone: nn.Module, model_type: str, count: int) -> str:
+    """Path of the list of blocks in a backbone.
+
+    Args:
+        backbone: a model of transformers without a head, with or without weights.
+        model_type: as in its config, for the message.
+        count: number of blocks, which is 1 where all share one.
+
+    Raises:
+        InputError: it has no such list.
+    """
+    for path, module in backbone.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return str(path)
+    raise _refusal(model_type, f"it has no list of {count} blocks, so there are no exits")
+
+
 def position_limit(architecture: Architecture, config: Any) -> int | None:
     """Longest input in tokens that the positions allow; None where they are relative and set no limit."""
     limit = getattr(config, "max_position_embeddings", None)
@@ -156,13 +174,10 @@ def _skeleton(config: Any) -> nn.Module:
 
 def _final_norm(skeleton: nn.Module, model_type: str, blocks: int) -> str | None:
     """Path of the norm beside the list of blocks, None for a post-norm model."""
-    for path, module in skeleton.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == blocks:
-            parent = path.rpartition(".")[0]
-            names = {name for name, _ in skeleton.get_submodule(parent).named_children()}
-            name = next((name for name in _FINAL_NORMS if name in names), None)
-            return name and f"{parent}.{name}".lstrip(".")
-    raise _refusal(model_type, f"it has no list of {blocks} blocks, so there are no exits")
+    parent = find_blocks(skeleton, model_type, blocks).rpartition(".")[0]
+    names = {name for name, _ in skeleton.get_submodule(parent).named_children()}
+    name = next((name for name in _FINAL_NORMS if name in names), None)
+    return name and f"{parent}.{name}".lstrip(".")
 
 
 def _is_rotary(skeleton: nn.Module) -> bool:

@@ -3,8 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -50,12 +50,12 @@ def _root(
     """Take the options that come before the verb."""
 
 
-def main(arguments: Sequence[str], verbs: typer.Typer = app) -> int:
+def main(arguments: Sequence[str], verbs: Callable[..., Any] = app) -> int:
     """Run the command line.
 
     Args:
         arguments: what follows the program's name.
-        verbs: the commands; a script of the checkout hands in its own.
+        verbs: the commands; a script of the checkout hands in its own, or a function that takes the arguments.
 
     Returns:
         The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted.

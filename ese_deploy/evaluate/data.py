@@ -1,31 +1,24 @@
 """Reading labelled data: pairs with scores, and search collections with relevance judgements."""
 
-import csv
-import gzip
 import hashlib
-import itertools
 import math
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import InputError
 from ese_deploy.files import sha256_file
+from ese_deploy.rows import Row, kind_of, read_rows, stem_of, text_field
 
 __all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
 
 _STS_COLUMNS = ("sentence1", "sentence2", "score")
 _STS_KINDS = (".tsv", ".csv", ".jsonl")
 _MAX_SCORE = 5.0
-_BOM = "\ufeff"
-
-Row = tuple[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,20 +80,19 @@ def read_sts(path: Path) -> StsData:
         InputError: the file is missing, empty or of another kind, a column is missing, or a score is not a number
             from 0 to 5; the message names the line.
     """
-    kind = _kind(path)
-    if kind not in _STS_KINDS:
+    if kind_of(path) not in _STS_KINDS:
         raise InputError(f"{path} is not a .tsv, .csv or .jsonl file (or one of them with .gz); those can be read")
     first, second, scores, subsets = [], [], [], []
-    for number, row in _rows(path, kind, _STS_COLUMNS):
-        first.append(_text(row, "sentence1", path, number))
-        second.append(_text(row, "sentence2", path, number))
+    for number, row in _rows(path, _STS_COLUMNS):
+        first.append(text_field(row, "sentence1", path, number))
+        second.append(text_field(row, "sentence2", path, number))
         scores.append(_score(row["score"], path, number))
         if "subset" in row:
             subsets.append(str(row["subset"]))
     if not scores:
         raise InputError(f"{path} holds no pair; a file of pairs has the columns {', '.join(_STS_COLUMNS)}")
     return StsData(
-        name=_stem(path),
+        name=stem_of(path),
         sha256=sha256_file(path),
         first=first,
         second=second,
@@ -126,7 +118,7 @@ def read_retrieval(folder: Path) -> RetrievalData:
     query_texts = _read_texts(queries)
     judged: dict[str, dict[str, int]] = {}
     missing, first_missing = 0, ""
-    for number, row in _rows(qrels, ".tsv", ("query-id", "corpus-id", "score")):
+    for number, row in _rows(qrels, ("query-id", "corpus-id", "score")):
         query, document = row["query-id"], row["corpus-id"]
         grade = _grade(row["score"], qrels, number)
         if query not in query_texts or document not in documents:
@@ -164,93 +156,27 @@ def _find(folder: Path, *names: str) -> Path:
 def _read_texts(path: Path) -> dict[str, str]:
     """Texts by id, a title put before the text."""
     texts: dict[str, str] = {}
-    for number, row in _rows(path, ".jsonl", ("text",)):
+    for number, row in _rows(path, ("text",)):
         key = row.get("_id", row.get("id"))
         if key is None:
             raise InputError(f"{path} line {number} has no '_id' and no 'id'; it has {', '.join(row)}")
         if str(key) in texts:
             raise InputError(f"{path} line {number} has the id '{key}' of an earlier line; ids must differ")
         title = row.get("title") or ""
-        texts[str(key)] = f"{title} {_text(row, 'text', path, number)}".strip()
+        texts[str(key)] = f"{title} {text_field(row, 'text', path, number)}".strip()
     if not texts:
         raise InputError(f"{path} is empty; it needs a JSON object with an id and a text on each line")
     return texts
 
 
-def _rows(path: Path, kind: str, columns: tuple[str, ...]) -> Iterator[Row]:
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     """Rows with the number of their line; every row has the columns."""
-    for number, row in _parse(path, kind):
+    for number, row in read_rows(path):
         lacking = [column for column in columns if column not in row]
         if lacking:
             has = ", ".join(map(str, row)) or "nothing"
             raise InputError(f"{path} line {number} has no '{lacking[0]}'; it has {has}")
         yield number, row
-
-
-def _parse(path: Path, kind: str) -> Iterator[Row]:
-    lines = _lines(path)
-    if kind == ".jsonl":
-        for number, line in lines:
-            yield number, _json_object(line, path, number)
-        return
-    table = _csv(lines) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines)
-    header = next(table, (1, [""]))[1]
-    for number, fields in table:
-        if len(fields) != len(header):
-            raise InputError(f"{path} line {number} has {len(fields)} fields, the header has {len(header)}")
-        yield number, dict(zip(header, fields, strict=True))
-
-
-def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    # The reader asks for more lines inside a quoted field; a row is named by the line it ends on.
-    reader = csv.reader(line + "\n" for _, line in lines)
-    for fields in reader:
-        if fields:
-            yield reader.line_num, fields
-
-
-def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{path} line {number} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} line {number} is not a JSON object")
-    return value
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines in UTF-8 without their ends, numbered from 1."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rb") as file:
-            for number in itertools.count(1):
-                line = file.readline()
-                if not line:
-                    return
-                yield number, line.decode("utf-8").removeprefix(_BOM if number == 1 else "").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} line {number} is not UTF-8 (byte {error.start + 1}); convert the file") from None
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _kind(path: Path) -> str:
-    suffixes = path.suffixes
-    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else path.suffix
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(_kind(path))
-
-
-def _text(row: Mapping[str, Any], column: str, path: Path, number: int) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise InputError(f"{path} line {number} has {type(value).__name__} as '{column}', which must be a string")
-    return value
 
 
 def _score(value: Any, path: Path, number: int) -> float:

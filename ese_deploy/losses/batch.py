@@ -42,6 +42,6 @@ def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
         return
     name = next(name for name, part in parts.items() if not bool(torch.isfinite(part)))
     raise TrainingError(
-        f"step {step + 1}: the part '{name}' of the loss is {float(parts[name])}; resume from the last checkpoint with "
-        "a lower learning rate, or without fp16"
+        f"step {step + 1}: the part '{name}' of the loss is {float(parts[name].detach())}; resume from the last "
+        "checkpoint with a lower learning rate, or without fp16"
     )

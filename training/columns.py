@@ -1,0 +1,152 @@
+"""From the columns of a data set to the format that the losses know."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ese_deploy.errors import InputError
+
+__all__ = ["FORMATS", "Layout", "find_layout", "parse_mapping", "rename"]
+
+FORMATS = {
+    "A": ("text1", "text2", "label"),
+    "B": ("query", "positive"),
+    "C": ("query", "positive", "negative"),
+    "texts": ("text",),
+}
+"""Columns of each format, in the order in which the losses take them; ``label`` is a number, the others are texts."""
+
+# Names under which published data sets have these columns; all of one line together.
+_SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "C": (
+        ("text", "positive", "negative"),
+        ("anchor", "positive", "negative"),
+        ("anchor", "entailment", "contradiction"),
+        ("premise", "entailment", "contradiction"),
+        ("sent0", "sent1", "hard_neg"),
+    ),
+    "A": (
+        ("text1", "text2", "score"),
+        ("sentence1", "sentence2", "label"),
+        ("sentence1", "sentence2", "score"),
+        ("sentence1", "sentence2", "similarity_score"),
+        ("sentence_A", "sentence_B", "relatedness_score"),
+    ),
+    "B": (
+        ("text", "positive"),
+        ("anchor", "positive"),
+        ("sentence1", "sentence2"),
+        ("question", "answer"),
+        ("query", "answer"),
+        ("text1", "text2"),
+    ),
+    "texts": (("sentence",),),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the columns of a data set become a format.
+
+    Attributes:
+        format: ``A``, ``B``, ``C`` or ``texts``.
+        sources: for each column of the format the column of the data, in order.
+        label_free: whether labels, if there are any, are left out.
+    """
+
+    format: str
+    sources: tuple[str, ...]
+    label_free: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the training data, in order."""
+        return FORMATS[self.format][: len(self.sources)]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of them that are texts."""
+        return tuple(column for column in self.columns if column != "label")
+
+    def describe(self, present: Sequence[str]) -> str:
+        """A line on the format, what was renamed and what is not used."""
+        renamed = [f"'{old}' as {new}" for old, new in zip(self.sources, self.columns, strict=True) if old != new]
+        unused = [column for column in present if column not in self.sources]
+        name = "texts" if self.format == "texts" else f"format {self.format}"
+        return "".join(
+            [
+                f"{name} ({', '.join(self.columns)})",
+                ", without labels" if self.label_free and self.format != "texts" else "",
+                f"; taking {', '.join(renamed)}" if renamed else "",
+                f"; not used: {', '.join(unused)}" if unused else "",
+            ]
+        )
+
+
+def find_layout(present: Sequence[str], label_free: bool | None, where: str) -> Layout:
+    """Find the format in the names of the columns: exact names first, then names that published data use.
+
+    Args:
+        present: the columns of the data.
+        label_free: learn from texts alone; None: only where there are texts and nothing else.
+        where: how messages name the data.
+
+    Raises:
+        InputError: the columns make up no format, or the format has labels that were not to be had.
+    """
+    found = _match(present)
+    if found is None:
+        wanted = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in FORMATS.items())
+        raise InputError(
+            f"{where} has the columns {', '.join(present) or '(none)'}, which make up no format ({wanted}); "
+            "rename them with --column_rename_mapping 'old:new;old2:new2'"
+        )
+    name, sources = found
+    if name == "texts" and label_free is False:
+        raise InputError(f"{where} has texts alone, and --label_free 0 asks for labelled data: format A, B or C")
+    if label_free and name == "A":
+        sources = sources[:2]
+    return Layout(name, sources, label_free=bool(label_free) or name == "texts")
+
+
+def parse_mapping(text: str | None) -> dict[str, str]:
+    """Read ``old:new;old2:new2``.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    mapping = {}
+    for item in (text or "").split(";"):
+        old, colon, new = (part.strip() for part in item.partition(":"))
+        if not item.strip():
+            continue
+        if not (old and colon and new):
+            raise InputError(f"--column_rename_mapping has '{item.strip()}'; it must read 'old:new;old2:new2'")
+        mapping[old] = new
+    return mapping
+
+
+def rename(present: Iterable[str], mapping: Mapping[str, str], where: str) -> dict[str, str]:
+    """The columns of the data by the names that they shall have.
+
+    Raises:
+        InputError: the mapping names a column that is not there.
+    """
+    columns = list(present)
+    absent = [old for old in mapping if old not in columns]
+    if absent:
+        raise InputError(f"--column_rename_mapping names '{absent[0]}'; {where} has {', '.join(columns)}")
+    renamed: dict[str, str] = {}
+    for column in columns:
+        name = mapping.get(column, column)
+        # A column that was there before gives way to one that was asked for by name.
+        if name not in renamed or column in mapping:
+            renamed[name] = column
+    return renamed
+
+
+def _match(present: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+    columns = set(present)
+    exact = [("C", FORMATS["C"]), ("A", FORMATS["A"]), ("B", FORMATS["B"])]
+    known = [(name, names) for name in ("C", "A", "B") for names in _SYNONYMS[name]]
+    alone = [("texts", FORMATS["texts"]), *(("texts", names) for names in _SYNONYMS["texts"])]
+    return next(((name, names) for name, names in (*exact, *known, *alone) if columns.issuperset(names)), None)

@@ -1,0 +1,225 @@
+"""From settings to a trained model on disk: the steps in their order."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import distributed
+from transformers import set_seed
+
+from ese_deploy.backbones.contract import EseContract
+from ese_deploy.backbones.quiet import quiet_transformers
+from ese_deploy.errors import InputError, TrainingError
+from ese_deploy.files import explain_os_error, replace_folder, staging_folder
+from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
+from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
+from training.collate import Collator, column_prompts, kept_prompts
+from training.columns import Layout, parse_mapping
+from training.data import TrainingData, load_data
+from training.model import LoadedModel, load_model, truncate_model
+from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
+from training.trainer import EseTrainer, choose_precision, training_arguments, world_size
+
+__all__ = ["train_model", "truncate_only"]
+
+Tell = Callable[[str], None]
+
+
+def train_model(settings: argparse.Namespace, tell: Tell) -> None:
+    """Train, and write the model into ``save_dir``.
+
+    Args:
+        settings: of :func:`training.arguments.parse_arguments`.
+        tell: takes lines for a person.
+
+    Raises:
+        InputError: before training begins, if something is not what it must be.
+        TrainingError: the loss is not finite, or memory ran out.
+    """
+    for line in (*settings.notes, *choose_precision(settings)):
+        tell(line)
+    settings.workers = min(settings.workers, os.cpu_count() or 1)
+    set_seed(settings.seed)
+    loaded = _load(settings, tell)
+    data = _load_data(settings, "train", tell)
+    collator = _collator(settings, loaded, data.layout, tell)
+    loss = _build_loss(settings, loaded.model, data.layout, tell)
+    run = _open_run(settings, loaded.model, tell)
+    arguments = training_arguments(settings, run.path, len(data.dataset))
+    valid = _load_data(settings, "valid", tell, data.layout).dataset if settings.valid_name_or_path else None
+    callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit), Console()]
+    contract = _contract(loss, settings)
+    if settings.valid_name_or_path_for_callback:
+        scored = _load_data(settings, "callback", tell)
+        callbacks.append(SpearmanEachEpoch(scored, lambda folder: _write(loaded.model, contract, folder)))
+    dataset = data.dataset if settings.dataset_seed is None else data.dataset.shuffle(seed=settings.dataset_seed)
+    trainer = EseTrainer(
+        model=loaded.model,
+        args=arguments,
+        train_dataset=dataset,
+        eval_dataset=valid,
+        loss=loss,
+        data_collator=collator,
+        callbacks=callbacks,
+    )
+    where = f"{arguments.device.type} in {_precision(settings)}"
+    tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
+    _run(trainer, run)
+    if trainer.is_world_process_zero():
+        _finish(loaded, contract, settings, tell)
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def truncate_only(settings: argparse.Namespace, tell: Tell) -> None:
+    """Write the first blocks of a model into ``save_dir``, without training.
+
+    Raises:
+        InputError: the model does not have so many, or ``save_dir`` holds something.
+    """
+    save_dir = Path(settings.save_dir)
+    if save_dir.exists() and (not save_dir.is_dir() or any(save_dir.iterdir())):
+        raise InputError(f"{save_dir} holds something already, which is never overwritten; choose another --save_dir")
+    loaded = _load(settings, tell)
+    _finish(loaded, loaded.contract, settings, tell)
+
+
+def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
+    loaded = load_model(settings.model_name_or_path, settings.pooling_strategy)
+    for line in loaded.notes:
+        tell(line)
+    if settings.truncate_to and settings.truncate_to > loaded.depth:
+        raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
+    if settings.tokenizer_padding_side:
+        loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
+    if settings.gradient_checkpointing:
+        backbone: Any = loaded.model[0].auto_model
+        backbone.gradient_checkpointing_enable({"use_reentrant": settings.use_reentrant})
+    return loaded
+
+
+def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Layout | None = None) -> TrainingData:
+    """Data of a part of the command line: ``train``, ``valid``, or ``callback``, which needs scored pairs."""
+    prefix, suffix = ("valid", "_for_callback") if part == "callback" else (part, "")
+    data = load_data(
+        getattr(settings, f"{prefix}_name_or_path{suffix}"),
+        subset=getattr(settings, f"{prefix}_subset_name{suffix}"),
+        split=getattr(settings, f"{prefix}_split_name{suffix}"),
+        mapping=parse_mapping(settings.column_rename_mapping),
+        label_free=None if part == "callback" else settings.label_free,
+    )
+    for line in data.description:
+        tell(line)
+    wanted = ("text1", "text2", "label") if part == "callback" else like.columns if like else data.layout.columns
+    if data.layout.columns != wanted:
+        raise InputError(f"{data.description[0]}; {part} data must have {', '.join(wanted)}")
+    return data
+
+
+def _collator(settings: argparse.Namespace, loaded: LoadedModel, layout: Layout, tell: Tell) -> Collator:
+    """The collator; prompts that the model's folder can keep are put there."""
+    prompts = column_prompts(layout, settings.text_prompt, settings.query_prompt, settings.doc_prompt)
+    kept, default = kept_prompts(prompts)
+    loaded.model.prompts.update(kept)
+    loaded.model.default_prompt_name = default or loaded.model.default_prompt_name
+    if any(not template.endswith("{text}") for template in prompts.values()):
+        tell("a prompt that goes on after {text} cannot be kept in the model's folder; put it around texts yourself")
+    longest = min(settings.maxlen, loaded.max_seq_length)
+    return Collator(loaded.model, layout.texts, prompts, longest, settings.seed)
+
+
+def _build_loss(
+    settings: argparse.Namespace, model: SentenceTransformer, layout: Layout, tell: Tell
+) -> EseLoss | AngleLoss:
+    if layout.label_free and settings.objective:
+        tell(f"not used without labels: {', '.join(f'--{name}' for name in settings.objective)}")
+    if not settings.apply_ese:
+        if layout.label_free:
+            raise InputError("--apply_ese 0 trains the full model on labels, and there are none: exits learn without")
+        return AngleLoss(model, AngleObjective(**settings.objective))
+    chosen = dict(settings.loss)
+    if "variant" not in chosen:
+        tell("variant espresso, this project's; --ese_variant reference or paper are the published losses")
+    if chosen.get("variant", "espresso") == "espresso":
+        unused = [name for name in ("compression_size", "kl_temperature") if chosen.pop(name, None) is not None]
+        if unused:
+            tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
+    objective = None if layout.label_free else AngleObjective(**settings.objective)
+    try:
+        return EseLoss(model, objective, seed=settings.seed, **chosen)
+    except TypeError as error:
+        raise InputError(f"a setting of the loss is of the wrong kind: {error}") from None
+
+
+def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Tell) -> RunFolder:
+    """The folder of the run, made by the main process alone."""
+    save_dir = Path(settings.save_dir).expanduser().absolute()
+    if int(os.environ.get("RANK", "0")) > 0:
+        path = save_dir.with_name(f"{save_dir.name}.run")
+        return RunFolder(save_dir, path, last_checkpoint(path) if settings.resume else None)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    kept = 0 if settings.save_strategy == "no" else settings.save_total_limit
+    run = open_run(save_dir, {**vars(settings), "processes": world_size()}, settings.resume, size, kept)
+    if settings.resume:
+        tell(f"going on after {run.checkpoint.name}" if run.checkpoint else "no checkpoint to go on after: beginning")
+    return run
+
+
+def _run(trainer: EseTrainer, run: RunFolder) -> None:
+    if run.checkpoint and is_done(run.checkpoint):
+        # Killed before the model was written; the trainer would go a step too far.
+        trainer.load_weights(run.checkpoint)
+        return
+    with explain_os_error(run.path):
+        try:
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "memory ran out; lower --batch_size, shorten --maxlen, or add --gradient_checkpointing 1"
+            ) from error
+
+
+def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseContract | None:
+    """The loss's contract with the settings of training; none where exits were not trained."""
+    if isinstance(loss, AngleLoss):
+        return None
+    contract = loss.contract()
+    used = {name: value for name, value in decisive(vars(settings)).items() if name not in ("loss", "objective")}
+    return msgspec.structs.replace(contract, settings={**contract.settings, "training": used})
+
+
+def _finish(loaded: LoadedModel, contract: EseContract | None, settings: argparse.Namespace, tell: Tell) -> None:
+    """Truncate if asked, write the model, say where."""
+    depth = loaded.depth
+    if settings.truncate_to:
+        depth = settings.truncate_to
+        truncate_model(loaded.model, depth)
+        if contract is not None and depth not in contract.trained_exits:
+            tell(f"depth {depth} was not among the trained exits, {', '.join(map(str, contract.trained_exits))}")
+        if contract is not None:
+            kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
+            contract = msgspec.structs.replace(contract, trained_exits=kept)
+    save_dir = Path(settings.save_dir).expanduser().absolute()
+    _write(loaded.model, contract, save_dir)
+    exits = f"; trained exits: {', '.join(map(str, contract.trained_exits))}" if contract else ""
+    tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
+
+
+def _write(model: SentenceTransformer, contract: EseContract | None, folder: Path) -> None:
+    """Write a checkpoint beside its place, then let it take it."""
+    with staging_folder(folder) as staging:
+        with quiet_transformers():
+            model.save_pretrained(str(staging), create_model_card=False)
+        if contract is not None:
+            save_contract(staging, contract)
+        replace_folder(staging, folder)
+
+
+def _precision(settings: argparse.Namespace) -> str:
+    return "fp16" if settings.fp16 else "bf16" if settings.bf16 else "fp32"
