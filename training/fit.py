@@ -21,7 +21,7 @@ from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data
-from training.model import LoadedModel, load_model, truncate_model
+from training.model import LoadedModel, load_model, set_dropout, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, training_arguments, world_size
 
@@ -96,6 +96,8 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         tell(line)
     if settings.truncate_to and settings.truncate_to > loaded.depth:
         raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
+    if settings.dropout is not None:
+        set_dropout(loaded.model, settings.dropout)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
     if settings.gradient_checkpointing:

@@ -56,6 +56,14 @@ def positive(text: str) -> float:
     return _number(text, float, 0)
 
 
+def share(text: str) -> float:
+    """Read a number from 0 to 1, 1 left out."""
+    value = _number(text, float, 0)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
+    return value
+
+
 def limit(text: str) -> int:
     """Read a whole number from 1, or -1 for none."""
     return -1 if text.strip() == "-1" else natural(text)
@@ -81,6 +89,7 @@ FLAGS = (
     Flag("model_name_or_path", str, None, "a folder, a hub id or package:NAME"),
     Flag("pooling_strategy", str, None, "cls, mean (avg), max, lasttoken (last) ...; default: the checkpoint's own"),
     Flag("maxlen", natural, 512, "longest text in tokens while training; the model's own limit stays as it is"),
+    Flag("dropout", share, None, "dropout while training, 0 to below 1; default: the model's own"),
     Flag("tokenizer_padding_side", str, None, "left or right; default: the tokenizer's own", choices=("left", "right")),
     Flag("gradient_checkpointing", switch, False, "less memory for more time"),
     Flag("use_reentrant", switch, False, "the older kind of gradient checkpointing"),

@@ -15,7 +15,7 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
 
-__all__ = ["LoadedModel", "load_model", "pooling_name", "truncate_model"]
+__all__ = ["LoadedModel", "load_model", "pooling_name", "set_dropout", "truncate_model"]
 
 _PLAIN_POOLING = "cls"
 _REFERENCE_NAMES = {"avg": "mean", "last": "lasttoken"}
@@ -98,6 +98,17 @@ def load_model(name: str, pooling_strategy: str | None) -> LoadedModel:
         if parameter_name.startswith("pooler."):
             parameter.requires_grad_(False)
     return LoadedModel(model, checkpoint.depth, pooling, checkpoint.max_seq_length, checkpoint.contract, tuple(notes))
+
+
+def set_dropout(model: SentenceTransformer, probability: float) -> None:
+    """Set every dropout of a model, in its modules and not in its config: what is saved keeps its own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        # Blocks that hand a number to a function.
+        for name in ("attention_dropout", "dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, probability)
 
 
 def truncate_model(model: SentenceTransformer, depth: int) -> None:

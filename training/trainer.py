@@ -123,7 +123,8 @@ def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) ->
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=not settings.use_cpu,
         ddp_backend="gloo" if settings.use_cpu and processes > 1 else None,
-        ddp_find_unused_parameters=False if processes > 1 else None,
+        # Cells are drawn: a step may leave the deepest blocks out.
+        ddp_find_unused_parameters=True if processes > 1 else None,
         report_to=["wandb"] if settings.wandb_project else [],
         disable_tqdm=True,
     )

@@ -43,10 +43,10 @@ class EspressoSettings:
         covariance_momentum: share of the past that one batch leaves in the running covariance.
     """
 
-    express_w: float = 1.0
+    express_w: float = 0.5
     distill_w: float = 1.0
     compress_w: float = 1.0
-    hold_w: float = 1.0
+    hold_w: float = 0.5
     temperature: float = 20.0
     teacher: Literal["frozen", "self"] = "frozen"
     cells_per_step: int | None = None
