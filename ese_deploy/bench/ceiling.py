@@ -99,8 +99,10 @@ def find_ceilings(threads: int) -> tuple[list[Ceiling], list[Limit]]:
     else:
         found.append(_fastest([_torch_product(torch, "bf16", shape, "cpu", threads) for shape in _SHAPES]))
     if torch is not None and torch.cuda.is_available():
-        for dtype in ("fp32", "fp16", "bf16"):
-            found.append(_fastest([_torch_product(torch, dtype, shape, "cuda", threads) for shape in _GPU_SHAPES]))
+        found += [
+            _fastest([_torch_product(torch, dtype, shape, "cuda", threads) for shape in _GPU_SHAPES])
+            for dtype in ("fp32", "fp16", "bf16")
+        ]
     return found, missing
 
 

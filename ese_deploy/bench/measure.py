@@ -1,5 +1,6 @@
-"""Timing targets side by side: rounds go A B C, A B C, so that a machine that drifts hurts all alike."""
+"""Timing targets side by side for the choice of one: one text length, a fixed number of rounds."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ese_deploy.bench.memory import measure_memory
+from ese_deploy.bench.rounds import Stop, interleave
 from ese_deploy.bundle import Bundle
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.measurements import Kind, Measurement
@@ -119,20 +121,22 @@ def _interleave(
     kind: str,
     progress: Progress,
 ) -> list[tuple[TargetEntry, list[float]]]:
-    timings: dict[str, list[float]] = {entry.name: [] for entry in entries}
-    total, done = effort.rounds * len(entries), 0
-    progress(f"measure {kind}", done, total)
-    for group in _groups(entries):
-        encoders = [(entry, Encoder.open(bundle, entry.target, engine=engine, threads=threads)) for entry in group]
-        for _, encoder in encoders:
-            for _ in range(_WARM_UP):
-                turn(encoder)
-        for _ in range(effort.rounds):
-            for entry, encoder in encoders:
-                timings[entry.name] += turn(encoder)
-                done += 1
-                progress(f"measure {kind}", done, total)
-    return [(entry, timings[entry.name]) for entry in entries]
+    found: list[tuple[TargetEntry, list[float]]] = []
+    groups = list(_groups(entries))
+    done = 0
+    progress(f"measure {kind}", 0, effort.rounds * len(entries))
+    for group in groups:
+        encoders = [Encoder.open(bundle, entry.target, engine=engine, threads=threads) for entry in group]
+        turns = [functools.partial(turn, encoder) for encoder in encoders]
+        share = effort.rounds * len(group)
+
+        def advance(used: float, before: int = done, share: int = share) -> None:
+            progress(f"measure {kind}", before + round(used * share), effort.rounds * len(entries))
+
+        timed = interleave(turns, Stop(effort.rounds, effort.rounds), advance, _WARM_UP)
+        found += [(entry, sum(rounds, [])) for entry, rounds in zip(group, timed, strict=True)]
+        done += share
+    return found
 
 
 def _groups(entries: Sequence[TargetEntry]) -> Iterator[list[TargetEntry]]:

@@ -3,16 +3,27 @@
 import json
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ese_deploy.bundle import Bundle
 from ese_deploy.errors import EngineError
 from ese_deploy.target import Target
 
-__all__ = ["measure_memory", "private_bytes"]
+__all__ = ["cold_start", "measure_memory", "private_bytes"]
 
 _TIMEOUT = 600
+_BATCH = 32
+_COLD = """
+import sys
+from ese_deploy import Encoder
+bundle, target, engine, threads, text = sys.argv[1:]
+Encoder.open(bundle, target, engine=engine, threads=int(threads)).encode(text)
+print("ready", flush=True)
+"""
 
 
 def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> dict[str, float]:
@@ -20,8 +31,9 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
 
     Returns:
         ``bytes``: growth of anonymous memory (RssAnon) over the interpreter with everything imported; pages of the
-        weights file that are only mapped do not count. ``load_seconds``: opening the encoder. On a system that does
-        not report RssAnon ``bytes`` is missing.
+        weights file that are only mapped do not count. ``peak_bytes``: its highest growth while a batch of 32 such
+        texts is embedded. ``load_seconds``: opening the encoder. On a system that does not report RssAnon ``bytes``
+        and ``peak_bytes`` are missing.
 
     Raises:
         EngineError: the process failed.
@@ -34,6 +46,23 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
         raise EngineError(f"measuring the memory of {target} failed: {reason}")
     values: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return values
+
+
+def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> float:
+    """Seconds from starting a new process to its first vector.
+
+    Raises:
+        EngineError: the process failed.
+    """
+    arguments = [str(bundle.path.resolve()), str(target), engine, str(threads), text]
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-c", _COLD, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        seconds = time.perf_counter() - start
+    if ready != "ready\n":
+        raise EngineError(f"starting {target} in a new process failed")
+    return seconds
 
 
 def private_bytes() -> int | None:
@@ -58,9 +87,30 @@ def _child(bundle: str, target: str, engine: str, threads: str, text: str) -> di
     values = {"load_seconds": time.perf_counter() - start}
     encoder.encode(text)
     after = private_bytes()
+    with _peak() as peak:
+        encoder.encode([text] * _BATCH)
     if before is not None and after is not None:
         values["bytes"] = float(max(0, after - before))
+        values["peak_bytes"] = float(max(0, *peak, after) - before)
     return values
+
+
+@contextmanager
+def _peak() -> Iterator[list[int]]:
+    """A list that holds the highest memory seen, once the block has ended."""
+    highest = [private_bytes() or 0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            highest[0] = max(highest[0], private_bytes() or 0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield highest
+    done.set()
+    watcher.join()
+    highest[0] = max(highest[0], private_bytes() or 0)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ class OperationCount:
         found = cls((round(square), round(linear), round(constant)))
         exact = _one_more(graph, 40)
         if not math.isclose(found([40]), exact, rel_tol=1e-9):
-            raise EngineError(f"the operations of this graph do not follow its length: {found([40]):.0f} is not {exact}")
+            raise EngineError(
+                f"the operations of this graph do not follow its length: {found([40]):.0f} is not {exact}"
+            )
         return found
 
     def __call__(self, lengths: Iterable[int]) -> float:

@@ -50,7 +50,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: threads that computed.
         runs: how many timings stand behind the values.
         values: ``latency``: p50, p95, p99 in seconds; ``throughput``: texts_per_second; ``memory``: bytes that loading
-            and running added to the process (RssAnon), and load_seconds.
+            and running added to the process (RssAnon), peak_bytes with a batch of 32 texts, and load_seconds.
     """
 
     target: str

@@ -97,6 +97,11 @@ class Encoder:
         return cls(opened, entry, load_tokenizer(opened), session)
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle that it was opened from."""
+        return self._bundle
+
+    @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
         return self._bundle.manifest
