@@ -1,6 +1,7 @@
 """Timing targets side by side for the choice of one: one text length, a fixed number of rounds."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,7 @@ def _interleave(
             progress(f"measure {kind}", before + round(used * share), effort.rounds * len(entries))
 
         timed = interleave(turns, Stop(effort.rounds, effort.rounds), advance, _WARM_UP)
-        found += [(entry, sum(rounds, [])) for entry, rounds in zip(group, timed, strict=True)]
+        found += [(entry, list(itertools.chain(*rounds))) for entry, rounds in zip(group, timed, strict=True)]
         done += share
     return found
 

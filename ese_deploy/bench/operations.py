@@ -46,7 +46,7 @@ class OperationCount:
     """Operations of one graph at any length of one text.
 
     A transformer's count is a polynomial of degree two in the tokens of a text; it goes through three exact counts of
-    what one text more adds to a batch. What is computed once per batch, such as DeBERTa's relative positions, is left out.
+    what one text more adds to a batch. What is computed once per batch, as DeBERTa's relative positions, is left out.
 
     Attributes:
         coefficients: of tokens squared, of tokens, constant.

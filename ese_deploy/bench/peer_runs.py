@@ -64,6 +64,7 @@ class PeerTable:
             progress: called while batch sizes are tried.
         """
         reference = full.encode(list(texts))
+        operations = _operations(full, plan, texts, count)
         trials, done = sum(2 * len(peer.settings) for peer in self.running), 0
 
         def advance() -> None:
@@ -79,9 +80,7 @@ class PeerTable:
             except PeerError as error:
                 self.drop(peer, str(error))
                 continue
-            found.append(
-                peer_subject(peer, plan, setting, str(full.target), _operations(full, plan, texts, count), cosine)
-            )
+            found.append(peer_subject(peer, plan, setting, str(full.target), operations, cosine))
         return found
 
     def drop(self, peer: RunningPeer, reason: str) -> None:

@@ -72,7 +72,7 @@ def own_subject(
     operations = count(lengths.tolist()) / (len(texts) if single else 1)
     row = Row(
         OWN,
-        str(run.entry.target).partition(":")[0],
+        f"{run.entry.depth}x{run.entry.dim}",
         run.engine,
         run.entry.dtype,
         setting,
