@@ -17,9 +17,9 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
 def test_the_ink_reads_on_a_light_and_on_a_dark_page(page: str) -> None:
-    from ese_deploy.report.plots import _INK
+    from ese_deploy.report.plots import INK
 
-    high, low = sorted((luminance(_INK), luminance(page)), reverse=True)
+    high, low = sorted((luminance(INK), luminance(page)), reverse=True)
     assert (high + 0.05) / (low + 0.05) > 4
 
 

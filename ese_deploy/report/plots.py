@@ -9,10 +9,10 @@ from typing import Any
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
 
-__all__ = ["Front", "heat_map", "pareto_plot"]
+__all__ = ["INK", "Front", "figure_of", "heat_map", "pareto_plot"]
 
 # Contrast with white and with a near-black page is above 4 for each.
-_INK = "#757b84"
+INK = "#757b84"
 _DOT, _CHOSEN, _OUT = "#2f81f7", "#d9730d", "#8b949e"
 _KINDS = (".png", ".svg")
 
@@ -55,7 +55,7 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
     bottom = list(dict.fromkeys(column for _, column in values))
     low, high = min(values.values()), max(values.values())
     size = (1.7 + 0.78 * len(bottom), 1.5 + 0.5 * len(left))
-    with _figure(path, size) as (figure, axes):
+    with figure_of(path, size) as (figure, axes):
         import matplotlib
 
         colours = matplotlib.colormaps["viridis"]
@@ -71,7 +71,7 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
         axes.set_yticks(range(len(left)), left)
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
-        figure.suptitle(title, color=_INK, fontsize=11)
+        figure.suptitle(title, color=INK, fontsize=11)
 
 
 def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
@@ -87,7 +87,7 @@ def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
     Raises:
         InputError: the kind of file is unknown, or it cannot be written.
     """
-    with _figure(path, (7.2, 4.6)) as (figure, axes):
+    with figure_of(path, (7.2, 4.6)) as (figure, axes):
         order = sorted(zip(points.x, points.y, points.names, strict=True))
         front = [(a, b) for a, b, name in order if name in points.front]
         axes.plot(*zip(*front, strict=True), color=_DOT, lw=1.4, alpha=0.7, zorder=1, label="Pareto front")
@@ -106,21 +106,33 @@ def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
         for a, b, name in sorted(order, key=lambda point: (point[2] != points.chosen, -point[1])):
             free = all(abs(a - x) > 0.09 * wide or abs(b - y) > 0.05 * high for x, y in named)
             if name == points.chosen or (name in points.front and free):
-                axes.annotate(name, (a, b), (-5, 6), textcoords="offset points", ha="right", color=_INK, fontsize=9)
+                axes.annotate(name, (a, b), (-5, 6), textcoords="offset points", ha="right", color=INK, fontsize=9)
                 named.append((a, b))
-        axes.grid(color=_INK, alpha=0.25, lw=0.6)
+        axes.grid(color=INK, alpha=0.25, lw=0.6)
         axes.margins(x=0.1)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         legend = axes.legend(frameon=False, fontsize=9, loc="lower right")
         for text in legend.get_texts():
-            text.set_color(_INK)
-        figure.suptitle(title, color=_INK, fontsize=11)
+            text.set_color(INK)
+        figure.suptitle(title, color=INK, fontsize=11)
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
-    """A figure without a background, saved at the end of the block; byte for byte the same for the same numbers."""
+def figure_of(path: Path, size: tuple[float, float], text: str = "path") -> Iterator[tuple[Any, Any]]:
+    """A figure without a background, saved at the end of the block; byte for byte the same for the same numbers.
+
+    Args:
+        path: a ``.png`` or ``.svg`` file.
+        size: width and height in inches.
+        text: how an SVG holds its text: drawn as a ``path``, or ``none``: left to the page that shows it.
+
+    Yields:
+        A matplotlib figure and its axes.
+
+    Raises:
+        InputError: the kind of file is unknown, it cannot be written, or matplotlib is missing.
+    """
     if path.suffix not in _KINDS:
         raise InputError(f"{path} is not a .png or .svg file; those are what a picture is written to")
     try:
@@ -130,15 +142,15 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "ese-deploy", "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.hashsalt": "ese-deploy", "svg.fonttype": text}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.tick_params(colors=_INK, length=0)
+        axes.tick_params(colors=INK, length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.label.set_color(_INK)
+            axis.label.set_color(INK)
         yield figure, axes
         with write_atomic(path) as file:
             kind = path.suffix.removeprefix(".")

@@ -1,0 +1,322 @@
+"""The plots of a throughput report."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ese_deploy.bench.results import OWN, Group, Results, Row, median_rate, reference_row
+from ese_deploy.report.analysis import depth_groups, depth_of, main_quality, peer_ratios
+from ese_deploy.report.plots import INK, figure_of
+
+__all__ = ["PLOTS", "Plot", "draw"]
+
+_SIZE = (5.2, 3.7)
+# Each keeps a contrast of 3 with white and with a near-black page.
+_COLOURS = ("#2f81f7", "#d9730d", "#2a9d4e", "#a06be8", "#e5534b", "#178f9e", "#c2569b", "#8a7a2b", "#8b949e")
+_OWN = _COLOURS[0]
+_MARKS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot.
+
+    Attributes:
+        key: a name for files and links.
+        title: what it shows.
+        caption: how to read it.
+        paint: draws on axes; False where the results hold nothing to draw.
+        height: inches.
+    """
+
+    key: str
+    title: str
+    caption: str
+    paint: Callable[[Any, Results], bool]
+    height: Callable[[Results], float] = lambda _: _SIZE[1]
+
+
+def draw(path: Path, plot: Plot, results: Results, text: str = "path") -> bool:
+    """Draw a plot into a ``.png`` or ``.svg`` file.
+
+    Returns:
+        False where the results hold nothing to draw; the file is then empty of data and not to be shown.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with figure_of(path, (_SIZE[0], plot.height(results)), text) as (figure, axes):
+        painted = plot.paint(axes, results)
+        legend = axes.get_legend()
+        for item in legend.get_texts() if legend else ():
+            item.set_color(INK)
+        axes.set_axisbelow(True)
+        del figure
+    return painted
+
+
+def _front(axes: Any, results: Results) -> bool:
+    """Quality against throughput; the Pareto front as a line."""
+    group = _widest_group(results)
+    if group is None:
+        return False
+    texts, points = results.texts[group.length].texts, []
+    for row in group.rows:
+        name = row.target if row.dtype == "fp32" else f"{row.target}:{row.dtype}"
+        quality = main_quality(results.quality.get(name, ()))
+        if row.who == OWN and quality:
+            points.append((median_rate(texts, row.seconds), quality.value, row))
+    if not points:
+        return False
+    front, best = [], -1.0
+    for rate, value, row in sorted(points, key=lambda point: (-point[0], -point[1])):
+        if value > best:
+            front.append((rate, value, row))
+            best = value
+    axes.plot([p[0] for p in front], [p[1] for p in front], color=_OWN, lw=1.3, alpha=0.6, label="Pareto front")
+    for dtype in dict.fromkeys(row.dtype for _, _, row in points):
+        xs, ys = zip(*[(x, y) for x, y, row in points if row.dtype == dtype], strict=True)
+        axes.scatter(xs, ys, color=_OWN, marker=_MARKS.get(dtype, "o"), s=26, label=f"ese-deploy {dtype}", zorder=3)
+    full = main_quality(results.quality.get(f"{results.depth}x{results.width}", ()))
+    peers = [row for row in _with_peers(results, group) if row.who != OWN and row.counted and row.dtype == "fp32"]
+    if full and peers:
+        rates = [median_rate(texts, row.seconds) for row in peers]
+        axes.scatter(
+            rates, [full.value] * len(rates), marker="|", s=90, color=_COLOURS[1], label="peers, full model", zorder=2
+        )
+    for rate, value, row in front:
+        axes.annotate(row.target, (rate, value), (4, 4), textcoords="offset points", color=INK, fontsize=8)
+    axes.set_xscale("log")
+    _plain(axes.xaxis)
+    metric = next(quality for figures in results.quality.values() if (quality := main_quality(figures)))
+    _label(axes, f"texts/s, {group.length} texts", f"{metric.metric} on {metric.data}")
+    axes.margins(x=0.15, y=0.12)
+    axes.legend(frameon=False, fontsize=8)
+    return True
+
+
+def _depth(axes: Any, results: Results) -> bool:
+    """How many times the full model's throughput each depth reaches, and the ideal."""
+    depths: list[int] = []
+    colours = iter(_COLOURS)
+    for group in _most_threads(depth_groups(results)):
+        reference = reference_row(group, results)
+        rows = [row for row in group.rows if reference and (row.who, row.engine, row.dtype) == _kind(reference)]
+        if reference is None or len(rows) < 2:
+            continue
+        middle = {depth_of(row): statistics.median(_times(row, reference)) for row in rows}
+        depths += middle
+        xs = sorted(middle)
+        axes.plot(xs, [middle[x] for x in xs], marker="o", ms=4, lw=1.5, color=next(colours), label=f"{group.length}")
+    if not depths:
+        return False
+    xs = sorted(set(depths))
+    ideal = [results.depth / x for x in xs]
+    axes.plot(xs, ideal, ls=(0, (4, 3)), lw=1.2, color=INK, label="ideal: blocks alone", zorder=1)
+    axes.set_xticks(xs)
+    _label(axes, "depth", "× the full model's throughput")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    return True
+
+
+def _lengths(axes: Any, results: Results) -> bool:
+    """Tokens a second of the full model against the length of texts, for each engine and peer."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for group in _most_threads(depth_groups(results)):
+        texts = results.texts[group.length]
+        for row in group.rows:
+            if depth_of(row) == results.depth and row.counted and group.length != "mixed":
+                name = f"{row.who} {row.dtype}" if row.who != OWN else f"{OWN} {row.engine} {row.dtype}"
+                lines.setdefault(name, []).append((texts.median, median_rate(texts.tokens, row.seconds)))
+    if not lines:
+        return False
+    order = sorted(lines, key=lambda name: -max(rate for _, rate in lines[name]))
+    others = [name for name in order if not name.startswith(OWN)]
+    for name in order:
+        own = name.startswith(OWN)
+        colour = _OWN if own else _COLOURS[1 + others.index(name) % (len(_COLOURS) - 1)]
+        xs, ys = zip(*sorted(lines[name]), strict=True)
+        axes.plot(xs, ys, marker="o", ms=4, lw=2.2 if own else 1.2, color=colour, label=name, zorder=3 if own else 2)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
+    _plain(axes.xaxis)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    _label(axes, "tokens of the median text", "tokens/s, full model")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return True
+
+
+def _against(axes: Any, results: Results) -> bool:
+    """The full model's speed against every peer, with quartiles; left of 1 the peer wins."""
+    found = [one for one in peer_ratios(results) if one.group.kind == "throughput"]
+    if not found:
+        return False
+    names = list(dict.fromkeys(f"{one.peer.who} {one.peer.dtype}" for one in found))
+    lengths = list(dict.fromkeys(one.group.length for one in found))
+    for one in found:
+        step = (lengths.index(one.group.length) - (len(lengths) - 1) / 2) * 0.17
+        y = names.index(f"{one.peer.who} {one.peer.dtype}") + step
+        colour = _COLOURS[lengths.index(one.group.length)]
+        axes.plot([one.ratio.low, one.ratio.high], [y, y], color=colour, lw=2, alpha=0.6, solid_capstyle="round")
+        axes.plot([one.ratio.value], [y], marker="o", ms=4.5, color=colour, ls="")
+    for position, length in enumerate(lengths):
+        axes.plot([], [], marker="o", ms=4.5, ls="", color=_COLOURS[position], label=length)
+    axes.axvline(1, color=INK, lw=1, ls=(0, (4, 3)))
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    _plain(axes.xaxis)
+    _plain(axes.xaxis, minor=True)
+    _label(axes, "× as fast as the peer (left of 1 the peer is faster)", "")
+    axes.legend(frameon=False, fontsize=8)
+    return True
+
+
+def _latency(axes: Any, results: Results) -> bool:
+    """p50, p95 and p99 of one text."""
+    groups = _most_threads([group for group in results.groups if group.kind == "latency"])
+    rows = [row for group in groups for row in group.rows if row.counted]
+    if not rows:
+        return False
+    for y, row in enumerate(rows):
+        p50, p95, p99 = (row.percentiles[name] * 1e3 for name in ("p50", "p95", "p99"))
+        colour = _OWN if row.who == OWN else _COLOURS[1]
+        axes.plot([p50, p99], [y, y], color=colour, lw=2, alpha=0.5, solid_capstyle="round")
+        for value, mark in ((p50, "o"), (p95, "|"), (p99, ">")):
+            axes.plot([value], [y], marker=mark, ms=5 if mark != "|" else 8, color=colour, ls="")
+    for mark, name in (("o", "p50"), ("|", "p95"), (">", "p99")):
+        axes.plot([], [], marker=mark, ls="", color=INK, label=name)
+    axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    _plain(axes.xaxis)
+    _label(axes, f"ms, one {groups[0].length} text", "")
+    axes.legend(frameon=False, fontsize=8)
+    return True
+
+
+def _memory(axes: Any, results: Results) -> bool:
+    """Size on disk, and what a process needs."""
+    if not results.costs:
+        return False
+    bars = {
+        "size on disk": [cost.bytes for cost in results.costs],
+        "memory": [cost.growth_bytes or 0 for cost in results.costs],
+        "peak, batch of 32": [cost.peak_bytes or 0 for cost in results.costs],
+    }
+    for position, (name, sizes) in enumerate(bars.items()):
+        ys = [y + (position - 1) * 0.26 for y in range(len(sizes))]
+        axes.barh(ys, [size / 1e6 for size in sizes], height=0.22, color=_COLOURS[position], label=name)
+    names = [f"{cost.target} {cost.engine}" if len(results.engines) > 1 else cost.target for cost in results.costs]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    _label(axes, "MB", "")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return True
+
+
+def _name(row: Row) -> str:
+    return f"{row.who} {row.dtype}" if row.who != OWN else f"{row.target} {row.engine} {row.dtype}"
+
+
+def _kind(row: Row) -> tuple[str, str, str]:
+    return (row.who, row.engine, row.dtype)
+
+
+def _times(row: Row, reference: Row) -> list[float]:
+    return [slow / fast for fast, slow in zip(row.seconds, reference.seconds, strict=True)]
+
+
+def _most_threads(groups: Sequence[Group]) -> list[Group]:
+    most = max((group.threads for group in groups), default=0)
+    return [group for group in groups if group.threads == most]
+
+
+def _widest_group(results: Results) -> Group | None:
+    """Where most targets ran."""
+    groups = [group for group in results.groups if group.kind == "throughput" and group.study != "budget"]
+    return max(groups, key=lambda group: (group.study == "width", group.threads, len(group.rows)), default=None)
+
+
+def _with_peers(results: Results, group: Group) -> list[Row]:
+    """The rows of the group of the same texts in which peers ran."""
+    alike = [one for one in depth_groups(results) if (one.length, one.threads) == (group.length, group.threads)]
+    return alike[0].rows if alike else []
+
+
+def _label(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=INK, alpha=0.22, lw=0.6)
+    axes.tick_params(labelsize=8)
+
+
+def _plain(axis: Any, minor: bool = False) -> None:
+    """Write the numbers of a logarithmic axis as numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    if minor:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _rows_height(results: Results) -> float:
+    rows = max((len(group.rows) for group in results.groups if group.kind == "latency"), default=6)
+    return max(_SIZE[1], 1.0 + 0.24 * rows)
+
+
+def _peers_height(results: Results) -> float:
+    return max(_SIZE[1], 1.2 + 0.42 * sum(not peer.reason for peer in results.peers))
+
+
+def _costs_height(results: Results) -> float:
+    return max(2.4, 1.0 + 0.34 * len(results.costs))
+
+
+PLOTS = (
+    Plot(
+        "front",
+        "Quality against throughput",
+        "Up and to the right is better; no target beats one on the line in both.",
+        _front,
+    ),
+    Plot(
+        "against",
+        "Against peers",
+        "The full model in fp32, text to vectors. Bars: quartiles over rounds.",
+        _against,
+        _peers_height,
+    ),
+    Plot(
+        "depth",
+        "Throughput against depth",
+        "Below the ideal: what does not shrink with depth, such as tokenising.",
+        _depth,
+    ),
+    Plot(
+        "lengths",
+        "Throughput against length",
+        "The full model, all threads; each peer at its best batch size.",
+        _lengths,
+    ),
+    Plot(
+        "latency",
+        "Latency of one text",
+        "From text to vector, over the calls of all rounds.",
+        _latency,
+        _rows_height,
+    ),
+    Plot(
+        "memory",
+        "Size and memory",
+        "Memory is anonymous memory that the target adds to a process.",
+        _memory,
+        _costs_height,
+    ),
+)

@@ -1,0 +1,83 @@
+"""The report as Markdown, its plots as PNG files beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ese_deploy.bench.results import Results
+from ese_deploy.files import explain_os_error, write_atomic
+from ese_deploy.report.bench_plots import PLOTS, draw
+from ese_deploy.report.findings import agreement_lines, headlines, losses, measured_on, not_measured
+from ese_deploy.report.tables import Table, result_tables, side_by_side
+
+__all__ = ["write_markdown", "write_plots"]
+
+
+def write_markdown(path: Path, results: Sequence[Results], names: Sequence[str], note: str = "") -> None:
+    """Write the report; plots go into a folder beside it that has its name.
+
+    Args:
+        path: a ``.md`` file.
+        results: what was measured; several are set side by side.
+        names: a name for each.
+        note: what its author adds.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    lines = [f"# Throughput: {', '.join(dict.fromkeys(one.name for one in results))}", ""]
+    if note:
+        lines += [note.strip(), ""]
+    if len(results) > 1:
+        lines += _bullets(agreement_lines(results, names))
+        lines += _table(side_by_side(results, names))
+    for position, (one, name) in enumerate(zip(results, names, strict=True)):
+        folder = path.with_suffix("") if position == 0 else path.with_name(f"{path.stem}-{position + 1}")
+        if len(results) > 1:
+            lines += [f"# {name}", ""]
+        lines += _bullets([f"**{head.figure}** {head.what} ({head.detail})" for head in headlines(one)])
+        lost = losses(one)
+        lines += ["## Where a peer is faster", "", *_bullets(lost)] if lost else []
+        for key, title, caption in write_plots(folder, one):
+            lines += [f"![{title}]({folder.name}/{key}.png)", "", f"*{title}. {caption}*", ""]
+        for table in result_tables(one):
+            lines += _table(table)
+        lines += ["## Measured on", "", *_bullets([f"{key}: {value}" for key, value in measured_on(one)])]
+        lines += ["## Not measured", "", *_bullets(not_measured(one))]
+    with write_atomic(path) as file:
+        file.write(("\n".join(lines).rstrip() + "\n").encode())
+
+
+def write_plots(folder: Path, results: Results, kind: str = "png") -> list[tuple[str, str, str]]:
+    """Draw every plot that the results have something for.
+
+    Returns:
+        Name, title and caption of each that was drawn.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    with explain_os_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for plot in PLOTS:
+        path = folder / f"{plot.key}.{kind}"
+        if draw(path, plot, results):
+            found.append((plot.key, plot.title, plot.caption))
+        else:
+            path.unlink()
+    return found
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [*(f"- {line}" for line in lines), ""] if lines else []
+
+
+def _table(table: Table) -> list[str]:
+    head = "| " + " | ".join(name.strip() or " " for name in table.columns) + " |"
+    rule = "|" + "|".join("---:" if name.endswith(" ") else "---" for name in table.columns) + "|"
+    rows = ["| " + " | ".join(_escape(cell.text) for cell in row) + " |" for row in table.rows]
+    return [f"## {table.title}", "", table.note, "", head, rule, *rows, ""]
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|") or " "
