@@ -16,6 +16,8 @@ __all__ = [
     "agreement",
     "depth_groups",
     "depth_lines",
+    "depth_of",
+    "main_group",
     "main_quality",
     "peer_ratios",
     "share_of_limit",
@@ -23,6 +25,8 @@ __all__ = [
 
 # Two runs of one machine agree on a ratio when they differ by no more than this.
 AGREE = 0.10
+
+_MIXED = ("mixed", "file", "sentence", "passage", "query")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,17 @@ class Agreement:
 def depth_groups(results: Results, kind: str = "throughput") -> list[Group]:
     """The groups that vary the depth, as they were timed."""
     return [group for group in results.groups if group.kind == kind and group.study == "depth"]
+
+
+def main_group(results: Results) -> Group | None:
+    """The most mixed texts that every depth ran on, with the most threads."""
+    groups = depth_groups(results)
+    most = max((group.threads for group in groups), default=0)
+    for length in _MIXED:
+        for group in groups:
+            if (group.length, group.threads) == (length, most):
+                return group
+    return None
 
 
 def peer_ratios(results: Results) -> list[PeerRatio]:

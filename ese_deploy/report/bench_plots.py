@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ese_deploy.bench.results import OWN, Group, Results, Row, median_rate, reference_row
-from ese_deploy.report.analysis import depth_groups, depth_of, main_quality, peer_ratios
+from ese_deploy.report.analysis import depth_groups, depth_of, main_group, main_quality, peer_ratios
 from ese_deploy.report.plots import INK, figure_of
 
 __all__ = ["PLOTS", "Plot", "draw"]
 
-_SIZE = (5.2, 3.7)
+_SIZE = (4.5, 3.4)
 # Each keeps a contrast of 3 with white and with a near-black page.
 _COLOURS = ("#2f81f7", "#d9730d", "#2a9d4e", "#a06be8", "#e5534b", "#178f9e", "#c2569b", "#8a7a2b", "#8b949e")
 _OWN = _COLOURS[0]
@@ -128,7 +128,7 @@ def _lengths(axes: Any, results: Results) -> bool:
     for group in _most_threads(depth_groups(results)):
         texts = results.texts[group.length]
         for row in group.rows:
-            if depth_of(row) == results.depth and row.counted and group.length != "mixed":
+            if depth_of(row) == results.depth and row.counted and (group.length != "mixed" or len(results.texts) == 1):
                 name = f"{row.who} {row.dtype}" if row.who != OWN else f"{OWN} {row.engine} {row.dtype}"
                 lines.setdefault(name, []).append((texts.median, median_rate(texts.tokens, row.seconds)))
     if not lines:
@@ -141,12 +141,11 @@ def _lengths(axes: Any, results: Results) -> bool:
         xs, ys = zip(*sorted(lines[name]), strict=True)
         axes.plot(xs, ys, marker="o", ms=4, lw=2.2 if own else 1.2, color=colour, label=name, zorder=3 if own else 2)
     axes.set_xscale("log")
-    axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     _plain(axes.xaxis)
-    axes.minorticks_off()
+    axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     axes.set_ylim(bottom=0)
     _label(axes, "tokens of the median text", "tokens/s, full model")
-    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend_below(axes, _SIZE[1], 2)
     return True
 
 
@@ -170,9 +169,8 @@ def _against(axes: Any, results: Results) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _plain(axes.xaxis, minor=True)
-    _label(axes, "× as fast as the peer (left of 1 the peer is faster)", "")
-    axes.legend(frameon=False, fontsize=8)
+    _label(axes, "× the peer's speed", "")
+    _legend_below(axes, _peers_height(results), len(lengths))
     return True
 
 
@@ -215,7 +213,9 @@ def _memory(axes: Any, results: Results) -> bool:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     _label(axes, "MB", "")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(
+        frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.6 / _costs_height(results)), ncol=3
+    )
     return True
 
 
@@ -237,9 +237,9 @@ def _most_threads(groups: Sequence[Group]) -> list[Group]:
 
 
 def _widest_group(results: Results) -> Group | None:
-    """Where most targets ran."""
-    groups = [group for group in results.groups if group.kind == "throughput" and group.study != "budget"]
-    return max(groups, key=lambda group: (group.study == "width", group.threads, len(group.rows)), default=None)
+    """Where every width ran, or else the most mixed texts."""
+    widths = [group for group in results.groups if group.study == "width"]
+    return widths[0] if widths else main_group(results)
 
 
 def _with_peers(results: Results, group: Group) -> list[Row]:
@@ -255,15 +255,19 @@ def _label(axes: Any, x: str, y: str) -> None:
     axes.tick_params(labelsize=8)
 
 
-def _plain(axis: Any, minor: bool = False) -> None:
-    """Write the numbers of a logarithmic axis as numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+def _legend_below(axes: Any, height: float, columns: int) -> None:
+    """A legend under the axis' label, where it hides nothing."""
+    axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.45, -0.58 / height), ncol=columns)
 
-    if minor:
-        axis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        return
+
+def _plain(axis: Any) -> None:
+    """Write the numbers of a logarithmic axis as numbers, at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
 
 
 def _rows_height(results: Results) -> float:
@@ -289,7 +293,7 @@ PLOTS = (
     Plot(
         "against",
         "Against peers",
-        "The full model in fp32, text to vectors. Bars: quartiles over rounds.",
+        "The full model in fp32, text to vectors; left of 1 the peer is faster. Bars: quartiles over rounds.",
         _against,
         _peers_height,
     ),

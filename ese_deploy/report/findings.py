@@ -4,22 +4,20 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ese_deploy.bench.results import Group, Ratio, Results, median_rate, reference_row
+from ese_deploy.bench.results import Ratio, Results, median_rate, reference_row
 from ese_deploy.report.analysis import (
     Agreement,
     PeerRatio,
     agreement,
-    depth_groups,
     depth_lines,
     depth_of,
+    main_group,
     peer_ratios,
     share_of_limit,
 )
 from ese_deploy.report.tables import number
 
 __all__ = ["Headline", "agreement_lines", "headlines", "losses", "measured_on", "not_measured"]
-
-_MIXED = ("mixed", "file", "sentence", "passage", "query")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Headline:
 
 def headlines(results: Results) -> list[Headline]:
     """The figures that a reader looks for first, of the most mixed texts that were timed."""
-    group = _main_group(results)
+    group = main_group(results)
     reference = reference_row(group, results) if group else None
     if group is None or reference is None:
         return []
@@ -166,16 +164,6 @@ def _agreement_line(same: Agreement, first: str, second: str) -> str:
     if not same.outside:
         return line
     return f"{line}; of the {len(same.outside)} others {same.noisy} are marked as noisy:"
-
-
-def _main_group(results: Results) -> Group | None:
-    groups = depth_groups(results)
-    most = max((group.threads for group in groups), default=0)
-    for length in _MIXED:
-        for group in groups:
-            if (group.length, group.threads) == (length, most):
-                return group
-    return None
 
 
 def _detail(one: PeerRatio) -> str:
