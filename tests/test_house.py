@@ -17,6 +17,8 @@ FORBIDDEN = {
     "engines": {"backbones", "export", "verify", "losses", "bench", "evaluate", "report", "cli", "runtime"},
     "losses": {"export", "verify", "bench", "evaluate", "report", "cli", "runtime", "engines"},
     "backbones": {"export", "verify", "bench", "cli", "runtime", "engines"},
+    "bench": {"backbones", "export", "verify", "losses", "evaluate", "report", "cli"},
+    "report": {"backbones", "export", "verify", "losses", "evaluate", "engines", "runtime", "cli"},
 }
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typer", "rich", "sentence_transformers")
 
