@@ -23,9 +23,8 @@ def make_row(
     median = sorted(seconds)[len(seconds) // 2]
     percentiles = {"p50": median, "p95": 2 * median, "p99": 3 * median} if setting == "one text" else {}
     engine = "onnxruntime" if who == OWN else "other"
-    return Row(
-        who, target, engine, dtype, setting, list(seconds), percentiles, 5, 0.05, 1e9 * int(target[0]), cosine, counted
-    )
+    work = 1e9 * int(target[0])
+    return Row(who, target, engine, "cpu", dtype, setting, list(seconds), percentiles, 5, 0.05, work, cosine, counted)
 
 
 def make_group(
@@ -83,7 +82,9 @@ def make_results(groups: Sequence[Group] | None = None, speed: float = 1.0) -> R
         restricted="",
         stop="at least 5 rounds",
         texts_name="texts",
-        texts={name: TextSet(n, tokens, tokens // n, tokens // n, "e" * 64) for name, (n, tokens) in LENGTHS.items()},
+        texts={
+            name: TextSet(n, tokens, tokens // n, tokens // n, 0, "e" * 64) for name, (n, tokens) in LENGTHS.items()
+        },
         quality={f"{depth}x384": quality for depth in (1, 3, 6)},
         groups=list(groups),
         costs=[Cost(f"{depth}x384", "onnxruntime", depth * 10**6, 0.05, 0.3, 10**6, 2 * 10**6, 3) for depth in (1, 6)],

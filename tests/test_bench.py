@@ -195,6 +195,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stood(
     assert "is complete already; name another file, or replace it with --force" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:some texts are longer")
 @pytest.mark.usefixtures("two_rounds")
 def test_peers_run_beside_us_and_wrong_vectors_never_count(
     tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, tmp_path: Path

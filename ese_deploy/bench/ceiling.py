@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ese_deploy.bench.results import Limit
 from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from ese_deploy.errors import EngineError
 
 __all__ = ["Ceiling", "find_ceilings", "instruction_sets"]
 
@@ -85,12 +86,16 @@ def find_ceilings(threads: int) -> tuple[list[Ceiling], list[Limit]]:
         What can be timed, and what cannot, with the reason.
     """
     held = set(instruction_sets())
-    found = [_fastest([_onnx_product("fp32", shape, threads) for shape in _SHAPES])]
-    missing = []
-    if held.intersection(_FLAGS["int8"]):
-        found.append(_fastest([_onnx_product("int8", shape, threads) for shape in _SHAPES]))
-    else:
-        missing.append(_absent("int8", "cpu", "the processor names no instructions for it"))
+    found: list[Ceiling] = []
+    missing: list[Limit] = []
+    for dtype in ("fp32", "int8"):
+        if dtype == "int8" and not held.intersection(_FLAGS["int8"]):
+            missing.append(_absent("int8", "cpu", "the processor names no instructions for it"))
+            continue
+        try:
+            found.append(_fastest([_onnx_product(dtype, shape, threads) for shape in _SHAPES]))
+        except EngineError as error:
+            missing.append(_absent(dtype, "cpu", str(error)))
     torch = _torch()
     if not held.intersection(_FLAGS["bf16"]):
         missing.append(_absent("bf16", "cpu", "the processor names no instructions for it"))

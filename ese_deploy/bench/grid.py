@@ -15,7 +15,7 @@ from ese_deploy.bench.host import OthersClock, describe_host
 from ese_deploy.bench.operations import OperationCount
 from ese_deploy.bench.peer_runs import PeerPlan, PeerTable, start_peers
 from ese_deploy.bench.plan import STOPS, GroupPlan, Request, Run, describe_stop, plan_groups
-from ese_deploy.bench.results import SCHEMA_VERSION, Group, Limit, Results, write_results
+from ese_deploy.bench.results import SCHEMA_VERSION, Group, Limit, Peer, Results, write_results
 from ese_deploy.bench.rounds import interleave
 from ese_deploy.bench.subjects import Subject, finish, own_subject
 from ese_deploy.bench.texts import BenchTexts
@@ -129,7 +129,7 @@ def run_bench(
         for plan in plans:
             group = _time_group(state, plan, steps.advance, progress)
             results = msgspec.structs.replace(
-                results, groups=[*results.groups, group], peers=state.peers.listed or results.peers
+                results, groups=[*results.groups, group], peers=_merge(results.peers, state.peers.listed)
             )
             write_results(out, results)
             steps.next()
@@ -141,6 +141,15 @@ def run_bench(
     results = msgspec.structs.replace(results, complete=True)
     write_results(out, results)
     return results
+
+
+def _merge(held: Sequence[Peer], fresh: Sequence[Peer]) -> list[Peer]:
+    """The peers of this run, with the trials that the run before it made of them."""
+    trials = {(peer.name, peer.dtype): peer.sweep for peer in held}
+    merged = [
+        msgspec.structs.replace(peer, sweep={**trials.get((peer.name, peer.dtype), {}), **peer.sweep}) for peer in fresh
+    ]
+    return merged or list(held)
 
 
 def _time_group(state: _State, plan: GroupPlan, advance: Callable[[float], None], progress: Progress) -> Group:

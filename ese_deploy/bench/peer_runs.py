@@ -11,7 +11,7 @@ from ese_deploy.bench.operations import OperationCount
 from ese_deploy.bench.peers import PeerEntry, PeerError, PeerJob, RunningPeer, start_peer
 from ese_deploy.bench.plan import GroupPlan, Request
 from ese_deploy.bench.results import Peer
-from ese_deploy.bench.subjects import SINGLES, Subject, check_vectors, peer_subject, setting_words, sweep, thin
+from ese_deploy.bench.subjects import AGAIN, SINGLES, Subject, check_vectors, peer_subject, setting_words, sweep, thin
 from ese_deploy.bench.texts import BenchTexts
 from ese_deploy.bundle import Bundle, choose_entry
 from ese_deploy.progress import Progress
@@ -65,7 +65,7 @@ class PeerTable:
         """
         reference = full.encode(list(texts))
         operations = _operations(full, plan, texts, count)
-        trials, done = sum(2 * len(peer.settings) for peer in self.running), 0
+        trials, done = sum(len(peer.settings) + AGAIN for peer in self.running), 0
 
         def advance() -> None:
             nonlocal done

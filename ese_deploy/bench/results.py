@@ -69,6 +69,7 @@ class TextSet(_Strict, frozen=True):
         tokens: tokens of all, special tokens included.
         median: tokens of the median text.
         longest: tokens of the longest text.
+        cut: how many were cut at the model's longest input.
         sha256: hash of the texts.
     """
 
@@ -76,6 +77,7 @@ class TextSet(_Strict, frozen=True):
     tokens: int
     median: int
     longest: int
+    cut: int
     sha256: str
 
 
@@ -86,6 +88,7 @@ class Row(_Strict, frozen=True):
         who: ``ese-deploy``, or the peer's name.
         target: the target; peers run the full model.
         engine: the engine; for a peer the library that computes.
+        device: ``cpu``, or the accelerator's name.
         dtype: the dtype that computes.
         setting: how texts were batched.
         seconds: one for each round: throughput: seconds for all texts once; latency: median seconds for a text.
@@ -100,6 +103,7 @@ class Row(_Strict, frozen=True):
     who: str
     target: str
     engine: str
+    device: str
     dtype: str
     setting: str
     seconds: list[float]

@@ -54,11 +54,13 @@ def bench_texts(path: Path | None = None, field: str = "text") -> BenchTexts:
 
 
 def _describe(texts: Sequence[str], tokenizer: TextTokenizer) -> TextSet:
-    lengths = tokenizer(texts).lengths
+    tokens = tokenizer(texts)
+    lengths = tokens.lengths
     return TextSet(
         texts=len(texts),
         tokens=int(lengths.sum()),
         median=int(np.median(lengths)),
         longest=int(lengths.max()),
+        cut=tokens.truncated,
         sha256=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
     )

@@ -1,5 +1,6 @@
 """``ese-deploy bench``."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,9 @@ def bench(
     engines, absent = _engines(opened, engine)
     request = _request(opened, full, engines, targets, threads, found, lengths, batch_tokens)
     taking_part = _peer_plan(opened, peers, peer)
-    restricted = _restricted(engine=engine, targets=targets, threads=threads, lengths=lengths, budgets=batch_tokens)
+    restricted = _restricted(
+        engine=engine, targets=targets, threads=threads, lengths=lengths, budgets=batch_tokens, peer=peer
+    )
     fresh = new_results(opened, request, found, absent, restricted)
     results = fresh
     if out.exists() and not force:
@@ -61,7 +64,8 @@ def bench(
             raise InputError(f"{out} is a run of something else that was cut off; name another file, or use --force")
         say(f"going on with {out}: {len(held.groups)} groups are done")
         results = held
-    with progress_bars() as progress:
+    with progress_bars() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the results say how many texts were cut
         results = run_bench(opened, request, found, results, out, taking_part, progress)
     for one in results.peers:
         if one.reason:

@@ -180,7 +180,10 @@ def _own_rows(group: Group) -> Iterator[tuple[tuple[str, str], list[Row]]]:
 
 
 def _limit(row: Row, group: Group) -> Limit | None:
-    return next((one for one in group.limits if one.dtype == row.dtype and one.device == "cpu" and one.rates), None)
+    """A GPU goes by one name in an engine and by another in PyTorch, so that CPU or not is all that must agree."""
+    on_cpu = row.device == "cpu"
+    alike = [one for one in group.limits if one.dtype == row.dtype and (one.device == "cpu") == on_cpu]
+    return next((one for one in alike if one.rates), None)
 
 
 def _ratios(results: Results) -> dict[tuple[object, ...], Ratio]:

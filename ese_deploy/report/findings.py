@@ -93,6 +93,7 @@ def measured_on(results: Results) -> list[tuple[str, str]]:
     noisy = sum(row.noisy for group in results.groups for row in group.rows)
     texts = "; ".join(
         f"{name}: {one.texts} texts, {one.tokens:,} tokens, median {one.median}, longest {one.longest}"
+        + (f", {one.cut} cut there" if one.cut else "")
         for name, one in results.texts.items()
     )
     engines = "; ".join(f"{name} ({_versions(versions)})" for name, versions in results.engines.items())
