@@ -8,6 +8,7 @@ import numpy as np
 
 from ese_deploy.bundle import Bundle, read_golden
 from ese_deploy.errors import BundleError
+from ese_deploy.gates import GATES
 
 if TYPE_CHECKING:
     from ese_deploy.runtime import Encoder
@@ -30,9 +31,6 @@ GOLDEN_TEXTS = (
     "One model, many sizes. A small machine keeps the first layers and the first numbers of each vector; "
     "a large one keeps them all.",
 )
-
-# Two machines' fp32 arithmetic differs in the last digits, and the file keeps seven.
-_MAX_ABS = 1e-5
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,4 +90,4 @@ def check_golden(encoder: "Encoder", golden: Golden) -> GoldenCheck:
     """Embed the golden texts with a target and compare."""
     expected = np.asarray(golden.vectors[encoder.target.name], np.float32)
     max_abs = float(np.abs(encoder.encode(golden.texts) - expected).max())
-    return GoldenCheck(encoder.target.name, max_abs, max_abs <= _MAX_ABS)
+    return GoldenCheck(encoder.target.name, max_abs, max_abs <= GATES[encoder.target.dtype].golden)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import ACCELERATED, ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
@@ -25,6 +25,8 @@ def find_candidates(
     manifest: Manifest, budgets: Budgets, held: Measurements | None, here: bool = True
 ) -> list[Candidate]:
     """All targets on all engines that this version has, with what the budgets ask about.
+
+    An engine that needs an accelerator counts where the budgets name it.
 
     Args:
         manifest: of the bundle.
@@ -49,7 +51,7 @@ def find_candidates(
         )
         for entry in manifest.targets
         for engine in ENGINES
-        if engine in entry.engines
+        if engine in entry.engines and (engine in budgets.engines or engine not in ACCELERATED)
     ]
 
 

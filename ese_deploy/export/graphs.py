@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import MANIFEST_FILE, Bundle, read_golden, read_graph, read_tokenizer, weights_of
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import engines_for
 from ese_deploy.export.convert import convert
 from ese_deploy.export.extract import OUTPUT, extract
 from ese_deploy.export.projection import Fitted, space
@@ -131,7 +131,7 @@ def _write_target(
         space=space(target.depth, checkpoint.aligned_exits, fitted.calibration if fitted else None),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
-        engines=list(ENGINES),
+        engines=engines_for(target.dtype),
     )
 
 

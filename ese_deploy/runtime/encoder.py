@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.engines import Engine, Session, load_engine
+from ese_deploy.engines import Engine, Session, load_engine, require_dtype
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.runtime.batching import plan_batches
@@ -83,13 +83,14 @@ class Encoder:
         Raises:
             BundleError: the bundle is missing, damaged or hostile.
             InputError: the bundle does not hold the target or the profile, or ``threads`` is below 1.
-            EngineError: the engine is not installed, or refused the graph.
+            EngineError: the engine is not installed, does not compute in the target's dtype, or refused the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         entry = choose_entry(opened, target if profile is None else _profile_target(opened, profile, target))
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         loaded = load_engine(engine) if isinstance(engine, str) else engine
+        require_dtype(loaded.name, str(entry.target), entry.dtype)
         _require_version(loaded, opened)
         session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
         if not set(session.inputs) <= _KNOWN_INPUTS:

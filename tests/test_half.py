@@ -1,0 +1,171 @@
+"""fp16 targets: what they hold, how near PyTorch they come, and who refuses them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from test_backbones import DECODERS
+from tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
+
+from ese_deploy.backbones import load_backbone, read_checkpoint
+from ese_deploy.bundle import Bundle, choose_entry, read_graph
+from ese_deploy.cli.app import main
+from ese_deploy.engines import load_engine
+from ese_deploy.errors import EngineError, GateError
+from ese_deploy.evaluate import BundleExits
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.export import graphs as graphs_module
+from ese_deploy.export.convert import convert
+from ese_deploy.export.extract import extract
+from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names, trace
+from ese_deploy.export.weights import WeightsFile
+from ese_deploy.gates import GATES
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+from ese_deploy.verify import Reference
+from ese_deploy.verify.emulate import Emulated, widen
+
+FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint at 2x16 and 3x32, in fp32 and fp16."""
+    out = tmp_path_factory.mktemp("half") / "bundle"
+    targets = [Target(depth, dim, dtype) for depth, dim in ((2, 16), (3, 32)) for dtype in ("fp32", "fp16")]
+    return export_bundle(ExportRequest(str(tiny_checkpoint), out, targets)).bundle
+
+
+def model_of(bundle: Bundle, target: str) -> onnx.ModelProto:
+    return onnx.load_from_string(read_graph(bundle, choose_entry(bundle, target)))
+
+
+def test_each_dtype_has_one_weights_file_and_fp16_takes_half_the_room(bundle: Bundle) -> None:
+    sizes = {entry.dtype: entry.bytes for entry in bundle.manifest.weights}
+    assert sizes.keys() == {"fp32", "fp16"}
+    assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.55
+    for entry in bundle.manifest.targets:
+        for tensor in model_of(bundle, str(entry.target)).graph.initializer:
+            location = {item.key: item.value for item in tensor.external_data}.get("location")
+            assert location in (None, f"weights.{entry.dtype}.data")
+
+
+def test_inputs_and_output_are_those_of_fp32_and_the_checker_passes(bundle: Bundle) -> None:
+    fp32, fp16 = (model_of(bundle, target).graph for target in ("3x32", "3x32:fp16"))
+    assert [str(value) for value in (*fp16.input, *fp16.output)] == [
+        str(value) for value in (*fp32.input, *fp32.output)
+    ]
+    onnx.checker.check_model(str(bundle.path / choose_entry(bundle, "3x32:fp16").file), full_check=True)
+
+
+def test_norms_pooling_and_normalisation_are_in_fp32_and_products_are_not(bundle: Bundle) -> None:
+    graph = model_of(bundle, "3x32:fp16").graph
+    dtypes = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    found = {kind: {dtypes[n.output[0]] for n in graph.node if n.op_type == kind} for kind in ("MatMul", "ReduceSum")}
+    assert found == {"MatMul": {HALF}, "ReduceSum": {FLOAT}}
+    for node in graph.node:
+        if node.op_type == "LayerNormalization":
+            assert {item.name: item.i for item in node.attribute}["stash_type"] == FLOAT
+        if node.op_type == "Div":
+            assert dtypes.get(node.output[0], FLOAT) == FLOAT
+
+
+def test_softmax_that_is_spelt_out_is_in_fp32_and_meets_its_product(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(3, 32, "fp16")], opset=18)
+    exported = export_bundle(request)
+    assert exported.checks[0].parity.passed
+    graph = model_of(exported.bundle, "3x32:fp16").graph
+    dtypes = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    kinds = Counter(node.op_type for node in graph.node)
+    assert (kinds["Softmax"], kinds["IsNaN"], kinds["Attention"]) == (LAYERS, 0, 0)
+    assert {dtypes[node.output[0]] for node in graph.node if node.op_type == "Softmax"} == {FLOAT}
+
+
+def test_the_manifest_says_what_was_emulated_and_what_nobody_ran(bundle: Bundle) -> None:
+    for entry in bundle.manifest.targets:
+        measured, *others = entry.parity
+        assert measured.passed and measured.emulated == (entry.dtype == "fp16")
+        assert measured.cosine_min is not None and measured.cosine_min >= GATES[entry.dtype].cosine_min
+        assert {parity.engine for parity in others} == set(entry.engines) - {"onnxruntime"}
+        assert all(parity.passed is None and parity.max_abs is None for parity in others)
+    assert "onnxruntime" not in choose_entry(bundle, "3x32:fp16").engines
+    card = (bundle.path / "README.md").read_text("utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| 3x32:fp16 |"))
+    assert "(emulated)" in row
+    assert "Figures marked (emulated)" in card
+
+
+def test_an_engine_that_does_not_compute_in_fp16_refuses(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="3x32:fp16 computes in fp16, which the engine 'onnxruntime' does not"):
+        Encoder.open(bundle, "3x32:fp16")
+    assert Encoder.open(bundle).target == Target(3, 32)
+    model = BundleExits(bundle)
+    assert {one.dtype for one in model.exits} == {"fp32"}
+    assert [str(target) for target in model.left_out] == ["2x16:fp16", "3x32:fp16"]
+
+
+def test_doctor_and_verify_say_what_they_did_with_fp16(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(bundle.path), "--json"]) == 0
+    found = {item["what"]: item for item in json.loads(capsys.readouterr().out)}
+    assert found["3x32"]["ok"] is True
+    assert found["3x32:fp16"]["ok"] is None and "does not compute in fp16" in found["3x32:fp16"]["detail"]
+    assert main(["verify", str(bundle.path), "--json"]) == 0
+    checks = {item["target"]: item["parity"] for item in json.loads(capsys.readouterr().out)}
+    assert checks["d03_k032.fp16"]["emulated"] and not checks["d03_k032.fp32"]["emulated"]
+
+
+def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> None:
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
+    traced = trace(checkpoint, load_backbone(checkpoint), [1, 3])
+    before = ir.to_proto(traced).SerializeToString(deterministic=True)
+    convert(traced, "fp16")
+    assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
+
+
+def test_a_number_beyond_fp16_is_found_by_the_gate(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled(model: ir.Model, dtype: str) -> ir.Model:
+        # Equal in fp32, since the norm that follows undoes it; in fp16 the sum overflows.
+        for value in model.graph.initializers.values():
+            if value.name == "exits.backbone.embeddings.LayerNorm.weight":
+                value.const_value = ir.tensor(value.const_value.numpy() * np.float32(2e5))
+        return convert(model, dtype)
+
+    monkeypatch.setattr(graphs_module, "convert", scaled)
+    with pytest.raises(GateError) as caught:
+        export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(1, 32, "fp16")]))
+    assert any("1x32:fp16" in line for line in caught.value.failures)
+
+
+@pytest.mark.parametrize("opset", sorted(MINIMUM_ONNXRUNTIME))
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_backbone_in_fp16_equals_pytorch_once_cast_back(name: str, opset: int, tmp_path: Path) -> None:
+    model_type, settings = BACKBONES[name]
+    pooling = "lasttoken" if name in DECODERS else "mean"
+    checkpoint = read_checkpoint(str(make_checkpoint(tmp_path / "model", model_type, pooling=pooling, **settings)))
+    half = convert(trace(checkpoint, load_backbone(checkpoint), [2, 3], opset), "fp16")
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(5, 600, length).tolist() for length in (MAX_LENGTH, 20, 3, 1)]
+    ids, mask = np.full((4, MAX_LENGTH), checkpoint.tokenizer.pad_id), np.zeros((4, MAX_LENGTH), np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], mask[place, : len(row)] = row, 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    batch = {key: inputs[key] for key in input_names(checkpoint)}
+    with WeightsFile(tmp_path / "weights.fp16.data", "fp16") as weights:
+        graphs = {depth: extract(half, Target(depth, 64, "fp16"), weights, "test").onnx for depth in (2, 3)}
+        weights.entry()
+    engine = load_engine("onnxruntime")
+    for depth, graph in graphs.items():
+        reference = Reference(checkpoint, depth)
+        expected = reference.cut(reference.pool_ids(rows), 64)
+        # Without rounding of the results only that of the weights remains, which is of the order of 2 ** -11.
+        plain = engine.load(widen(graph, rounding=False), tmp_path, 1).run(batch)
+        rounded = Emulated(engine).load(graph, tmp_path, 1).run(batch)
+        assert float((plain * expected).sum(1).min()) >= 1 - 5e-5
+        assert float((rounded * expected).sum(1).min()) >= GATES["fp16"].cosine_min
+        assert np.abs(np.linalg.norm(rounded, axis=1) - 1).max() < 1e-5
