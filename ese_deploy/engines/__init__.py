@@ -22,11 +22,12 @@ __all__ = [
 _DTYPES = {
     "onnxruntime": ("fp32",),
     "onnxruntime-cuda": ("fp32", "fp16"),
+    "tensorrt": ("fp16",),
 }
 
 ENGINES = tuple(_DTYPES)
 
-ACCELERATED = frozenset({"onnxruntime-cuda"})
+ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt"})
 """Engines that need an accelerator; they are chosen only where they are named."""
 
 
@@ -96,6 +97,10 @@ def load_engine(name: str) -> Engine:
         from ese_deploy.engines.onnxruntime_cuda import OnnxRuntimeCuda
 
         return OnnxRuntimeCuda(int(number or 0))
+    if kind == "tensorrt":
+        from ese_deploy.engines.tensorrt import TensorRt
+
+        return TensorRt(int(number or 0))
     from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
 
     return OnnxRuntimeCpu()

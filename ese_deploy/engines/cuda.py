@@ -137,11 +137,21 @@ class CudaMemory:
         """
         self._check(self._runtime.cudaStreamSynchronize(self.stream))
 
-    def close(self) -> None:
-        """Give everything back; more than one call does no harm."""
+    def free_bytes(self) -> int:
+        """Memory of the GPU that is free."""
+        error, free, _ = self._runtime.cudaMemGetInfo()
+        self._check((error,))
+        return int(free)
+
+    def release(self) -> None:
+        """Give all buffers back."""
         for address, _ in self._buffers.values():
             self._runtime.cudaFree(address)
         self._buffers.clear()
+
+    def close(self) -> None:
+        """Give everything back; more than one call does no harm."""
+        self.release()
         if self.stream:
             self._runtime.cudaStreamDestroy(self.stream)
             self.stream = 0
