@@ -54,11 +54,13 @@ class GoldenCheck:
     Attributes:
         target: the target's name.
         max_abs: largest difference from the stored vectors.
-        passed: whether that is small enough.
+        cosine_min: lowest cosine with them.
+        passed: whether both are within the gates of the target's dtype.
     """
 
     target: str
     max_abs: float
+    cosine_min: float
     passed: bool
 
 
@@ -89,5 +91,9 @@ def load_golden(bundle: Bundle) -> Golden:
 def check_golden(encoder: "Encoder", golden: Golden) -> GoldenCheck:
     """Embed the golden texts with a target and compare."""
     expected = np.asarray(golden.vectors[encoder.target.name], np.float32)
-    max_abs = float(np.abs(encoder.encode(golden.texts) - expected).max())
-    return GoldenCheck(encoder.target.name, max_abs, max_abs <= GATES[encoder.target.dtype].golden)
+    found = encoder.encode(golden.texts)
+    max_abs = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+    cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(1), nan=-1).min())
+    gate = GATES[encoder.target.dtype]
+    passed = max_abs <= gate.golden and cosine_min >= gate.cosine_min
+    return GoldenCheck(encoder.target.name, max_abs, cosine_min, passed)

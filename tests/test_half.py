@@ -8,26 +8,20 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from test_backbones import DECODERS
-from tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
+from tiny import LAYERS
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
 from ese_deploy.cli.app import main
-from ese_deploy.engines import load_engine
 from ese_deploy.errors import EngineError, GateError
 from ese_deploy.evaluate import BundleExits
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
 from ese_deploy.export.convert import convert
-from ese_deploy.export.extract import extract
-from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names, trace
-from ese_deploy.export.weights import WeightsFile
+from ese_deploy.export.trace import trace
 from ese_deploy.gates import GATES
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
-from ese_deploy.verify import Reference
-from ese_deploy.verify.emulate import Emulated, widen
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -140,32 +134,3 @@ def test_a_number_beyond_fp16_is_found_by_the_gate(
     with pytest.raises(GateError) as caught:
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(1, 32, "fp16")]))
     assert any("1x32:fp16" in line for line in caught.value.failures)
-
-
-@pytest.mark.parametrize("opset", sorted(MINIMUM_ONNXRUNTIME))
-@pytest.mark.parametrize("name", list(BACKBONES))
-def test_every_backbone_in_fp16_equals_pytorch_once_cast_back(name: str, opset: int, tmp_path: Path) -> None:
-    model_type, settings = BACKBONES[name]
-    pooling = "lasttoken" if name in DECODERS else "mean"
-    checkpoint = read_checkpoint(str(make_checkpoint(tmp_path / "model", model_type, pooling=pooling, **settings)))
-    half = convert(trace(checkpoint, load_backbone(checkpoint), [2, 3], opset), "fp16")
-    rng = np.random.default_rng(3)
-    rows = [rng.integers(5, 600, length).tolist() for length in (MAX_LENGTH, 20, 3, 1)]
-    ids, mask = np.full((4, MAX_LENGTH), checkpoint.tokenizer.pad_id), np.zeros((4, MAX_LENGTH), np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = row, 1
-    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-    batch = {key: inputs[key] for key in input_names(checkpoint)}
-    with WeightsFile(tmp_path / "weights.fp16.data", "fp16") as weights:
-        graphs = {depth: extract(half, Target(depth, 64, "fp16"), weights, "test").onnx for depth in (2, 3)}
-        weights.entry()
-    engine = load_engine("onnxruntime")
-    for depth, graph in graphs.items():
-        reference = Reference(checkpoint, depth)
-        expected = reference.cut(reference.pool_ids(rows), 64)
-        # Without rounding of the results only that of the weights remains, which is of the order of 2 ** -11.
-        plain = engine.load(widen(graph, rounding=False), tmp_path, 1).run(batch)
-        rounded = Emulated(engine).load(graph, tmp_path, 1).run(batch)
-        assert float((plain * expected).sum(1).min()) >= 1 - 5e-5
-        assert float((rounded * expected).sum(1).min()) >= GATES["fp16"].cosine_min
-        assert np.abs(np.linalg.norm(rounded, axis=1) - 1).max() < 1e-5

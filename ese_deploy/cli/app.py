@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ese_deploy import __version__
-from ese_deploy.cli import choose, doctor, embed, evaluate, export, inspect, measurements, verify
+from ese_deploy.cli import build, choose, doctor, embed, evaluate, export, inspect, measurements, verify
 from ese_deploy.errors import EseDeployError, GateError
 
 __all__ = ["main"]
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("evaluate")(evaluate.evaluate)
+app.command("build")(build.build)
 app.command("choose")(choose.choose_target)
 app.add_typer(measurements.app)
 app.command("embed")(embed.embed)

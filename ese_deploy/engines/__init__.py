@@ -23,11 +23,12 @@ _DTYPES = {
     "onnxruntime": ("fp32",),
     "onnxruntime-cuda": ("fp32", "fp16"),
     "tensorrt": ("fp16",),
+    "onnxruntime-tensorrt": ("fp16",),
 }
 
 ENGINES = tuple(_DTYPES)
 
-ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt"})
+ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"})
 """Engines that need an accelerator; they are chosen only where they are named."""
 
 
@@ -101,6 +102,10 @@ def load_engine(name: str) -> Engine:
         from ese_deploy.engines.tensorrt import TensorRt
 
         return TensorRt(int(number or 0))
+    if kind == "onnxruntime-tensorrt":
+        from ese_deploy.engines.onnxruntime_tensorrt import OnnxRuntimeTensorRt
+
+        return OnnxRuntimeTensorRt(int(number or 0))
     from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
 
     return OnnxRuntimeCpu()

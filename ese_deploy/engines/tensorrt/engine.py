@@ -3,8 +3,8 @@
 import warnings
 from pathlib import Path
 
+from ese_deploy.engines.contract import manifest_in
 from ese_deploy.engines.cuda import CudaMemory, find_gpu
-from ese_deploy.engines.lengths import longest_row
 from ese_deploy.engines.tensorrt.api import import_tensorrt
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
 from ese_deploy.engines.tensorrt.plans import Plan, PlanKey, find_plan, plan_key, read_timing, save_plan
@@ -77,7 +77,7 @@ class TensorRt:
         return TensorRtSession(self._api, plan.data, plan.key.shapes, CudaMemory(self._gpu.index))
 
     def _key(self, graph: bytes, folder: Path) -> PlanKey:
-        profiles = profiles_for(self._settings, longest_row(folder))
+        profiles = profiles_for(self._settings, manifest_in(folder).max_seq_length)
         return plan_key(self._api, self._gpu, graph, folder, self._settings, profiles)
 
     def _build(self, key: PlanKey, graph: bytes, folder: Path, progress: Progress = silent) -> Plan:
