@@ -155,7 +155,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint: Path, tmp
         ([Target(4, 16)], "depth 4 of target '4x16' is beyond the model's; choose 1 to 3"),
         ([Target(1, 33)], "dim 33 of target '1x33' is beyond the model's; choose 8 to 32"),
         ([Target(1, 16), Target(1, 16)], "target '1x16' is asked for twice"),
-        ([Target(1, 16, "int8")], "dtype 'int8' cannot be exported; choose one of fp32, fp16"),
+        ([Target(1, 16, "int8")], "dtype 'int8' cannot be exported; choose one of fp32, fp16, bf16"),
     ],
 )
 def test_targets_that_cannot_be_are_refused_before_any_work(

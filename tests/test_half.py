@@ -1,9 +1,11 @@
 """fp16 targets: what they hold, how near PyTorch they come, and who refuses them."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,7 +13,7 @@ import pytest
 from tiny import LAYERS
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
-from ese_deploy.bundle import Bundle, choose_entry, read_graph
+from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.cli.app import main
 from ese_deploy.errors import EngineError, GateError
 from ese_deploy.evaluate import BundleExits
@@ -22,6 +24,7 @@ from ese_deploy.export.trace import trace
 from ese_deploy.gates import GATES
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
+from ese_deploy.verify import TargetCheck, save_parity
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -134,3 +137,37 @@ def test_a_number_beyond_fp16_is_found_by_the_gate(
     with pytest.raises(GateError) as caught:
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(1, 32, "fp16")]))
     assert any("1x32:fp16" in line for line in caught.value.failures)
+
+
+def test_parity_that_is_saved_takes_the_place_of_not_verified(bundle: Bundle, tmp_path: Path) -> None:
+    copy = open_bundle(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    entry = choose_entry(copy, "3x32:fp16")
+    before = {one.engine: one.passed for one in entry.parity}
+    assert before["onnxruntime-cuda"] is None
+    parity = msgspec.structs.replace(entry.parity[0], engine="onnxruntime-cuda", device="Some GPU", emulated=False)
+    saved = save_parity(copy, [TargetCheck(entry, parity, 0.0, 0.0, 0.0, ())])
+    after = choose_entry(saved, "3x32:fp16").parity
+    assert [one for one in after if one.engine == "onnxruntime-cuda"] == [parity]
+    assert len(after) == len(entry.parity)
+    assert choose_entry(saved, "2x16:fp16") == choose_entry(copy, "2x16:fp16")
+    # A second GPU stands beside the first.
+    other = msgspec.structs.replace(parity, device="Another GPU")
+    again = save_parity(saved, [TargetCheck(entry, other, 0.0, 0.0, 0.0, ())])
+    assert len(choose_entry(again, "3x32:fp16").parity) == len(entry.parity) + 1
+
+
+def test_bf16_is_made_the_same_way_and_comes_as_near_as_its_digits_allow(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(3, 32, "bf16")])
+    exported = export_bundle(request)
+    parity = exported.checks[0].parity
+    assert parity.passed and parity.emulated
+    assert parity.cosine_min is not None and GATES["bf16"].cosine_min <= parity.cosine_min < 1 - 1e-6
+    assert [entry.file for entry in exported.bundle.manifest.weights] == ["weights.bf16.data"]
+    kinds = {tensor.data_type for tensor in model_of(exported.bundle, "3x32:bf16").graph.initializer}
+    assert onnx.TensorProto.BFLOAT16 in kinds and HALF not in kinds
+    assert main(["choose", str(exported.bundle.path), "--min-quality", "0.5"]) == 2
+    assert "every target needs an accelerator; name the engine" in capsys.readouterr().err
+    assert main(["choose", str(exported.bundle.path), "--min-quality", "0.5", "--engine", "tensorrt"]) == 0
+    assert "3x32:bf16" in capsys.readouterr().out

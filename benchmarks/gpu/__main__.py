@@ -35,7 +35,7 @@ from ese_deploy.verify import Reference, check_target
 from ese_deploy.verify.texts import verification_texts
 
 _TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_OURS = {"cuda": ("fp16",), "cpu": ("fp32",)}
+_OURS = {"cuda": ("fp16", "bf16"), "cpu": ("fp32",)}
 _PEERS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32",)}
 
 

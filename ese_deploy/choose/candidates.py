@@ -35,11 +35,12 @@ def find_candidates(
         here: whether it was measured on this machine; then only figures of the engine versions installed count.
 
     Raises:
-        InputError: no target has the quality figure that the budget names, or there is no such engine.
+        InputError: no target has the quality figure that the budget names, there is no such engine, or all targets
+            need one that was not named.
     """
     _check_names(manifest, budgets)
     figures = _index(held, here)
-    return [
+    candidates = [
         Candidate(
             entry=entry,
             engine=engine,
@@ -53,6 +54,12 @@ def find_candidates(
         for engine in ENGINES
         if engine in entry.engines and (engine in budgets.engines or engine not in ACCELERATED)
     ]
+    if not candidates and not budgets.engines:
+        held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})
+        raise InputError(
+            f"every target needs an accelerator; name the engine that you have: --engine {' or '.join(held_engines)}"
+        )
+    return candidates
 
 
 def missing_measurements(candidates: list[Candidate], budgets: Budgets) -> dict[Kind, tuple[Case, list[Candidate]]]:

@@ -21,9 +21,9 @@ __all__ = [
 # For each engine the dtypes that it computes in.
 _DTYPES = {
     "onnxruntime": ("fp32",),
-    "onnxruntime-cuda": ("fp32", "fp16"),
-    "tensorrt": ("fp16",),
-    "onnxruntime-tensorrt": ("fp16",),
+    "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16"),
+    "onnxruntime-tensorrt": ("fp16", "bf16"),
 }
 
 ENGINES = tuple(_DTYPES)

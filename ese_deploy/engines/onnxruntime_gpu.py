@@ -102,6 +102,10 @@ def load_session(
     if loaded[: len(wanted)] != wanted:
         reason = _lacking(onnxruntime, wanted) or "ese-deploy doctor says more"
         raise EngineError(f"ONNX Runtime loaded {loaded[0]} where {wanted[0]} was asked for: {reason}")
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} does not tell where nodes run; pip install -U onnxruntime-gpu"
+        )
     placements = [
         Placement(part.ep_name, node.op_type, node.name)
         for part in session.get_provider_graph_assignment_info()

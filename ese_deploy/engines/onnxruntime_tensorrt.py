@@ -41,6 +41,7 @@ def tensorrt_options(index: int, cache: Path, inputs: Sequence[str], longest: in
         "device_id": str(index),
         # The graph says which values are fp16; without this the provider would compute all of them in fp32.
         "trt_fp16_enable": "1",
+        "trt_bf16_enable": "1",
         "trt_layer_norm_fp32_fallback": "1",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(cache),

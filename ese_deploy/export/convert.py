@@ -11,7 +11,8 @@ __all__ = ["CONVERTIBLE", "convert"]
 
 _CONVERSIONS: Mapping[str, Callable[[ir.Model], ir.Model]] = {
     "fp32": lambda model: model,
-    "fp16": to_half,
+    "fp16": lambda model: to_half(model, ir.DataType.FLOAT16),
+    "bf16": lambda model: to_half(model, ir.DataType.BFLOAT16),
 }
 
 CONVERTIBLE = tuple(_CONVERSIONS)

@@ -7,6 +7,7 @@ that follows the backbone: pooling, Dense modules, projection, cut and normalisa
 import ast
 from collections.abc import Iterable, Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -14,7 +15,8 @@ from ese_deploy.errors import InputError
 
 __all__ = ["to_half"]
 
-_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_FLOAT = ir.DataType.FLOAT
+_HALVES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 # Operators that move values and compute none: they keep the dtype of what they move.
 _MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"}) | {
@@ -30,11 +32,12 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _BACKBONE = "exits.backbone"
 
 
-def to_half(model: ir.Model) -> ir.Model:
-    """Convert a traced model to fp16.
+def to_half(model: ir.Model, dtype: ir.DataType) -> ir.Model:
+    """Convert a traced model to fp16 or bf16.
 
     Args:
         model: the graph with every exit, in fp32, with torch's name scopes; it is not changed.
+        dtype: ``FLOAT16`` or ``BFLOAT16``.
 
     Returns:
         A graph of the same inputs and fp32 outputs.
@@ -43,19 +46,19 @@ def to_half(model: ir.Model) -> ir.Model:
         InputError: a value has no dtype, or the model has functions.
     """
     if model.functions:
-        raise InputError("the traced graph holds functions, which cannot be converted to fp16")
+        raise InputError(f"the traced graph holds functions, which cannot be converted to {_HALVES[dtype]}")
     half = model.clone()
     graph = half.graph
     _drop_guards(graph)
     nodes = list(graph)
     wide = _wide_nodes(nodes)
-    casts = _Casts(graph)
+    casts = _Casts(graph, dtype)
     for node in nodes:
         _state_dtypes(node)
         _convert(node, casts, node in wide)
     for place, value in enumerate(graph.outputs):
-        if value.dtype == _HALF:
-            name, value.name = value.name, f"{value.name}.fp16"
+        if value.dtype == dtype:
+            name, value.name = value.name, f"{value.name}.{_HALVES[dtype]}"
             graph.outputs[place] = casts.cast(value, _FLOAT)
             graph.outputs[place].name = name
     return half
@@ -88,7 +91,7 @@ def _state_dtypes(node: ir.Node) -> None:
 def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
     """Cast the inputs of one node to the dtype that it computes in, and state the dtype of its outputs."""
     if node.op_type in ("Cast", "ConstantOfShape"):
-        _convert_typed(node, wide)
+        _convert_typed(node, casts.half, wide)
         return
     floats = [value for value in node.inputs if value is not None and _is_float(value)]
     if not floats:
@@ -98,36 +101,37 @@ def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
         if len({value.dtype for value in floats}) > 1:  # a comparison
             casts.replace(node, _FLOAT)
         return
-    dtype = _FLOAT if wide else _HALF
+    dtype = _FLOAT if wide else casts.half
     if node.op_type in _MOVES:
         moved = {value.dtype for value in floats if not value.is_initializer()}
-        dtype = (_HALF if _HALF in moved else _FLOAT) if moved else dtype
+        dtype = (casts.half if casts.half in moved else _FLOAT) if moved else dtype
     elif node.op_type in _NORMS:
-        dtype = _HALF
+        dtype = casts.half
         node.attributes["stash_type"] = ir.AttrInt64("stash_type", int(_FLOAT))
     casts.replace(node, dtype)
     for value in results:
         value.type = ir.TensorType(dtype)  # a clone shares its types with the original
 
 
-def _convert_typed(node: ir.Node, wide: bool) -> None:
+def _convert_typed(node: ir.Node, half: ir.DataType, wide: bool) -> None:
     """A node that names the dtype of its output itself."""
     (result,) = node.outputs
     if result.dtype != _FLOAT or wide:
         return
     if node.op_type == "Cast":
-        node.attributes["to"] = ir.AttrInt64("to", int(_HALF))
+        node.attributes["to"] = ir.AttrInt64("to", int(half))
     else:
         value = node.attributes["value"].as_tensor()
-        node.attributes["value"] = ir.AttrTensor("value", _narrow(value, value.name or ""))
-    result.type = ir.TensorType(_HALF)
+        node.attributes["value"] = ir.AttrTensor("value", _narrow(value, value.name or "", half))
+    result.type = ir.TensorType(half)
 
 
 class _Casts:
     """Gives values in another dtype: a converted copy of a weight, or a Cast behind what computes the value."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, half: ir.DataType) -> None:
         self._graph = graph
+        self.half = half
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def replace(self, node: ir.Node, dtype: ir.DataType) -> None:
@@ -139,21 +143,21 @@ class _Casts:
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         key = (value, dtype)
         if key not in self._made:
-            name = f"{value.name}.{'fp16' if dtype == _HALF else 'fp32'}"
+            name = f"{value.name}.{_HALVES.get(dtype, 'fp32')}"
             self._made[key] = self._copy(value, name) if value.is_initializer() else self._node(value, name, dtype)
         return self._made[key]
 
     def _copy(self, value: ir.Value, name: str) -> ir.Value:
         assert value.const_value is not None
-        tensor = _narrow(value.const_value, name)
-        copy = ir.Value(name=name, const_value=tensor, type=ir.TensorType(_HALF), shape=value.shape)
+        tensor = _narrow(value.const_value, name, self.half)
+        copy = ir.Value(name=name, const_value=tensor, type=ir.TensorType(self.half), shape=value.shape)
         self._graph.register_initializer(copy)
         return copy
 
     def _node(self, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
         producer = value.producer()
         if producer is None:
-            raise InputError(f"the input {value.name} is no integer; it cannot be converted to fp16")
+            raise InputError(f"the input {value.name} is no integer; it cannot be converted")
         node = ir.node("Cast", [value], {"to": int(dtype)})
         (result,) = node.outputs
         result.name, result.type, result.shape = name, ir.TensorType(dtype), value.shape
@@ -161,10 +165,11 @@ class _Casts:
         return result
 
 
-def _narrow(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    """Round to fp16; what is beyond its range, as the numbers that make masks are, becomes the largest that it has."""
-    largest = np.finfo(np.float16).max
-    return ir.Tensor(np.clip(tensor.numpy(), -largest, largest).astype(np.float16), name=name)
+def _narrow(tensor: ir.TensorProtocol, name: str, half: ir.DataType) -> ir.TensorProtocol:
+    """Round; what is beyond the range, as the numbers that make masks are, becomes the largest that there is."""
+    dtype = half.numpy()
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return ir.Tensor(np.clip(tensor.numpy(), -largest, largest).astype(dtype), name=name, dtype=half)
 
 
 def _wide_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
@@ -211,5 +216,5 @@ def _feeding(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
 
 def _is_float(value: ir.Value) -> bool:
     if value.dtype is None:
-        raise InputError(f"the traced graph does not say the dtype of {value.name}; it cannot be converted to fp16")
-    return value.dtype in (_FLOAT, _HALF)
+        raise InputError(f"the traced graph does not say the dtype of {value.name}; it cannot be converted")
+    return value.dtype == _FLOAT or value.dtype in _HALVES

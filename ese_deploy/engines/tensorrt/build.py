@@ -95,7 +95,8 @@ def parse_graph(api: Api, log: Log, builder: Any, graph: bytes, folder: Path) ->
     parser = api.module.OnnxParser(network, log.logger)
     # Of the path only the folder counts, in which the weights are looked for.
     if not parser.parse(graph, str(folder / "graph.onnx")):
-        reasons = [parser.get_error(number).desc() for number in range(parser.num_errors)]
+        errors = [parser.get_error(number) for number in range(parser.num_errors)]
+        reasons = [f"{error.node_operator()}: {error.desc()}" for error in errors]
         reason = " ".join((reasons or [log.first_error])[0].split())
         raise EngineError(
             f"{api.flavour} {api.version} cannot parse the graph: {reason[:300]}; update it, or export with --opset 18"

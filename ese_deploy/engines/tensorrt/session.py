@@ -1,6 +1,7 @@
 """Running a plan: one context, buffers that are used again, one batch at a time."""
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,6 +49,7 @@ class TensorRtSession:
         self._dim = int(self._engine.get_tensor_shape(self._output)[-1])
         self._profiles, self._memory, self._log = profiles, memory, log
         self._active = 0
+        weakref.finalize(self, memory.close)
         self._lock = threading.Lock()
 
     @property
@@ -69,7 +71,8 @@ class TensorRtSession:
 
         For measurements of what the GPU does alone; nothing else may run in between.
         """
-        self._send(inputs)
+        _held, _ = self._send(inputs)
+        self._memory.wait()
 
         def run() -> None:
             self._execute()
