@@ -15,7 +15,7 @@ BENCH ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint format clean peers bench
+.PHONY: demo test test-tensorrt lint format clean peers bench
 
 demo: $(VENV)/.demo
 	@echo "--- 1/5 train: shallow exits and short prefixes learn from the full model, from texts that are on this machine"
@@ -39,6 +39,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Parses and builds every graph of fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
+test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
 
 peers:
 	$(PYTHON) benchmarks/peers/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
@@ -64,7 +68,7 @@ format: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.tensorrt-check: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ese-deploy[$*] into $(VENV) (several minutes where torch must be downloaded)"
 	$(PIP_INSTALL) -e '.[$*]'
 	@touch $@

@@ -27,7 +27,7 @@ all graphs of a dtype share one weights file.
 Agreement is Spearman's rank correlation between all pairwise cosines of {texts} texts under the target and under
 the full PyTorch model: 1.000 means that it ranks pairs as the full model does. An exit that was not trained
 computes what it says, and is worth little: look at its agreement.
-
+{emulated}
 {quality}Vectors may be compared only within one space: {spaces}.
 
 ## Use
@@ -43,6 +43,12 @@ vectors = encoder.encode(["A cat sat on the mat.", "Trains leave every hour."])
 ese-deploy embed {name} texts.txt --target {target} --out vectors.npy
 ```
 {prompts}
+"""
+
+
+_EMULATED = """
+Figures marked (emulated) were computed on a CPU in fp32, each result rounded to the target's dtype; the engines
+that compute in it are not verified unless `manifest.json` says so. `ese-deploy verify` does that on a machine with one.
 """
 
 
@@ -71,6 +77,7 @@ def model_card(manifest: Manifest, name: str) -> str:
         length=manifest.max_seq_length,
         rows="\n".join(_row(entry) for entry in targets),
         texts=max(texts, default=0),
+        emulated=_EMULATED if any(parity.emulated for entry in targets for parity in entry.parity) else "",
         quality=_quality_table(targets),
         spaces=", ".join(f"`{space}`" for space in spaces),
         name=name,
@@ -103,8 +110,7 @@ def _share(figure: Quality | None) -> str:
 
 
 def _row(entry: TargetEntry) -> str:
-    differences = [parity.max_abs for parity in entry.parity if parity.max_abs is not None]
-    difference = f"{max(differences):.1e}" if differences else "not verified"
+    difference = entry.largest_difference
     values = [quality.value for quality in entry.quality if quality.metric == AGREEMENT]
     value = f"{values[0]:.3f}" if values else ""
     trained = "yes" if entry.trained else "no"

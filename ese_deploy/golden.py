@@ -8,6 +8,7 @@ import numpy as np
 
 from ese_deploy.bundle import Bundle, read_golden
 from ese_deploy.errors import BundleError
+from ese_deploy.gates import GATES
 
 if TYPE_CHECKING:
     from ese_deploy.runtime import Encoder
@@ -31,9 +32,6 @@ GOLDEN_TEXTS = (
     "a large one keeps them all.",
 )
 
-# Two machines' fp32 arithmetic differs in the last digits, and the file keeps seven.
-_MAX_ABS = 1e-5
-
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of ``golden.json``.
@@ -56,11 +54,13 @@ class GoldenCheck:
     Attributes:
         target: the target's name.
         max_abs: largest difference from the stored vectors.
-        passed: whether that is small enough.
+        cosine_min: lowest cosine with them.
+        passed: whether both are within the gates of the target's dtype.
     """
 
     target: str
     max_abs: float
+    cosine_min: float
     passed: bool
 
 
@@ -91,5 +91,9 @@ def load_golden(bundle: Bundle) -> Golden:
 def check_golden(encoder: "Encoder", golden: Golden) -> GoldenCheck:
     """Embed the golden texts with a target and compare."""
     expected = np.asarray(golden.vectors[encoder.target.name], np.float32)
-    max_abs = float(np.abs(encoder.encode(golden.texts) - expected).max())
-    return GoldenCheck(encoder.target.name, max_abs, max_abs <= _MAX_ABS)
+    found = encoder.encode(golden.texts)
+    max_abs = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+    cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(1), nan=-1).min())
+    gate = GATES[encoder.target.dtype]
+    passed = max_abs <= gate.golden and cosine_min >= gate.cosine_min
+    return GoldenCheck(encoder.target.name, max_abs, cosine_min, passed)

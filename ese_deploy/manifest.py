@@ -83,6 +83,8 @@ class Parity(_Strict, frozen=True, kw_only=True):
     """Number of texts compared."""
     passed: bool | None = None
     """Null: not verified, because the exporting machine cannot run it."""
+    emulated: bool = False
+    """The engine computed in fp32 and rounded each result to the target's dtype, which it cannot compute in."""
 
 
 class Quality(_Strict, frozen=True, kw_only=True):
@@ -128,6 +130,15 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     def target(self) -> Target:
         """The (depth, dim, dtype) of this entry."""
         return Target(self.depth, self.dim, self.dtype)
+
+    @property
+    def largest_difference(self) -> str:
+        """The largest difference from PyTorch on any engine, for people."""
+        measured = [(parity.max_abs, parity.emulated) for parity in self.parity if parity.max_abs is not None]
+        if not measured:
+            return "not verified"
+        emulated = " (emulated)" if all(emulated for _, emulated in measured) else ""
+        return f"{max(value for value, _ in measured):.1e}{emulated}"
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from ese_deploy.errors import InputError
 
 __all__ = ["DTYPES", "MIN_DIM", "Target", "parse_range"]
 
-DTYPES = ("fp32", "fp16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8")
 
 # Below 8 dimensions rounding noise of 1e-7 grows to 1e-5 in the normalised vector: no gate could hold.
 MIN_DIM = 8
@@ -22,7 +22,7 @@ class Target:
     Attributes:
         depth: number of transformer blocks that run, from 1.
         dim: number of leading dimensions kept, at least 8.
-        dtype: ``fp32``, ``fp16`` or ``int8``.
+        dtype: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
 
     Raises:
         InputError: a value is out of range.

@@ -11,6 +11,8 @@ from backbone_table import BackboneRow, page
 from tiny import MAX_LENGTH, make_checkpoint
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
+from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 
@@ -37,6 +39,15 @@ def backbone_table(request: pytest.FixtureRequest) -> Iterator[list[BackboneRow]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backbone-table", type=Path, help="Write what the tests of backbones measured; not with -n.")
+
+
+@pytest.fixture(scope="session")
+def tensorrt_api() -> Api:
+    """TensorRT, or TensorRT for RTX, which parse and build on a machine without a GPU."""
+    try:
+        return import_tensorrt()
+    except EngineError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

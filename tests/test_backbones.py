@@ -11,15 +11,21 @@ import onnx
 import onnx_ir as ir
 import pytest
 from backbone_table import BackboneRow
+from test_tensorrt_build import layers_of
 from tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
 
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
 from ese_deploy.engines import load_engine
+from ese_deploy.engines.tensorrt.api import Api
+from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
+from ese_deploy.export.convert import convert
 from ese_deploy.export.extract import extract
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names, trace
 from ese_deploy.export.weights import WeightsFile
+from ese_deploy.gates import GATES, NORM_GATE
 from ese_deploy.target import Target
 from ese_deploy.verify import COSINE_GATE, MAX_ABS_GATE, Reference
+from ese_deploy.verify.emulate import Emulated, widen
 
 DIMS = (16, 64)
 SHAPES = ((1, 1), (1, MAX_LENGTH), (7, 5), (2, 33))
@@ -32,13 +38,14 @@ SPELT_OUT = {"DeBERTa-v2", "DeBERTa-v3"}
 
 @dataclass(frozen=True)
 class Exported:
-    """A backbone's graphs at every exit and dim, and what they came from."""
+    """A backbone's graphs at every exit and dim, those of fp16 at full width, and what they came from."""
 
     name: str
     opset: int
     checkpoint: Checkpoint
     folder: Path
     graphs: dict[tuple[int, int], bytes]
+    half: dict[int, bytes]
     references: dict[int, Reference]
 
 
@@ -70,7 +77,14 @@ def exported(
     with WeightsFile(folder / "weights.fp32.data", "fp32") as weights:
         graphs = {size: extract(model, Target(*size), weights, "test").onnx for size in sizes}
         weights.entry()
-    return Exported(name, request.param, read, folder, graphs, references)
+    with WeightsFile(folder / "weights.fp16.data", "fp16") as weights:
+        converted = convert(model, "fp16")
+        half = {
+            depth: extract(converted, Target(depth, DIMS[-1], "fp16"), weights, "test").onnx
+            for depth in range(1, LAYERS + 1)
+        }
+        weights.entry()
+    return Exported(name, request.param, read, folder, graphs, half, references)
 
 
 def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, backbone_table: list[BackboneRow]) -> None:
@@ -103,6 +117,45 @@ def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, bac
     )
     assert max(worst.values()) <= MAX_ABS_GATE, worst
     assert lowest >= COSINE_GATE
+
+
+def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) -> None:
+    engine = load_engine("onnxruntime")
+    batches = [_batch(exported.checkpoint, shape, "right") for shape in SHAPES]
+    for depth, graph in exported.half.items():
+        # Without rounding of results only that of the weights remains, which is of the order of 2 ** -11.
+        plain = engine.load(widen(graph, rounding=False), exported.folder, 1)
+        rounded = Emulated(engine).load(graph, exported.folder, 1)
+        reference = exported.references[depth]
+        for inputs, rows in batches:
+            expected = reference.cut(reference.pool_ids(rows), DIMS[-1])
+            assert float((plain.run(inputs) * expected).sum(1).min()) >= 1 - 5e-5
+            found = rounded.run(inputs)
+            assert float((found * expected).sum(1).min()) >= GATES["fp16"].cosine_min
+            assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_GATE
+
+
+@pytest.mark.tensorrt
+def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tensorrt_api: Api) -> None:
+    settings = BuildSettings(lengths=(16, MAX_LENGTH))
+    steps: list[tuple[int, int]] = []
+    for depth, graph in exported.half.items():
+        layers = layers_of(tensorrt_api, graph, exported.folder)
+        if exported.opset >= 23:
+            # One attention layer for each block: what TensorRT fuses into one kernel.
+            assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
+            assert layers["SOFTMAX"] == (depth if exported.name in SPELT_OUT else 0)
+        profiles = profiles_for(settings, MAX_LENGTH)
+        plan, _ = build_plan(
+            tensorrt_api,
+            graph,
+            exported.folder,
+            profiles,
+            settings,
+            progress=lambda _, done, total: steps.append((done, total)),
+        )
+        assert len(plan) > 10_000
+    assert steps[-1][0] == steps[-1][1] > 1
 
 
 def test_a_graph_holds_nothing_of_deeper_blocks(exported: Exported) -> None:

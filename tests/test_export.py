@@ -34,9 +34,10 @@ def graph(bundle: Bundle, name: str) -> onnx.GraphProto:
 def test_every_target_passed_its_gate_and_says_what_it_is_worth(tiny_bundle: Bundle) -> None:
     assert [str(entry.target) for entry in tiny_bundle.manifest.targets] == ["1x8", "2x16", "3x16", "3x32"]
     for entry in tiny_bundle.manifest.targets:
-        (parity,) = entry.parity
+        parity, *others = entry.parity
         (quality,) = entry.quality
         assert parity.passed
+        assert all(other.passed is None for other in others)
         assert parity.max_abs is not None and parity.max_abs <= 1e-6
         assert parity.n > 40
         assert (quality.metric, quality.n) == ("agreement", 384)
@@ -154,7 +155,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint: Path, tmp
         ([Target(4, 16)], "depth 4 of target '4x16' is beyond the model's; choose 1 to 3"),
         ([Target(1, 33)], "dim 33 of target '1x33' is beyond the model's; choose 8 to 32"),
         ([Target(1, 16), Target(1, 16)], "target '1x16' is asked for twice"),
-        ([Target(1, 16, "int8")], "dtype 'int8' cannot be exported; choose one of fp32"),
+        ([Target(1, 16, "int8")], "dtype 'int8' cannot be exported; choose one of fp32, fp16, bf16"),
     ],
 )
 def test_targets_that_cannot_be_are_refused_before_any_work(

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,21 @@ def test_without_an_engine_the_error_names_the_extra(tiny_bundle: Bundle) -> Non
     )
     out = run_blocked(code, tiny_bundle.path, ("onnxruntime",))
     assert "ONNX Runtime" in out and out.count("\n") == 1
+
+
+def test_engines_for_gpus_import_what_the_runtime_has_and_their_own_library_only_when_loaded() -> None:
+    modules = [f"ese_deploy.engines.{name}" for name in ("onnxruntime_cuda", "onnxruntime_tensorrt", "tensorrt")]
+    blocked = (*HEAVY, "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
+    run_blocked(f"import {', '.join(modules)}", Path(), blocked)
+
+
+def test_tensorrt_has_one_way_in() -> None:
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"import_module|import tensorrt|tensorrt_rtx_bindings", path.read_text("utf-8"))
+    }
+    assert users == {"engines/tensorrt/api.py"}
 
 
 def test_every_module_says_what_it_offers() -> None:

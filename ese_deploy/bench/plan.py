@@ -6,9 +6,9 @@ from typing import Literal
 
 from ese_deploy.bench.rounds import Stop
 from ese_deploy.bundle import Bundle
+from ese_deploy.engines import Batch
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import TargetEntry
-from ese_deploy.runtime.encoder import BATCH_TOKENS
 from ese_deploy.target import Target
 
 __all__ = ["BUDGETS", "STOPS", "GroupPlan", "Request", "Run", "describe_stop", "plan_groups", "select_entries"]
@@ -46,7 +46,7 @@ class Run:
 
     entry: TargetEntry
     engine: str
-    budget: int = BATCH_TOKENS
+    budget: int = Batch.tokens
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from ese_deploy.bench.peers import PeerError, RunningPeer
 from ese_deploy.bench.plan import GroupPlan, Run
 from ese_deploy.bench.results import OWN, Row
 from ese_deploy.bench.rounds import Turn
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import batch_for, load_engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.batching import plan_batches
-from ese_deploy.runtime.encoder import BATCH_SIZE, BATCH_TOKENS
 from ese_deploy.runtime.tokenize import TextTokenizer
 
 __all__ = [
@@ -63,14 +62,14 @@ def own_subject(
     encoder: Encoder, run: Run, texts: Sequence[str], kind: str, tokenizer: TextTokenizer, count: OperationCount
 ) -> Subject:
     """A target of the bundle."""
-    single = kind == "latency"
+    single, batch = kind == "latency", batch_for(run.engine)
     texts = thin(texts, SINGLES) if single else texts
     lengths = tokenizer(texts).lengths
     padding = None
     if not single:
-        computed = sum(len(rows) * int(lengths[rows[0]]) for rows in plan_batches(lengths, BATCH_SIZE, run.budget))
+        computed = sum(len(rows) * int(lengths[rows[0]]) for rows in plan_batches(lengths, batch.size, run.budget))
         padding = 1 - int(lengths.sum()) / computed
-    default = " (default)" if run.budget == BATCH_TOKENS else ""
+    default = " (default)" if run.budget == batch.tokens else ""
     setting = "one text" if single else f"{run.budget} tokens{default}"
     operations = count(lengths.tolist()) / (len(texts) if single else 1)
     row = Row(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import ACCELERATED, ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
@@ -26,6 +26,8 @@ def find_candidates(
 ) -> list[Candidate]:
     """All targets on all engines that this version has, with what the budgets ask about.
 
+    An engine that needs an accelerator counts where the budgets name it.
+
     Args:
         manifest: of the bundle.
         budgets: what is asked.
@@ -33,11 +35,12 @@ def find_candidates(
         here: whether it was measured on this machine; then only figures of the engine versions installed count.
 
     Raises:
-        InputError: no target has the quality figure that the budget names, or there is no such engine.
+        InputError: no target has the quality figure that the budget names, there is no such engine, or all targets
+            need one that was not named.
     """
     _check_names(manifest, budgets)
     figures = _index(held, here)
-    return [
+    candidates = [
         Candidate(
             entry=entry,
             engine=engine,
@@ -49,8 +52,14 @@ def find_candidates(
         )
         for entry in manifest.targets
         for engine in ENGINES
-        if engine in entry.engines
+        if engine in entry.engines and (engine in budgets.engines or engine not in ACCELERATED)
     ]
+    if not candidates and not budgets.engines:
+        held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})
+        raise InputError(
+            f"every target needs an accelerator; name the engine that you have: --engine {' or '.join(held_engines)}"
+        )
+    return candidates
 
 
 def missing_measurements(candidates: list[Candidate], budgets: Budgets) -> dict[Kind, tuple[Case, list[Candidate]]]:

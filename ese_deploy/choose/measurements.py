@@ -1,8 +1,6 @@
 """What this machine measured of bundles: kept in its cache, by the bundle's content and the machine."""
 
 import hashlib
-import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -10,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.cache import CACHE_VARIABLE, cache_folder
 from ese_deploy.choose.machine import Machine, describe_machine
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
@@ -32,7 +31,6 @@ __all__ = [
     "write_measurements",
 ]
 
-CACHE_VARIABLE = "ESE_DEPLOY_CACHE"
 _SCHEMA_VERSION = 1
 
 Kind = Literal["latency", "throughput", "memory"]
@@ -95,19 +93,6 @@ def bundle_key(bundle: Bundle) -> str:
     files = [*manifest.targets, *manifest.weights, manifest.tokenizer]
     lines = sorted(f"{entry.file} {entry.sha256}" for entry in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def cache_folder() -> Path:
-    """Where measurements lie: ``ESE_DEPLOY_CACHE``, or the platform's folder for caches."""
-    stated = os.environ.get(CACHE_VARIABLE)
-    if stated:
-        return Path(stated).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local")) / "ese-deploy/cache"
-    if sys.platform == "darwin":
-        return home / "Library/Caches/ese-deploy"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ese-deploy"
 
 
 def load_measurements(bundle: Bundle, machine: Machine | None = None) -> Measurements:

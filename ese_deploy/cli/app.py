@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ese_deploy import __version__
-from ese_deploy.cli import bench, choose, doctor, embed, evaluate, export, inspect, measurements, report, verify
+from ese_deploy.cli import bench, build, choose, doctor, embed, evaluate, export, inspect, measurements, report, verify
 from ese_deploy.errors import EseDeployError, GateError
 
 __all__ = ["main"]
@@ -30,6 +30,7 @@ app.command("verify")(verify.verify)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("report")(report.report)
+app.command("build")(build.build)
 app.command("choose")(choose.choose_target)
 app.add_typer(measurements.app)
 app.command("embed")(embed.embed)

@@ -12,12 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from ese_deploy.engines import ENGINES
 from ese_deploy.progress import Progress
 
 __all__ = ["EngineOption", "JsonOption", "megabytes", "print_json", "print_table", "progress_bars", "say"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="The inference engine.")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; with :1 behind it for the second GPU.")
+]
 
 # Without a terminal rich would fold tables at 80 columns.
 _PIPE_WIDTH = 160

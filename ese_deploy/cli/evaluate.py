@@ -64,6 +64,9 @@ def evaluate(
     with progress_bars() as progress:
         model = BundleExits(opened, engine, threads)
         figures, pairs = evaluate_model(model, sts, retrieval, progress, opened, against)
+    if model.left_out:
+        names = ", ".join(map(str, model.left_out))
+        say(f"left out, since the engine {engine} does not compute in their dtype: {names}")
     if save:
         from ese_deploy.evaluate.save import save_quality
 

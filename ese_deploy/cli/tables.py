@@ -52,7 +52,7 @@ def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[lis
                 f"{check.padding_max_abs:.1e}",
                 values.get(check.entry.name, ""),
                 megabytes(check.entry.weight_bytes),
-                "passed" if parity.passed else "FAILED",
+                f"{'passed' if parity.passed else 'FAILED'}{', emulated' if parity.emulated else ''}",
             ]
         )
     return columns, rows
@@ -61,20 +61,18 @@ def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[lis
 def target_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a bundle's targets."""
     columns = ["target", "file", "space", "reads ", "max |diff| ", "agreement ", "trained"]
-    rows = []
-    for entry in manifest.targets:
-        differences = [parity.max_abs for parity in entry.parity if parity.max_abs is not None]
-        rows.append(
-            [
-                str(entry.target),
-                entry.file,
-                entry.space,
-                megabytes(entry.weight_bytes),
-                f"{max(differences):.1e}" if differences else "not verified",
-                _agreement(entry),
-                "yes" if entry.trained else "no",
-            ]
-        )
+    rows = [
+        [
+            str(entry.target),
+            entry.file,
+            entry.space,
+            megabytes(entry.weight_bytes),
+            entry.largest_difference,
+            _agreement(entry),
+            "yes" if entry.trained else "no",
+        ]
+        for entry in manifest.targets
+    ]
     return columns, rows
 
 

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from ese_deploy.bundle import Bundle, open_bundle, verify_weights
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars
+from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import ACCELERATED, load_engine, runs_dtype
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.golden import load_golden
+from ese_deploy.manifest import TargetEntry
 
 __all__ = ["verify"]
 
@@ -21,6 +22,7 @@ def verify(
         str | None, typer.Option(help="The checkpoint; without it, the one that the bundle names.")
     ] = None,
     engine: EngineOption = "onnxruntime",
+    save: Annotated[bool, typer.Option("--save", help="Write the figures into the bundle's manifest.")] = False,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
     ] = False,
@@ -29,7 +31,7 @@ def verify(
     """Hash every file of a bundle and compare every target with PyTorch."""
     with extra_error("export"):
         from ese_deploy.backbones import Checkpoint, read_checkpoint
-        from ese_deploy.verify import check_targets
+        from ese_deploy.verify import check_targets, save_parity
 
     def read_source(opened: Bundle) -> Checkpoint:
         manifest = opened.manifest
@@ -61,13 +63,28 @@ def verify(
             progress("hash weights", done + 1, len(opened.manifest.weights))
         load_golden(opened)
         checkpoint = read_source(opened)
-        found = [check for check, _ in check_targets(opened, checkpoint, loaded, opened.manifest.targets, progress)]
+        entries = _entries(opened, loaded.name)
+        found = [check for check, _ in check_targets(opened, checkpoint, loaded, entries, progress)]
     if json:
         print_json(
             [{"target": check.entry.name, "parity": check.parity, "failures": check.failures} for check in found]
         )
     else:
         print_table(*check_rows(found, opened.manifest))
+    if save:
+        opened = save_parity(opened, found)
+        say(f"wrote {opened.path / 'manifest.json'}: parity of {len(found)} targets on {loaded.name}")
     failures = [f"{check.entry.target}: {failure}" for check in found for failure in check.failures]
     if failures:
         raise GateError(f"{len(failures)} checks failed", failures)
+
+
+def _entries(opened: Bundle, engine: str) -> list[TargetEntry]:
+    """What to check: on an accelerator the targets of dtypes that it computes in, which are not all."""
+    entries = opened.manifest.targets
+    if engine not in ACCELERATED:
+        return list(entries)
+    running = [entry for entry in entries if runs_dtype(engine, entry.dtype)]
+    if not running:
+        raise InputError(f"{opened.path} holds no target of a dtype that the engine '{engine}' computes in")
+    return running

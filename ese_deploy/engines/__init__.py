@@ -1,21 +1,111 @@
 """Inference engines: one file each, behind the protocol of :mod:`ese_deploy.engines.base`."""
 
+from dataclasses import dataclass
+
 from ese_deploy.engines.base import Engine, Session
 from ese_deploy.errors import EngineError
 
-__all__ = ["ENGINES", "Engine", "Session", "load_engine"]
+__all__ = [
+    "ACCELERATED",
+    "ENGINES",
+    "Batch",
+    "Engine",
+    "Session",
+    "batch_for",
+    "engines_for",
+    "load_engine",
+    "require_dtype",
+    "runs_dtype",
+]
 
-ENGINES = ("onnxruntime",)
+# For each engine the dtypes that it computes in.
+_DTYPES = {
+    "onnxruntime": ("fp32",),
+    "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16"),
+    "onnxruntime-tensorrt": ("fp16", "bf16"),
+}
+
+ENGINES = tuple(_DTYPES)
+
+ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"})
+"""Engines that need an accelerator; they are chosen only where they are named."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How much an engine is given at once, unless the user says otherwise.
+
+    Attributes:
+        size: most rows.
+        tokens: most tokens, padding included.
+    """
+
+    size: int = 64
+    tokens: int = 512
+
+
+# A GPU idles on what fills a CPU's caches.
+_GPU_BATCH = Batch(size=512, tokens=16384)
+
+
+def batch_for(name: str) -> Batch:
+    """The batch that suits an engine."""
+    return _GPU_BATCH if name in ACCELERATED else Batch()
+
+
+def engines_for(dtype: str) -> list[str]:
+    """Engines that compute in ``dtype``."""
+    return [name for name in ENGINES if dtype in _DTYPES[name]]
+
+
+def runs_dtype(name: str, dtype: str) -> bool:
+    """Whether an engine computes in ``dtype``; one that is not of this package is taken to."""
+    return dtype in _DTYPES.get(name, (dtype,))
+
+
+def require_dtype(name: str, target: str, dtype: str) -> None:
+    """Check that an engine computes in a target's dtype.
+
+    Raises:
+        EngineError: it does not.
+    """
+    if not runs_dtype(name, dtype):
+        others = engines_for(dtype)
+        instead = f"the engine {' or '.join(others)}, or " if others else ""
+        raise EngineError(
+            f"target {target} computes in {dtype}, which the engine '{name}' does not; "
+            f"choose {instead}a target of dtype {' or '.join(_DTYPES[name])}"
+        )
 
 
 def load_engine(name: str) -> Engine:
     """Load an engine by name.
 
-    Raises:
-        EngineError: there is no such engine, or its library is missing or broken.
-    """
-    if name == "onnxruntime":
-        from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
+    Args:
+        name: one of :data:`ENGINES`; behind one that needs a GPU may stand the GPU's number, as in
+            ``onnxruntime-cuda:1``.
 
-        return OnnxRuntimeCpu()
-    raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
+    Raises:
+        EngineError: there is no such engine, no such device, or its library is missing or broken.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ENGINES:
+        raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
+    if number and (kind not in ACCELERATED or not number.isdecimal()):
+        raise EngineError(f"engine '{name}' names no device; write for example onnxruntime-cuda:1 for the second GPU")
+    if kind == "onnxruntime-cuda":
+        from ese_deploy.engines.onnxruntime_cuda import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda(int(number or 0))
+    if kind == "tensorrt":
+        from ese_deploy.engines.tensorrt import TensorRt
+
+        return TensorRt(int(number or 0))
+    if kind == "onnxruntime-tensorrt":
+        from ese_deploy.engines.onnxruntime_tensorrt import OnnxRuntimeTensorRt
+
+        return OnnxRuntimeTensorRt(int(number or 0))
+    from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
+
+    return OnnxRuntimeCpu()

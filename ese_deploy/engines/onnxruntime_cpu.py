@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ese_deploy.errors import EngineError
 
-__all__ = ["OnnxRuntimeCpu", "installed_distributions"]
+__all__ = ["OnnxRuntimeCpu", "first_line", "import_onnxruntime", "installed_distributions", "session_options"]
 
 _PROVIDER = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -30,6 +30,47 @@ def installed_distributions() -> dict[str, str]:
     return found
 
 
+def import_onnxruntime(extra: str = "cpu") -> Any:
+    """Import ONNX Runtime, which then reports nothing to anybody.
+
+    Args:
+        extra: the extra of this package that brings it.
+
+    Raises:
+        EngineError: the library is missing or cannot be imported.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        found = installed_distributions()
+        if not found:
+            raise EngineError(f"ONNX Runtime is not installed; pip install 'ese-deploy[{extra}]'") from None
+        both = len(found) == 2
+        advice = "uninstall both and install one of them" if both else "reinstall it"
+        raise EngineError(f"ONNX Runtime {found} cannot be imported ({first_line(error)}); {advice}") from error
+    onnxruntime.disable_telemetry_events()
+    if extra != "cpu":
+        # What a GPU lacks is said in one line by the engine, and not in ten by the library.
+        onnxruntime.set_default_logger_severity(4)
+    return onnxruntime
+
+
+def session_options(onnxruntime: Any, folder: Path, threads: int) -> Any:
+    """Options of a session whose weights lie in ``folder`` and which computes with ``threads`` threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+    options.add_session_config_entry(_STOP_SPINNING, "1")
+    return options
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
+
+
 @dataclass(frozen=True)
 class _Session:
     session: Any
@@ -42,7 +83,7 @@ class _Session:
         try:
             (vectors,) = self.session.run(None, dict(inputs))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed on a batch: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch: {first_line(error)}") from error
         result: NDArray[np.float32] = vectors
         return result
 
@@ -58,36 +99,17 @@ class OnnxRuntimeCpu:
     device = "cpu"
 
     def __init__(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            found = installed_distributions()
-            if not found:
-                raise EngineError("ONNX Runtime is not installed; pip install 'ese-deploy[cpu]'") from None
-            both = len(found) == 2
-            advice = "uninstall both and install one of them" if both else "reinstall it"
-            raise EngineError(f"ONNX Runtime {found} cannot be imported ({_first_line(error)}); {advice}") from error
-        onnxruntime.disable_telemetry_events()
-        self._onnxruntime = onnxruntime
-        self.versions = {"onnxruntime": str(onnxruntime.__version__)}
+        self._onnxruntime = import_onnxruntime()
+        self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
     def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
-        options = self._onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
-        options.add_session_config_entry(_STOP_SPINNING, "1")
+        options = session_options(self._onnxruntime, folder, threads)
         try:
             session = self._onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
         except Exception as error:
-            raise EngineError(f"ONNX Runtime refused the graph: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime refused the graph: {first_line(error)}") from error
         loaded = session.get_providers()
         if loaded != [_PROVIDER]:
             raise EngineError(f"ONNX Runtime loaded {loaded} where {_PROVIDER} was asked for")
         return _Session(session)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.bundle import Bundle
-from ese_deploy.engines import Engine, load_engine
+from ese_deploy.engines import Engine, load_engine, runs_dtype
+from ese_deploy.errors import EngineError
 from ese_deploy.manifest import TargetEntry
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
@@ -93,6 +94,12 @@ class BundleExits:
         bundle: the bundle.
         engine: the inference engine.
         threads: threads for one batch; without it, as many as this process is given.
+
+    Attributes:
+        left_out: targets whose dtype the engine does not compute in.
+
+    Raises:
+        EngineError: the engine is missing, or runs none of the targets.
     """
 
     def __init__(self, bundle: Bundle, engine: str | Engine = "onnxruntime", threads: int | None = None) -> None:
@@ -100,12 +107,21 @@ class BundleExits:
         self._engine = load_engine(engine) if isinstance(engine, str) else engine
         self._threads = threads
         groups: dict[tuple[str, int, str], list[TargetEntry]] = {}
-        for entry in bundle.manifest.targets:
+        entries = bundle.manifest.targets
+        self.left_out = [entry.target for entry in entries if not runs_dtype(self._engine.name, entry.dtype)]
+        for entry in entries:
+            if entry.target in self.left_out:
+                continue
             groups.setdefault((entry.dtype, entry.depth, entry.space), []).append(entry)
         self._exits = tuple(
             Exit(depth, dtype, space, tuple(sorted(entry.dim for entry in entries)))
             for (dtype, depth, space), entries in sorted(groups.items())
         )
+        if not self._exits:
+            raise EngineError(
+                f"the engine '{self._engine.name}' computes in the dtype of no target of {bundle.path}; "
+                "name another with --engine"
+            )
 
     @property
     def name(self) -> str:

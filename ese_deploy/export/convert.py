@@ -1,12 +1,21 @@
 """Applying a dtype to the traced graph, once for all targets."""
 
+from collections.abc import Callable, Mapping
+
 import onnx_ir as ir
 
 from ese_deploy.errors import InputError
+from ese_deploy.export.half import to_half
 
 __all__ = ["CONVERTIBLE", "convert"]
 
-CONVERTIBLE = ("fp32",)
+_CONVERSIONS: Mapping[str, Callable[[ir.Model], ir.Model]] = {
+    "fp32": lambda model: model,
+    "fp16": lambda model: to_half(model, ir.DataType.FLOAT16),
+    "bf16": lambda model: to_half(model, ir.DataType.BFLOAT16),
+}
+
+CONVERTIBLE = tuple(_CONVERSIONS)
 
 
 def convert(model: ir.Model, dtype: str) -> ir.Model:
@@ -19,6 +28,6 @@ def convert(model: ir.Model, dtype: str) -> ir.Model:
     Raises:
         InputError: there is no conversion to ``dtype``.
     """
-    if dtype == "fp32":
-        return model
-    raise InputError(f"dtype '{dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
+    if dtype not in _CONVERSIONS:
+        raise InputError(f"dtype '{dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
+    return _CONVERSIONS[dtype](model)

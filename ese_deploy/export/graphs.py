@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
+from ese_deploy import __version__
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import MANIFEST_FILE, Bundle, read_golden, read_graph, read_tokenizer, weights_of
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import engines_for
 from ese_deploy.export.convert import convert
 from ese_deploy.export.extract import OUTPUT, extract
 from ese_deploy.export.projection import Fitted, space
@@ -34,7 +35,7 @@ from ese_deploy.target import Target
 __all__ = ["describe_file", "write_graphs"]
 
 _TOKENIZER_FILE = "tokenizer.json"
-_TOOLS = ("ese-deploy", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "tokenizers")
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "tokenizers")
 
 
 def write_graphs(
@@ -116,7 +117,7 @@ def _write_target(
     weights: WeightsFile,
     fitted: Fitted | None,
 ) -> TargetEntry:
-    graph = extract(model, target, weights, importlib.metadata.version("ese-deploy"))
+    graph = extract(model, target, weights, __version__)
     path = folder / f"{target.name}.onnx"
     path.write_bytes(graph.onnx)
     described = describe_file(path)
@@ -131,7 +132,7 @@ def _write_target(
         space=space(target.depth, checkpoint.aligned_exits, fitted.calibration if fitted else None),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
-        engines=list(ENGINES),
+        engines=engines_for(target.dtype),
     )
 
 
@@ -162,7 +163,7 @@ def _new_manifest(
         output=OUTPUT,
         opset=opset,
         minimum_onnxruntime=MINIMUM_ONNXRUNTIME[opset],
-        tool_versions={name: importlib.metadata.version(name) for name in _TOOLS},
+        tool_versions={"ese-deploy": __version__, **{name: importlib.metadata.version(name) for name in _TOOLS}},
         tokenizer=Tokenizer(
             file=tokenizer.file,
             bytes=tokenizer.bytes,

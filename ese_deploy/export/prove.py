@@ -8,16 +8,16 @@ import msgspec
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import MANIFEST_FILE, Bundle, choose_entry, open_bundle, read_golden
-from ese_deploy.engines import Engine
+from ese_deploy.engines import ACCELERATED, Engine
 from ese_deploy.evaluate import AGREEMENT, agreement
 from ese_deploy.export.graphs import describe_file
 from ese_deploy.golden import GOLDEN_FILE, Golden, encode_golden
-from ese_deploy.manifest import Manifest, Quality, TargetEntry, encode_manifest
+from ese_deploy.manifest import Manifest, Parity, Quality, TargetEntry, encode_manifest
 from ese_deploy.progress import Progress
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
-from ese_deploy.verify import Reference, TargetCheck, check_targets
+from ese_deploy.verify import Reference, TargetCheck, check_targets, engine_for
 
 __all__ = ["prove"]
 
@@ -69,7 +69,7 @@ def _evaluate(
     full = reference.cut(reference.pool(texts), checkpoint.width)
     measured = {}
     for done, check in enumerate(checks, start=1):
-        encoder = Encoder.open(bundle, check.entry.target, engine=engine)
+        encoder = Encoder.open(bundle, check.entry.target, engine=engine_for(engine, check.entry.dtype))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a model of short texts cuts the passages, and so does the full one
             value = agreement(encoder.encode(texts), full)
@@ -81,6 +81,13 @@ def _evaluate(
             value=round(value, 6),
             share_of_full=round(value, 6),  # the full model agrees with itself entirely
         )
-        measured[check.entry.name] = msgspec.structs.replace(check.entry, parity=[check.parity], quality=[quality])
+        parity = [check.parity, *_not_verified(check.entry, engine)]
+        measured[check.entry.name] = msgspec.structs.replace(check.entry, parity=parity, quality=[quality])
         progress("evaluate", done, len(checks))
     return measured
+
+
+def _not_verified(entry: TargetEntry, engine: Engine) -> list[Parity]:
+    """Engines that run the target and that nobody has run it on."""
+    others = [name for name in entry.engines if name != engine.name]
+    return [Parity(engine=name, device="gpu" if name in ACCELERATED else "cpu", versions={}) for name in others]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.engines import Engine, Session, load_engine
+from ese_deploy.engines import Batch, Engine, Session, batch_for, load_engine, require_dtype
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.runtime.batching import plan_batches
@@ -21,10 +21,7 @@ from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
 
-__all__ = ["BATCH_SIZE", "BATCH_TOKENS", "Encoder"]
-
-BATCH_SIZE = 64
-BATCH_TOKENS = 512
+__all__ = ["Encoder"]
 
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096
@@ -52,11 +49,14 @@ class Encoder:
         (2, 128)
     """
 
-    def __init__(self, bundle: Bundle, entry: TargetEntry, tokenizer: TextTokenizer, session: Session) -> None:
+    def __init__(
+        self, bundle: Bundle, entry: TargetEntry, tokenizer: TextTokenizer, session: Session, batch: Batch | None = None
+    ) -> None:
         self._bundle = bundle
         self._entry = entry
         self._tokenizer = tokenizer
         self._session = session
+        self._batch = batch or Batch()
         self._lock = threading.Lock()
         self._truncated = 0
 
@@ -83,18 +83,19 @@ class Encoder:
         Raises:
             BundleError: the bundle is missing, damaged or hostile.
             InputError: the bundle does not hold the target or the profile, or ``threads`` is below 1.
-            EngineError: the engine is not installed, or refused the graph.
+            EngineError: the engine is not installed, does not compute in the target's dtype, or refused the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         entry = choose_entry(opened, target if profile is None else _profile_target(opened, profile, target))
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         loaded = load_engine(engine) if isinstance(engine, str) else engine
+        require_dtype(loaded.name, str(entry.target), entry.dtype)
         _require_version(loaded, opened)
         session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-        return cls(opened, entry, load_tokenizer(opened), session)
+        return cls(opened, entry, load_tokenizer(opened), session, batch_for(loaded.name))
 
     @property
     def bundle(self) -> Bundle:
@@ -142,8 +143,8 @@ class Encoder:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
         show_progress_bar: bool = False,
     ) -> Vectors:
         """Embed one text or several.
@@ -152,8 +153,9 @@ class Encoder:
             sentences: a text, or a sequence of texts.
             prompt_name: name of a prompt of the model, put before each text.
             prompt: a prompt given word for word; it wins over ``prompt_name``.
-            batch_size: most texts of a batch.
-            batch_tokens: most tokens of a batch, padding included; the limit that usually binds.
+            batch_size: most texts of a batch; without it, what suits the engine.
+            batch_tokens: most tokens of a batch, padding included, the limit that usually binds; without it, what
+                suits the engine.
             show_progress_bar: show a bar on standard error.
 
         Returns:
@@ -168,6 +170,8 @@ class Encoder:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+        batch_size = self._batch.size if batch_size is None else batch_size
+        batch_tokens = self._batch.tokens if batch_tokens is None else batch_tokens
         if batch_size < 1 or batch_tokens < 1:
             raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
         prefix = self._prefix(prompt_name, prompt)

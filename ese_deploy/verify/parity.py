@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle import Bundle, read_graph
 from ese_deploy.engines import Engine
+from ese_deploy.gates import GATES, NORM_GATE
 from ese_deploy.manifest import Parity, TargetEntry
 from ese_deploy.runtime import Encoder
+from ese_deploy.verify.emulate import engine_for
 
 __all__ = ["COSINE_GATE", "MAX_ABS_GATE", "TargetCheck", "check_target"]
 
-# The gates of fp32.
-MAX_ABS_GATE = 1e-5
-COSINE_GATE = 0.999999
+MAX_ABS_GATE = GATES["fp32"].max_abs
+COSINE_GATE = GATES["fp32"].cosine_min
 
 _BATCH_SIZES = (1, 2, 7, 32)
-_NORM_GATE = 1e-5
 _UNBOUNDED = 1 << 40
 _PADDED_TEXTS = 6
 
@@ -51,7 +51,9 @@ class TargetCheck:
 def check_target(
     bundle: Bundle, entry: TargetEntry, engine: Engine, texts: Sequence[str], expected: Vectors
 ) -> TargetCheck:
-    """Run a target over texts and compare.
+    """Run a target over texts and compare; the target's dtype says how close it must come.
+
+    An engine that does not compute in that dtype runs an emulation, and the figures say so.
 
     Args:
         bundle: the bundle.
@@ -63,7 +65,9 @@ def check_target(
     Raises:
         EngineError: the engine refused the graph.
     """
-    encoder = Encoder.open(bundle, entry.target, engine=engine)
+    gate = GATES[entry.dtype]
+    runner = engine_for(engine, entry.dtype)
+    encoder = Encoder.open(bundle, entry.target, engine=runner)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one of the texts is too long on purpose
         runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
@@ -77,22 +81,22 @@ def check_target(
     checks: list[tuple[bool, Callable[[], str]]] = [
         (bool(np.isfinite(found).all()), lambda: "a vector holds NaN or infinity"),
         (
-            max_abs <= MAX_ABS_GATE,
-            lambda: f"max |difference| from PyTorch {max_abs:.2e}, allowed {MAX_ABS_GATE:.0e}",
+            max_abs <= gate.max_abs,
+            lambda: f"max |difference| from PyTorch {max_abs:.2e}, allowed {gate.max_abs:.0e}",
         ),
         (
-            cosine_min >= COSINE_GATE,
-            lambda: f"lowest cosine with PyTorch {cosine_min:.7f}, allowed {COSINE_GATE}",
+            cosine_min >= gate.cosine_min,
+            lambda: f"lowest cosine with PyTorch {cosine_min:.7f}, allowed {gate.cosine_min}",
         ),
         (
-            batch <= MAX_ABS_GATE,
-            lambda: f"batch size moves a vector by {batch:.2e}, allowed {MAX_ABS_GATE:.0e}",
+            batch <= gate.invariance,
+            lambda: f"batch size moves a vector by {batch:.2e}, allowed {gate.invariance:.0e}",
         ),
         (
-            padding <= MAX_ABS_GATE,
-            lambda: f"padding moves a vector by {padding:.2e}, allowed {MAX_ABS_GATE:.0e}",
+            padding <= gate.invariance,
+            lambda: f"padding moves a vector by {padding:.2e}, allowed {gate.invariance:.0e}",
         ),
-        (norm <= _NORM_GATE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {_NORM_GATE:.0e}"),
+        (norm <= NORM_GATE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {NORM_GATE:.0e}"),
     ]
     failures = (*_interface_failures(bundle, entry), *(say() for held, say in checks if not held))
     parity = Parity(
@@ -103,6 +107,7 @@ def check_target(
         cosine_min=cosine_min,
         n=len(texts),
         passed=not failures,
+        emulated=runner is not engine,
     )
     return TargetCheck(entry, parity, batch, padding, norm, failures)
 

@@ -1,0 +1,187 @@
+"""The CUDA runtime as far as engines need it: which GPU there is, and memory on it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import EngineError
+
+__all__ = ["CudaMemory", "Gpu", "OutOfMemoryError", "find_gpu"]
+
+_PACKAGE = "pip install 'cuda-bindings>=13'"
+
+
+class OutOfMemoryError(EngineError):
+    """The GPU has not enough free memory."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU.
+
+    Attributes:
+        index: its number among those that the process sees.
+        name: such as ``NVIDIA H200``.
+        capability: its compute capability, such as (9, 0).
+        memory_bytes: all of its memory.
+        driver: CUDA version that the driver supports, such as ``13.0``.
+    """
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+    driver: str
+
+    @property
+    def architecture(self) -> str:
+        """Such as ``sm_90``."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+def find_gpu(index: int = 0, runtime: Any = None) -> Gpu:
+    """Describe a GPU.
+
+    Args:
+        index: its number among those that the process sees.
+        runtime: stands in for ``cuda.bindings.runtime``.
+
+    Raises:
+        EngineError: there is no such GPU, no driver, a driver that is too old, or the package is missing.
+    """
+    runtime = runtime or _import_runtime()
+    driver, needed = (_value(call()) for call in (runtime.cudaDriverGetVersion, runtime.cudaRuntimeGetVersion))
+    if driver == 0:
+        raise EngineError(
+            "no NVIDIA driver was found, so there is no GPU to run on; install the driver, or choose the engine "
+            "'onnxruntime', which runs on the CPU"
+        )
+    error, count = runtime.cudaGetDeviceCount()
+    if int(error) == int(runtime.cudaError_t.cudaErrorInsufficientDriver):
+        raise EngineError(
+            f"the NVIDIA driver supports CUDA {_version(driver)}, and CUDA {_version(needed)} is needed; "
+            "update the driver"
+        )
+    if int(error) != 0 or not count:
+        raise EngineError(
+            f"the NVIDIA driver shows no GPU ({_name(runtime, error)}); look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "or choose the engine 'onnxruntime', which runs on the CPU"
+        )
+    if not 0 <= index < count:
+        raise EngineError(f"there is no GPU {index}; this process sees {count}, numbered from 0")
+    properties = _value(runtime.cudaGetDeviceProperties(index))
+    return Gpu(
+        index=index,
+        name=bytes(properties.name).split(b"\0", 1)[0].decode(),
+        capability=(properties.major, properties.minor),
+        memory_bytes=int(properties.totalGlobalMem),
+        driver=_version(driver),
+    )
+
+
+class CudaMemory:
+    """Buffers and a stream on one GPU; for one thread at a time.
+
+    Args:
+        index: the GPU's number.
+        runtime: stands in for ``cuda.bindings.runtime``.
+
+    Attributes:
+        stream: handle of the stream on which copies run.
+    """
+
+    def __init__(self, index: int, runtime: Any = None) -> None:
+        self._runtime = runtime or _import_runtime()
+        self._index = index
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self.use()
+        self.stream: int = int(_value(self._runtime.cudaStreamCreate()))
+
+    def use(self) -> None:
+        """Choose the GPU for the calling thread."""
+        self._check(self._runtime.cudaSetDevice(self._index))
+
+    def buffer(self, name: str, size: int) -> int:
+        """Address of a buffer of at least ``size`` bytes, the one of that name where it is large enough.
+
+        Raises:
+            OutOfMemoryError: the GPU has no room for it.
+        """
+        address, held = self._buffers.get(name, (0, 0))
+        if held < size:
+            if address:
+                del self._buffers[name]
+                self._check(self._runtime.cudaFree(address))
+            error, address = self._runtime.cudaMalloc(size)
+            self._check((error,))
+            self._buffers[name] = (int(address), size)
+        return self._buffers[name][0]
+
+    def copy_in(self, address: int, array: NDArray[Any]) -> None:
+        """Queue a copy of an array to the GPU; the array must live until :meth:`wait`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._check(self._runtime.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+
+    def copy_out(self, array: NDArray[np.float32], address: int) -> None:
+        """Queue a copy from the GPU into an array; it is there after :meth:`wait`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._check(self._runtime.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+
+    def wait(self) -> None:
+        """Wait until all that was queued is done.
+
+        Raises:
+            EngineError: something of it failed.
+        """
+        self._check(self._runtime.cudaStreamSynchronize(self.stream))
+
+    def free_bytes(self) -> int:
+        """Memory of the GPU that is free."""
+        error, free, _ = self._runtime.cudaMemGetInfo()
+        self._check((error,))
+        return int(free)
+
+    def release(self) -> None:
+        """Give all buffers back."""
+        for address, _ in self._buffers.values():
+            self._runtime.cudaFree(address)
+        self._buffers.clear()
+
+    def close(self) -> None:
+        """Give everything back; more than one call does no harm."""
+        self.release()
+        if self.stream:
+            self._runtime.cudaStreamDestroy(self.stream)
+            self.stream = 0
+
+    def _check(self, result: tuple[Any, ...]) -> None:
+        error = result[0]
+        if int(error) == int(self._runtime.cudaError_t.cudaErrorMemoryAllocation):
+            raise OutOfMemoryError("the GPU is out of memory")
+        if int(error) != 0:
+            raise EngineError(f"CUDA failed: {_name(self._runtime, error)}; look at nvidia-smi")
+
+
+def _import_runtime() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise EngineError(f"cuda-bindings is missing, by which the GPU is found; {_PACKAGE}") from error
+    return runtime
+
+
+def _value(result: tuple[Any, ...]) -> Any:
+    error, value = result
+    if int(error) != 0:
+        raise EngineError(f"CUDA failed with error {int(error)}; look at nvidia-smi")
+    return value
+
+
+def _name(runtime: Any, error: Any) -> str:
+    return bytes(runtime.cudaGetErrorString(error)[1]).decode()
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,41 @@
+"""What to say when a batch does not fit into the GPU's memory."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.errors import EngineError
+
+__all__ = ["explain_out_of_memory"]
+
+Batch = Mapping[str, NDArray[np.int64]]
+
+
+def explain_out_of_memory(inputs: Batch, run: Callable[[Batch], object]) -> EngineError:
+    """Find the largest half, quarter and so on of a batch that fits, by running it.
+
+    Args:
+        inputs: the batch that did not fit.
+        run: runs a batch, and raises where it does not fit.
+
+    Returns:
+        The error to raise.
+    """
+    rows, length = next(iter(inputs.values())).shape
+    fitting = rows // 2
+    while fitting and not _fits({name: array[:fitting] for name, array in inputs.items()}, run):
+        fitting //= 2
+    problem = f"a batch of {rows} texts of {length} tokens does not fit into the GPU's memory"
+    if not fitting:
+        return EngineError(f"{problem}, and neither does one such text; use a smaller target or a larger GPU")
+    advice = f"set batch_size={fitting} or batch_tokens={fitting * length}"
+    return EngineError(f"{problem}, {fitting} texts of that length do; {advice}")
+
+
+def _fits(batch: Batch, run: Callable[[Batch], object]) -> bool:
+    try:
+        run(batch)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""ONNX Runtime's TensorRT provider, which compiles the graph at load and hands to CUDA what it cannot."""
+
+import ctypes
+import importlib.util
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ese_deploy.cache import cache_folder
+from ese_deploy.engines.contract import manifest_in
+from ese_deploy.engines.cuda import find_gpu
+from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
+from ese_deploy.engines.onnxruntime_cuda import cuda_options
+from ese_deploy.engines.onnxruntime_gpu import GpuSession, load_session, require_provider
+from ese_deploy.errors import EngineError
+
+__all__ = ["OnnxRuntimeTensorRt", "require_tensorrt", "tensorrt_options"]
+
+_PROVIDER, _CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+# The release that the provider is linked with; another one on the machine does not serve.
+_MAJOR = 10
+_BATCH, _TOKENS, _BEST_TOKENS = 512, 65536, 16384
+
+
+def tensorrt_options(index: int, cache: Path, inputs: Sequence[str], longest: int) -> dict[str, str]:
+    """Options of the TensorRT provider.
+
+    One profile serves all lengths, so that a plan is compiled once; the native engine has one for each range.
+
+    Args:
+        index: the GPU's number.
+        cache: where compiled plans and timings are kept.
+        inputs: names of the graph's inputs.
+        longest: the longest row.
+    """
+    most, best = max(1, min(_BATCH, _TOKENS // longest)), max(1, min(_BATCH, _BEST_TOKENS // longest))
+
+    def shapes(rows: int, length: int) -> str:
+        return ",".join(f"{name}:{rows}x{length}" for name in inputs)
+
+    return {
+        "device_id": str(index),
+        # The graph says which values are fp16; without this the provider would compute all of them in fp32.
+        "trt_fp16_enable": "1",
+        "trt_bf16_enable": "1",
+        "trt_layer_norm_fp32_fallback": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+        "trt_profile_min_shapes": shapes(1, 1),
+        "trt_profile_opt_shapes": shapes(best, longest),
+        "trt_profile_max_shapes": shapes(most, longest),
+    }
+
+
+def require_tensorrt(candidates: Iterable[Path] | None = None) -> None:
+    """Check that the release of TensorRT that the provider is linked with is there, and load it.
+
+    Args:
+        candidates: where its library may lie; without them the folder of the Python package, then the system's.
+
+    Raises:
+        EngineError: it is missing, or another release is there.
+    """
+    name = f"libnvinfer.so.{_MAJOR}"
+    folders = list(_packaged() if candidates is None else candidates)
+    for place in [*(str(folder / name) for folder in folders), *([name] if candidates is None else [])]:
+        try:
+            ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return
+    others = sorted(path.name for folder in folders for path in folder.glob("libnvinfer.so.*"))
+    found = f"; there is {', '.join(others)}" if others else ""
+    raise EngineError(
+        f"ONNX Runtime's {_PROVIDER} needs TensorRT {_MAJOR}, and {name} is missing{found}; "
+        f"pip install 'tensorrt-cu13=={_MAJOR}.*'"
+    )
+
+
+def _packaged() -> list[Path]:
+    spec = importlib.util.find_spec("tensorrt_libs")
+    return [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+
+
+class OnnxRuntimeTensorRt:
+    """Runs graphs on a GPU with ONNX Runtime and TensorRT.
+
+    Args:
+        index: the GPU's number among those that the process sees.
+
+    Raises:
+        EngineError: there is no GPU, its driver is too old, or a library is missing or of another release.
+    """
+
+    name = "onnxruntime-tensorrt"
+
+    def __init__(self, index: int = 0) -> None:
+        self._onnxruntime = import_onnxruntime("gpu")
+        self._gpu = find_gpu(index)
+        require_provider(self._onnxruntime, _PROVIDER)
+        require_tensorrt()
+        self.device = self._gpu.name
+        self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
+
+    def load(self, graph: bytes, folder: Path, threads: int) -> GpuSession:
+        """Load a graph, compiling it where that was not done yet; see :meth:`ese_deploy.engines.base.Engine.load`."""
+        cache = cache_folder() / "onnxruntime-tensorrt"
+        cache.mkdir(parents=True, exist_ok=True)
+        manifest = manifest_in(folder)
+        options = tensorrt_options(self._gpu.index, cache, manifest.inputs, manifest.max_seq_length)
+        # The graph comes as bytes, so the provider must be told where its weights lie.
+        options["trt_onnx_model_folder_path"] = str(folder)
+        providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]
+        return load_session(self._onnxruntime, providers, graph, folder, threads, index=self._gpu.index)

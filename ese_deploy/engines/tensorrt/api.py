@@ -1,0 +1,120 @@
+"""The one place where ``tensorrt`` and ``tensorrt_rtx`` are told apart: the same interface under two names."""
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+from ese_deploy.errors import EngineError
+
+__all__ = ["Api", "Log", "create_network", "import_tensorrt"]
+
+# The last one is what the wheels of TensorRT for RTX themselves hold.
+_MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+_DISTRIBUTIONS = {
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
+}
+_LEAST = (10, 13)
+
+
+@dataclass(frozen=True)
+class Api:
+    """TensorRT.
+
+    Attributes:
+        module: the Python module.
+        flavour: ``tensorrt``, or ``tensorrt-rtx``.
+        version: such as ``10.16.0.72``.
+    """
+
+    module: Any
+    flavour: str
+    version: str
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """The first two numbers of the version."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The installed distribution and its version."""
+        for name in _DISTRIBUTIONS[self.flavour]:
+            try:
+                return {name: importlib.metadata.version(name)}
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return {self.flavour: self.version}
+
+    @property
+    def rtx(self) -> bool:
+        """Whether it is TensorRT for RTX, which compiles at load and has no timing cache."""
+        return self.flavour == "tensorrt-rtx"
+
+
+def import_tensorrt() -> Api:
+    """Import TensorRT, or TensorRT for RTX where that is what is installed.
+
+    Raises:
+        EngineError: neither is installed, a library is missing, or the release is too old.
+    """
+    reasons = []
+    for name in _MODULES:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != name:
+                reasons.append(f"{name} cannot be imported ({error})")
+            continue
+        except (OSError, RuntimeError) as error:
+            reasons.append(f"{name} cannot be loaded ({str(error).strip().partition(chr(10))[0]})")
+            continue
+        api = Api(module, "tensorrt" if name == "tensorrt" else "tensorrt-rtx", str(module.__version__))
+        if not api.rtx and api.release < _LEAST:
+            least = ".".join(map(str, _LEAST))
+            raise EngineError(f"TensorRT {api.version} is too old; pip install 'tensorrt-cu13>={least}'")
+        return api
+    found = f" ({'; '.join(reasons)})" if reasons else ""
+    raise EngineError(f"TensorRT is not installed{found}; pip install 'ese-deploy[tensorrt]'")
+
+
+class Log:
+    """Collects what TensorRT says, so that an error can be told in a line.
+
+    Args:
+        api: TensorRT.
+
+    Attributes:
+        logger: to be handed to TensorRT.
+        errors: messages of errors, in order.
+    """
+
+    def __init__(self, api: Api) -> None:
+        module, errors = api.module, list[str]()
+
+        class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                    errors.append(" ".join(message.split()))
+
+        self.logger, self.errors = Logger(), errors
+
+    @property
+    def first_error(self) -> str:
+        """The first error, cut where it becomes a stack trace."""
+        return self.errors[0][:300] if self.errors else "it does not say why"
+
+
+def create_network(api: Api, builder: Any) -> Any:
+    """An empty network that keeps to the dtypes of the graph, on every release alike.
+
+    From TensorRT 11 on all networks do, and there is no flag for it.
+    """
+    flags = api.module.NetworkDefinitionCreationFlag
+    typed = getattr(flags, "STRONGLY_TYPED", None) if api.release < (11, 0) else None
+    return builder.create_network(0 if typed is None else 1 << int(typed))

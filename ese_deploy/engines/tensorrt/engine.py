@@ -1,0 +1,85 @@
+"""TensorRT as an engine: finds the plan of a graph in this machine's cache, or builds it."""
+
+import warnings
+from pathlib import Path
+
+from ese_deploy.engines.contract import manifest_in
+from ese_deploy.engines.cuda import CudaMemory, find_gpu
+from ese_deploy.engines.tensorrt.api import import_tensorrt
+from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
+from ese_deploy.engines.tensorrt.plans import Plan, PlanKey, find_plan, plan_key, read_timing, save_plan
+from ese_deploy.engines.tensorrt.session import TensorRtSession
+from ese_deploy.progress import Progress, silent
+
+__all__ = ["TensorRt"]
+
+
+class TensorRt:
+    """Runs graphs on a GPU with TensorRT.
+
+    Args:
+        index: the GPU's number among those that the process sees.
+        settings: how plans are built.
+
+    Raises:
+        EngineError: there is no GPU, its driver is too old, or TensorRT is missing.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, index: int = 0, settings: BuildSettings | None = None) -> None:
+        self._api = import_tensorrt()
+        self._gpu = find_gpu(index)
+        self._settings = settings or BuildSettings()
+        self.device = self._gpu.name
+        self.versions = self._api.versions
+
+    def plan(self, graph: bytes, folder: Path, force: bool = False, progress: Progress = silent) -> tuple[Plan, str]:
+        """Find the plan of a graph with just these settings in the cache, or build it.
+
+        Args:
+            graph: the ONNX model.
+            folder: the bundle.
+            force: build it even where there is one.
+            progress: called while it is built.
+
+        Returns:
+            The plan, and why it was built; empty where it was there.
+
+        Raises:
+            EngineError: TensorRT cannot build the graph.
+            InputError: the cache cannot be written.
+        """
+        key = self._key(graph, folder)
+        held, why = find_plan(key)
+        if held is not None and not force:
+            return held, ""
+        return self._build(key, graph, folder, progress), why or "it was asked for"
+
+    def load(self, graph: bytes, folder: Path, threads: int) -> TensorRtSession:
+        """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`.
+
+        The newest plan that runs here serves, however it was built; without one it is built, which is said.
+        """
+        key = self._key(graph, folder)
+        plan, why = find_plan(key, any_settings=True)
+        if plan is None:
+            warnings.warn(f"building a plan, since {why}; ese-deploy build does that ahead", stacklevel=3)
+            plan = self._build(key, graph, folder)
+        return self.open(plan)
+
+    def open(self, plan: Plan) -> TensorRtSession:
+        """Load a plan.
+
+        Raises:
+            EngineError: it was built for something else, or does not fit into memory.
+        """
+        return TensorRtSession(self._api, plan.data, plan.key.shapes, CudaMemory(self._gpu.index))
+
+    def _key(self, graph: bytes, folder: Path) -> PlanKey:
+        profiles = profiles_for(self._settings, manifest_in(folder).max_seq_length)
+        return plan_key(self._api, self._gpu, graph, folder, self._settings, profiles)
+
+    def _build(self, key: PlanKey, graph: bytes, folder: Path, progress: Progress = silent) -> Plan:
+        built = build_plan(self._api, graph, folder, key.shapes, self._settings, read_timing(key), progress)
+        return save_plan(key, *built)

@@ -1,0 +1,209 @@
+"""Plans in this machine's cache: what each was built of and for, and why one does not serve."""
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from ese_deploy.cache import cache_folder
+from ese_deploy.engines.cuda import Gpu
+from ese_deploy.engines.tensorrt.api import Api
+from ese_deploy.engines.tensorrt.build import BuildSettings, Profile
+from ese_deploy.files import sha256_file, write_atomic
+from ese_deploy.manifest import Parity
+
+__all__ = [
+    "ANY_AMPERE",
+    "Plan",
+    "PlanKey",
+    "find_plan",
+    "plan_key",
+    "plans_folder",
+    "read_timing",
+    "save_parity",
+    "save_plan",
+]
+
+ANY_AMPERE = "ampere+"
+
+_WEIGHTS = re.compile(rb"weights\.[a-z0-9]+\.data")
+
+
+class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a plan depends on; another value of any of it makes another plan.
+
+    Attributes:
+        graph: sha256 of the graph and of the weights that it names.
+        flavour: ``tensorrt`` or ``tensorrt-rtx``.
+        version: of TensorRT.
+        architecture: such as ``sm_90``; ``ampere+`` for a plan that is to run on several.
+        settings: how it was built.
+        profiles: shortest, longest, best and most rows of each profile.
+    """
+
+    graph: str
+    flavour: str
+    version: str
+    architecture: str
+    settings: dict[str, int | bool | list[int]]
+    profiles: list[tuple[int, int, int, int]]
+
+    @property
+    def shapes(self) -> list[Profile]:
+        """The profiles."""
+        return [Profile(*one) for one in self.profiles]
+
+    @property
+    def stem(self) -> str:
+        """The name of its files: the graph, then all of it."""
+        whole = hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        return f"{self.graph[:16]}.{whole[:16]}"
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What lies beside a plan."""
+
+    key: PlanKey
+    sha256: str
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that serves.
+
+    Attributes:
+        data: its bytes.
+        key: what it was built of and for.
+        parity: how near PyTorch it came on the golden texts, where that was looked at.
+    """
+
+    data: bytes
+    key: PlanKey
+    parity: Parity | None
+
+
+def plans_folder() -> Path:
+    """Where plans lie."""
+    return cache_folder() / "plans"
+
+
+def plan_key(
+    api: Api, gpu: Gpu, graph: bytes, folder: Path, settings: BuildSettings, profiles: list[Profile]
+) -> PlanKey:
+    """The key of the plan that a graph needs on a GPU."""
+    digest = hashlib.sha256(graph)
+    # Two checkpoints of one architecture give the same graph: what differs are the weights.
+    for name in sorted(set(_WEIGHTS.findall(graph))):
+        digest.update(sha256_file(folder / name.decode()).encode())
+    stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    return PlanKey(
+        graph=digest.hexdigest(),
+        flavour=api.flavour,
+        version=api.version,
+        architecture=ANY_AMPERE if settings.hardware_compatible else gpu.architecture,
+        settings=stated,
+        profiles=[(one.shortest, one.longest, one.best_rows, one.most_rows) for one in profiles],
+    )
+
+
+def find_plan(key: PlanKey, any_settings: bool = False) -> tuple[Plan | None, str]:
+    """Look a plan up.
+
+    Args:
+        key: what is wanted.
+        any_settings: take the newest plan of the graph that runs here, however it was built, where there is none of
+            just this key.
+
+    Returns:
+        The plan, or None; and then why there is none, in words.
+    """
+    entries = _entries(key.graph)
+    fitting = [entry for entry in entries if entry.key == key]
+    if any_settings:
+        fitting += [entry for entry in entries if _runs_here(entry.key, key)]
+    for entry in fitting:
+        path = plans_folder() / f"{entry.key.stem}.plan"
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() == entry.sha256:
+            return Plan(data, entry.key, entry.parity), ""
+        return None, f"the plan {path} is damaged"
+    if not entries:
+        return None, "there is no plan of this graph yet"
+    nearest = min((_differences(entry.key, key) for entry in entries), key=len)
+    return None, f"the plan that there is was built for {' and '.join(nearest)}"
+
+
+def save_plan(key: PlanKey, data: bytes, timing: bytes) -> Plan:
+    """Write a plan, and what its build taught about kernels.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    folder = plans_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_atomic(folder / f"{key.stem}.plan") as file:
+        file.write(data)
+    _write(folder / f"{key.stem}.json", _Entry(key, hashlib.sha256(data).hexdigest()))
+    if timing:
+        with write_atomic(_timing_path(key)) as file:
+            file.write(timing)
+    return Plan(data, key, None)
+
+
+def save_parity(plan: Plan, parity: Parity) -> Plan:
+    """Write beside a plan how near PyTorch it came."""
+    path = plans_folder() / f"{plan.key.stem}.json"
+    _write(path, _Entry(plan.key, hashlib.sha256(plan.data).hexdigest(), parity))
+    return Plan(plan.data, plan.key, parity)
+
+
+def read_timing(key: PlanKey) -> bytes:
+    """What earlier builds on such a GPU learnt; empty where there was none."""
+    path = _timing_path(key)
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _timing_path(key: PlanKey) -> Path:
+    return plans_folder() / f"timing.{key.flavour}.{key.version}.{key.architecture}.cache"
+
+
+def _entries(graph: str) -> list[_Entry]:
+    """What is held of a graph, the newest first."""
+    paths = sorted(plans_folder().glob(f"{graph[:16]}.*.json"), key=lambda path: -path.stat().st_mtime_ns)
+    return [entry for path in paths if (entry := _read(path)) is not None and entry.key.graph == graph]
+
+
+def _runs_here(held: PlanKey, wanted: PlanKey) -> bool:
+    same = (held.flavour, held.version) == (wanted.flavour, wanted.version)
+    return same and held.architecture in (wanted.architecture, ANY_AMPERE)
+
+
+def _differences(held: PlanKey, wanted: PlanKey) -> list[str]:
+    """What another plan of the graph was built for, where this is not what is wanted."""
+    found = []
+    if (held.flavour, held.version) != (wanted.flavour, wanted.version):
+        here = f"{wanted.flavour} {wanted.version}"
+        found.append(f"{held.flavour} {held.version}, here is {here}")
+    if held.architecture != wanted.architecture:
+        found.append(f"a GPU of {held.architecture}, this one is {wanted.architecture}")
+    if held.settings != wanted.settings:
+        names = [name for name in wanted.settings if held.settings.get(name) != wanted.settings[name]]
+        found.append(f"other settings ({', '.join(names)})")
+    elif held.profiles != wanted.profiles:
+        found.append("other lengths")
+    return found
+
+
+def _read(path: Path) -> _Entry | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Entry)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _write(path: Path, entry: _Entry) -> None:
+    with write_atomic(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(entry), indent=1) + b"\n")

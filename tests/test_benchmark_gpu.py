@@ -1,0 +1,72 @@
+"""The GPU benchmark, tried on the CPU with a tiny model; what it says of speed there means nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.cases import SHAPES, Case, cases, flops
+
+QUICK = ["--device", "cpu", "--batches", "1,2", "--lengths", "16", "--case-seconds", "0.001"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu")
+
+
+def test_pieces_add_up_to_one_file_of_plain_rows(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = work / "results.json"
+    common = [*QUICK, "--work", str(work / "work"), "--out", str(out)]
+    assert main(["--only", "tiny/onnxruntime", *common]) == 0
+    assert "all targets that were compared equal PyTorch" in capsys.readouterr().out
+    assert main(["--only", "tiny/pytorch-eager", *common]) == 0
+    found = json.loads(out.read_text())
+    assert (found["schema_version"], found["kind"], found["device"]) == (1, "gpu", "cpu")
+    assert found["ceiling_tflops"]["fp32"] > 0
+    assert "torch" in found["versions"]
+    keys = {(row["target"], row["engine"], row["batch"], row["length"]) for row in found["rows"]}
+    assert keys == {
+        (target, engine, batch, 16)
+        for target in ("1x64", "2x64")
+        for engine in ("onnxruntime", "pytorch-eager")
+        for batch in (1, 2)
+    }
+    for row in found["rows"]:
+        assert row["error"] is None and row["texts_per_second"] > 0 and row["runs"] >= 5
+        work_done = row["texts_per_second"] * flops(SHAPES["tiny"], row["depth"], row["length"]) / 1e12
+        assert row["tflops"] == pytest.approx(work_done, rel=0.01, abs=1e-4)
+    assert {one["target"]: one["parity"]["passed"] for one in found["verified"]} == {"1x64": True, "2x64": True}
+    assert found["unmeasured"] == []
+
+
+def test_what_there_was_no_time_for_is_listed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = work / "late.json"
+    arguments = ["--only", "tiny/pytorch-eager", *QUICK, "--work", str(work / "work"), "--out", str(out)]
+    assert main([*arguments, "--seconds", "0"]) == 0
+    found = json.loads(out.read_text())
+    assert found["rows"] == []
+    assert "tiny 2x64:fp32 pytorch-eager 1x16" in found["unmeasured"]
+    assert "no time was left for 4 cases" in capsys.readouterr().out
+
+
+def test_a_model_or_an_engine_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cpu", "--only", "bert-huge"]) == 2
+    assert "got 'bert-huge'; models are minilm, bert-base, bert-large, tiny" in capsys.readouterr().err
+    assert main(["--device", "cpu", "--only", "tiny/tensorrt"]) == 2
+
+
+def test_the_main_case_comes_first_and_all_come_once() -> None:
+    found = cases((1, 128), (16, 128))
+    assert found[0] == Case(128, 128)
+    assert len(set(found)) == len(found) == 4
+
+
+def test_arithmetic_is_that_of_the_published_count() -> None:
+    # A text of 128 tokens through BERT-base takes 22.3 GFLOP: 2 x 85e6 parameters x 128, and attention.
+    assert flops(SHAPES["bert-base"], 12, 128) == pytest.approx(2 * 84.93e6 * 128 + 12 * 4 * 128**2 * 768, rel=1e-3)
+    half, full = (flops(SHAPES["bert-base"], depth, 128) for depth in (6, 12))
+    assert full == 2 * half

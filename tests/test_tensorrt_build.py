@@ -1,0 +1,31 @@
+"""TensorRT itself parses and builds, without a GPU: `make test-tensorrt`. Every backbone is in test_backbones.py."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+
+from ese_deploy.engines.tensorrt.api import Api, Log
+from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, parse_graph, profiles_for
+from ese_deploy.errors import EngineError
+
+pytestmark = pytest.mark.tensorrt
+
+
+def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
+    """Kinds of layers of the parsed network."""
+    log = Log(api)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    return Counter(str(network.get_layer(number).type).rpartition(".")[2] for number in range(network.num_layers))
+
+
+def test_a_graph_that_does_not_parse_is_refused_with_the_parsers_reason(tensorrt_api: Api, tmp_path: Path) -> None:
+    node = onnx.helper.make_node("NoSuchOperator", ["input_ids"], ["y"], domain="nowhere")
+    inputs = [onnx.helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 8])]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", inputs, outputs))
+    with pytest.raises(EngineError, match=r"cannot parse the graph: .*NoSuchOperator"):
+        build_plan(
+            tensorrt_api, model.SerializeToString(), tmp_path, profiles_for(BuildSettings(), 32), BuildSettings()
+        )
