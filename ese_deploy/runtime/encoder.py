@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,6 +18,7 @@ from ese_deploy.engines import Batch, Engine, Session, batch_for, load_engine, r
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
@@ -50,12 +52,17 @@ class Encoder:
     """
 
     def __init__(
-        self, bundle: Bundle, entry: TargetEntry, tokenizer: TextTokenizer, session: Session, batch: Batch | None = None
+        self,
+        bundle: Bundle,
+        entry: TargetEntry,
+        tokenizer: TextTokenizer,
+        session: Session | Streams,
+        batch: Batch | None = None,
     ) -> None:
         self._bundle = bundle
         self._entry = entry
         self._tokenizer = tokenizer
-        self._session = session
+        self._streams = session if isinstance(session, Streams) else Streams(session)
         self._batch = batch or Batch()
         self._lock = threading.Lock()
         self._truncated = 0
@@ -78,7 +85,8 @@ class Encoder:
             profile: a budget profile of the bundle, such as ``"edge"``, instead of a target; where it had to fall
                 back on something else than it names, a warning says so.
             engine: the inference engine.
-            threads: threads for one batch; without it, what affinity and the control group's quota allow.
+            threads: threads to compute with, on one batch or on several at once; without it, what affinity and the
+                control group's quota allow.
 
         Raises:
             BundleError: the bundle is missing, damaged or hostile.
@@ -92,10 +100,13 @@ class Encoder:
         loaded = load_engine(engine) if isinstance(engine, str) else engine
         require_dtype(loaded.name, str(entry.target), entry.dtype)
         _require_version(loaded, opened)
-        session = loaded.load(read_graph(opened, entry), opened.path, threads or available_threads())
+        graph, count = read_graph(opened, entry), threads or available_threads()
+        session = loaded.load(graph, opened.path, count)
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-        return cls(opened, entry, load_tokenizer(opened), session, batch_for(loaded.name))
+        load_single = partial(loaded.load, graph, opened.path, 1) if loaded.device == "cpu" else None
+        streams = Streams(session, count, load_single)
+        return cls(opened, entry, load_tokenizer(opened), streams, batch_for(loaded.name))
 
     @property
     def bundle(self) -> Bundle:
@@ -274,10 +285,13 @@ class Encoder:
         tokens = self._tokenizer(texts)
         if tokens.truncated:
             self._count_truncated(tokens.truncated)
-        names = self._session.inputs
-        for rows in plan_batches(tokens.lengths, batch_size, batch_tokens):
-            batch = self._tokenizer.collate([tokens.encodings[row] for row in rows], names)
-            out[rows] = self._session.run(batch)
+        names = self._streams.inputs
+
+        def prepare(rows: NDArray[np.intp]) -> dict[str, NDArray[np.int64]]:
+            return self._tokenizer.collate([tokens.encodings[row] for row in rows], names)
+
+        for rows, vectors in self._streams.run(plan_batches(tokens.lengths, batch_size, batch_tokens), prepare):
+            out[rows] = vectors
             advance(len(rows))
 
     def _count_truncated(self, count: int) -> None:
