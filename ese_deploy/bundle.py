@@ -21,6 +21,7 @@ __all__ = [
     "read_graph",
     "read_profiles_file",
     "read_projection",
+    "read_ranges_file",
     "read_tokenizer",
     "verify_weights",
     "weights_of",
@@ -78,10 +79,8 @@ def open_bundle(path: str | Path) -> Bundle:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
     _check_size(folder, manifest.golden)
-    if manifest.projection_file is not None:
-        _check_size(folder, manifest.projection_file)
-    if manifest.profiles is not None:
-        _check_size(folder, manifest.profiles)
+    for further in _further_files(manifest):
+        _check_size(folder, further)
     for target in manifest.targets:
         read_graph(bundle, target)
     return bundle
@@ -156,6 +155,16 @@ def read_profiles_file(bundle: Bundle) -> bytes | None:
     return None if entry is None else _read_entry(bundle.path, entry)
 
 
+def read_ranges_file(bundle: Bundle) -> bytes | None:
+    """The bytes of ``ranges.json``, whose size and hash were checked; None where the bundle has none.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    entry = bundle.manifest.ranges
+    return None if entry is None else _read_entry(bundle.path, entry)
+
+
 def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     """Hash a weights file.
 
@@ -205,8 +214,13 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
-    further = [entry for entry in (manifest.projection_file, manifest.profiles) if entry is not None]
-    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *further]
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *_further_files(manifest)]
+
+
+def _further_files(manifest: Manifest) -> list[FileEntry]:
+    """Files that not every bundle has."""
+    files = (manifest.projection_file, manifest.profiles, manifest.ranges)
+    return [entry for entry in files if entry is not None]
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:

@@ -11,10 +11,12 @@ from ese_deploy.target import Target
 __all__ = [
     "SCHEMA_VERSION",
     "Calibration",
+    "Count",
     "FileEntry",
     "Manifest",
     "Parity",
     "Quality",
+    "Sha256",
     "Source",
     "TargetEntry",
     "Tokenizer",
@@ -101,7 +103,7 @@ class Quality(_Strict, frozen=True, kw_only=True):
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):
-    """The texts that projections were fitted on."""
+    """The texts that a bundle was calibrated on."""
 
     file: str
     """Name of the file, without its folder."""
@@ -157,7 +159,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     projection: str
     """How the full vector becomes a target's: ``prefix`` or ``pca``."""
     calibration: Calibration | None = None
-    """Of a fitted projection."""
+    """The texts that projection and output ranges were fitted on; null: the ranges on the project's collection."""
     projection_file: FileEntry | None = None
     """The matrices of a fitted projection, which ``verify`` compares with; the graphs hold their own."""
     prompts: dict[str, str]
@@ -174,6 +176,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     golden: FileEntry
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
+    ranges: FileEntry | None = None
+    """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]
     targets: list[TargetEntry]
 

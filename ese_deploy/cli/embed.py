@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progres
 from ese_deploy.cli.streams import open_vectors
 from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.precision import Precision, check_precision
 from ese_deploy.target import Target
 from ese_deploy.textfile import chunks, open_texts
 
@@ -30,6 +31,7 @@ def embed(
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,
     text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
+    precision: Annotated[str, typer.Option(help="Of vectors: float32, int8, uint8, binary or ubinary.")] = "float32",
     engine: EngineOption = "onnxruntime",
     threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
     json: JsonOption = False,
@@ -37,13 +39,16 @@ def embed(
     """Embed the texts of a file."""
     texts = open_texts(source, text_field)
     writer = open_vectors(out)
+    check_precision(precision)
+    stored = cast(Precision, precision)
     encoder = Encoder.open(bundle, _target(bundle, target, profile, profiles), engine=engine, threads=threads)
+    row = encoder.encode([], precision=stored)
     total = texts.check()
     done = 0
-    with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, encoder.dim) as write:
+    with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, row) as write:
         warnings.simplefilter("ignore")  # said in one line at the end
         for rows in chunks(texts, _CHUNK):
-            write(rows, encoder.encode([row.text for row in rows], prompt_name=prompt_name))
+            write(rows, encoder.encode([row.text for row in rows], prompt_name=prompt_name, precision=stored))
             done += len(rows)
             progress("embed", done, total)
     if encoder.truncated_texts:
@@ -55,11 +60,13 @@ def embed(
                 "target": str(encoder.target),
                 "texts": total,
                 "dim": encoder.dim,
+                "precision": precision,
                 "truncated": encoder.truncated_texts,
             }
         )
     else:
-        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions, target {encoder.target}")
+        kind = "" if precision == "float32" else f" as {precision}"
+        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.target}")
 
 
 def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Target | str | None:

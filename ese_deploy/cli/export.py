@@ -24,7 +24,9 @@ def export(
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32,fp16.")] = "fp32",
     projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
-    calibration: Annotated[Path | None, typer.Option(help="Texts to fit pca on: .txt or .jsonl.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Texts of your own kind, for pca and output ranges: .txt or .jsonl.")
+    ] = None,
     opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
     max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
     pooling: Annotated[

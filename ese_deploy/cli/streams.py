@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,11 +15,16 @@ from ese_deploy.textfile import Row
 
 __all__ = ["open_vectors"]
 
-Write = Callable[[Sequence[Row], NDArray[np.float32]], None]
+Embeddings = NDArray[Any]
+Write = Callable[[Sequence[Row], Embeddings], None]
 
 
-def open_vectors(path: Path) -> Callable[[Path, int, int], AbstractContextManager[Write]]:
-    """The writer for a kind of file: called with path, number of vectors and dim, it gives the function that writes.
+def open_vectors(path: Path) -> Callable[[Path, int, Embeddings], AbstractContextManager[Write]]:
+    """The writer for a kind of file.
+
+    Returns:
+        Called with path, number of vectors and an array without rows [0, numbers of a vector] in their dtype, it gives
+        the function that writes.
 
     Raises:
         InputError: the kind is unknown.
@@ -30,26 +36,27 @@ def open_vectors(path: Path) -> Callable[[Path, int, int], AbstractContextManage
 
 
 @contextmanager
-def _write_npy(path: Path, count: int, dim: int) -> Iterator[Write]:
+def _write_npy(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
     with write_atomic(path) as file:
+        dtype = like.dtype.newbyteorder("<")
         header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
+            "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
-            "shape": (count, dim),
+            "shape": (count, *like.shape[1:]),
         }
         np.lib.format.write_array_header_1_0(file, header)
 
-        def write(rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
-            file.write(vectors.astype("<f4").tobytes())
+        def write(rows: Sequence[Row], vectors: Embeddings) -> None:
+            file.write(vectors.astype(dtype).tobytes())
 
         yield write
 
 
 @contextmanager
-def _write_jsonl(path: Path, count: int, dim: int) -> Iterator[Write]:
+def _write_jsonl(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
     with write_atomic(path) as file:
 
-        def write(rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+        def write(rows: Sequence[Row], vectors: Embeddings) -> None:
             for row, vector in zip(rows, vectors, strict=True):
                 file.write(msgspec.json.encode({**row.fields, "embedding": vector.tolist()}) + b"\n")
 

@@ -1,4 +1,4 @@
-"""Fitting projections on the user's texts."""
+"""The user's calibration texts, and fitting projections on them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.files import sha256_file
 from ese_deploy.manifest import Calibration
-from ese_deploy.pca import Moments, fit_pca, load_pcas, texts_wanted
+from ese_deploy.pca import Moments, fit_pca, load_pcas
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.textfile import TextFile, chunks, open_texts
 
-__all__ = ["CalibrationTexts", "fit_projections", "read_calibration"]
+__all__ = ["LEAST_TEXTS", "CalibrationTexts", "fit_projections", "read_calibration"]
+
+LEAST_TEXTS = 128
+"""Fewer texts say too little of the range of anything."""
 
 # Texts tokenised and sorted at once, and the most of one batch.
 _WINDOW = 1024
@@ -42,23 +45,20 @@ class CalibrationTexts:
     entry: Calibration
 
 
-def read_calibration(path: Path, width: int) -> CalibrationTexts:
+def read_calibration(path: Path, wanted: int = LEAST_TEXTS) -> CalibrationTexts:
     """Check a file of calibration texts.
 
     Args:
         path: ``.txt`` with a text on each line, or ``.jsonl`` with the field ``text``.
-        width: dimensions of the vectors that will be fitted.
+        wanted: how many texts are needed.
 
     Raises:
         InputError: the file is missing or broken, or holds too few texts.
     """
     texts = open_texts(path, "text")
     count = texts.check()
-    if count < texts_wanted(width):
-        raise InputError(
-            f"{path} holds {count} texts, which are too few for vectors of {width} dimensions; "
-            f"give at least {texts_wanted(width)}"
-        )
+    if count < wanted:
+        raise InputError(f"{path} holds {count} texts, which are too few to calibrate on; give at least {wanted}")
     return CalibrationTexts(texts, Calibration(file=path.name, sha256=sha256_file(path), texts=count))
 
 

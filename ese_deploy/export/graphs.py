@@ -10,7 +10,15 @@ import onnx_ir as ir
 
 from ese_deploy import __version__
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import MANIFEST_FILE, Bundle, read_golden, read_graph, read_tokenizer, weights_of
+from ese_deploy.bundle import (
+    MANIFEST_FILE,
+    Bundle,
+    read_golden,
+    read_graph,
+    read_ranges_file,
+    read_tokenizer,
+    weights_of,
+)
 from ese_deploy.engines import engines_for
 from ese_deploy.export.convert import convert
 from ese_deploy.export.extract import OUTPUT, extract
@@ -30,6 +38,7 @@ from ese_deploy.manifest import (
 )
 from ese_deploy.pca import PCA_FILE, save_pcas
 from ese_deploy.progress import Progress, silent
+from ese_deploy.ranges import RANGES_FILE
 from ese_deploy.target import Target
 
 __all__ = ["describe_file", "write_graphs"]
@@ -78,6 +87,8 @@ def write_graphs(
     else:
         (folder / _TOKENIZER_FILE).write_bytes(read_tokenizer(existing))
         (folder / GOLDEN_FILE).write_bytes(read_golden(existing))
+        if (ranges := read_ranges_file(existing)) is not None:
+            (folder / RANGES_FILE).write_bytes(ranges)
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries, profiles=None)
     if fitted is not None:
         save_pcas(folder / PCA_FILE, fitted.pcas)

@@ -11,7 +11,7 @@ from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.card import CARD_FILE, model_card
 from ese_deploy.engines import Engine, load_engine
 from ese_deploy.errors import GateError
-from ese_deploy.export.calibrate import fit_projections, read_calibration
+from ese_deploy.export.calibrate import LEAST_TEXTS, CalibrationTexts, fit_projections, read_calibration
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_targets
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
@@ -20,6 +20,7 @@ from ese_deploy.export.prove import prove
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
 from ese_deploy.manifest import Manifest
+from ese_deploy.pca import texts_wanted
 from ese_deploy.progress import Progress, silent
 from ese_deploy.target import Target
 from ese_deploy.verify import TargetCheck
@@ -42,7 +43,8 @@ class ExportRequest:
         revision: branch, tag or commit of the hub.
         allow_pickle: accept weights in pickle files.
         projection: ``prefix``, or ``pca`` fitted on ``calibration``.
-        calibration: a file of texts, for a projection that is fitted.
+        calibration: a file of texts of the user's own kind, on which projection and output ranges are fitted; without
+            it the ranges are those of the project's collection.
         opset: of the graphs; 18 for engines of old.
         max_seq_length: a shorter limit than the checkpoint's, in tokens.
         update: add targets to an existing bundle.
@@ -110,7 +112,11 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         allow_pickle=request.allow_pickle,
         max_seq_length=request.max_seq_length,
     )
-    calibration = None if request.calibration is None else read_calibration(request.calibration, checkpoint.width)
+    calibration = None
+    if request.calibration is not None:
+        fitting = request.projection == "pca"
+        wanted = max(LEAST_TEXTS, texts_wanted(checkpoint.width)) if fitting else LEAST_TEXTS
+        calibration = read_calibration(request.calibration, wanted)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     if request.profiles:
         asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
@@ -123,16 +129,20 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         backbone = load_backbone(checkpoint)
         depths = sorted({target.depth for target in targets})
         fitted = None
-        if calibration is not None:
+        if calibration is not None and request.projection == "pca":
             fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
         progress("trace", 0, 1)
         traced = trace(checkpoint, backbone, depths, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
+
+        def build(folder: Path, wanted: Sequence[Target]) -> tuple[Manifest, list[TargetCheck]]:
+            return _build(folder, out, checkpoint, traced, wanted, existing, fitted, calibration, engine, progress)
+
         if request.profiles and existing is None:
             with staging_folder(out) as trial:
-                candidates, _ = _build(trial, out, checkpoint, traced, targets, existing, fitted, engine, progress)
+                candidates, _ = build(trial, targets)
             targets = keep_resolved(candidates, profiles, request.profiles)
-        proven, checks = _build(staging, out, checkpoint, traced, targets, existing, fitted, engine, progress)
+        proven, checks = build(staging, targets)
         proven = write_profiles(staging, proven, profiles)
         (staging / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
@@ -150,12 +160,13 @@ def _build(
     targets: Sequence[Target],
     existing: Bundle | None,
     fitted: Fitted | None,
+    calibration: CalibrationTexts | None,
     engine: Engine,
     progress: Progress,
 ) -> tuple[Manifest, list[TargetCheck]]:
     """Write graphs and weights, and measure them against PyTorch."""
     write_graphs(folder, checkpoint, traced, targets, existing, fitted, progress)
-    proven, checks = prove(folder, checkpoint, engine, targets, progress)
+    proven, checks = prove(folder, checkpoint, engine, targets, calibration, progress)
     failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
     if failures:
         raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)

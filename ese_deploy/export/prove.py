@@ -1,4 +1,4 @@
-"""Measuring what was written: parity with PyTorch, agreement with the full model, golden vectors."""
+"""Measuring what was written: parity with PyTorch, agreement with the full model, golden vectors, ranges."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,13 +7,16 @@ from pathlib import Path
 import msgspec
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import MANIFEST_FILE, Bundle, choose_entry, open_bundle, read_golden
+from ese_deploy.bundle import MANIFEST_FILE, Bundle, choose_entry, open_bundle, read_golden, read_ranges_file
 from ese_deploy.engines import ACCELERATED, Engine
 from ese_deploy.evaluate import AGREEMENT, agreement
+from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.graphs import describe_file
+from ese_deploy.export.ranges import measure_ranges
 from ese_deploy.golden import GOLDEN_FILE, Golden, encode_golden
 from ese_deploy.manifest import Manifest, Parity, Quality, TargetEntry, encode_manifest
 from ese_deploy.progress import Progress
+from ese_deploy.ranges import RANGES_FILE, decode_ranges, encode_ranges
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
@@ -23,15 +26,21 @@ __all__ = ["prove"]
 
 
 def prove(
-    folder: Path, checkpoint: Checkpoint, engine: Engine, targets: Sequence[Target], progress: Progress
+    folder: Path,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    targets: Sequence[Target],
+    calibration: CalibrationTexts | None,
+    progress: Progress,
 ) -> tuple[Manifest, list[TargetCheck]]:
-    """Measure new targets and write the figures into the folder's manifest and golden file.
+    """Measure new targets and write the figures into the folder's manifest, golden file and ranges.
 
     Args:
         folder: a folder that opens as a bundle.
         checkpoint: the checkpoint it was made of.
         engine: the engine that runs the graphs.
         targets: the targets to measure.
+        calibration: the user's texts, to measure ranges on; without them, the project's collection.
         progress: called after each target.
 
     Returns:
@@ -50,10 +59,15 @@ def prove(
         )
     measured = _evaluate(bundle, checkpoint, engine, checks, progress)
     (folder / GOLDEN_FILE).write_bytes(encode_golden(golden))
+    held = decode_ranges(read_ranges_file(bundle) or b"{}", str(folder / RANGES_FILE))
+    ranges = measure_ranges(bundle, engine, targets, calibration, progress)
+    (folder / RANGES_FILE).write_bytes(encode_ranges({**held, **ranges}))
     manifest = msgspec.structs.replace(
         bundle.manifest,
         targets=[measured.get(entry.name, entry) for entry in bundle.manifest.targets],
         golden=describe_file(folder / GOLDEN_FILE),
+        ranges=describe_file(folder / RANGES_FILE),
+        calibration=calibration.entry if calibration else None,
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest, checks

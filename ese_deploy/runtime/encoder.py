@@ -1,5 +1,6 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
 
+import functools
 import itertools
 import re
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,9 @@ from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.engines import Batch, Engine, Session, batch_for, load_engine, require_dtype
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
+from ese_deploy.ranges import load_ranges
 from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.runtime.precision import Precision, check_precision, needs_ranges, quantize
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
@@ -31,14 +34,17 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
+# float32, int8 or uint8, as the precision says.
+Embeddings = NDArray[Any]
 
 
 class EncodeOptions(TypedDict, total=False):
-    """How texts are batched; see :meth:`Encoder.encode`."""
+    """How texts are batched and vectors returned; see :meth:`Encoder.encode`."""
 
     batch_size: int
     batch_tokens: int
     show_progress_bar: bool
+    precision: Precision
 
 
 class Encoder:
@@ -157,7 +163,8 @@ class Encoder:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         show_progress_bar: bool = False,
-    ) -> Vectors:
+        precision: Precision = "float32",
+    ) -> Embeddings:
         """Embed one text or several.
 
         Args:
@@ -168,12 +175,17 @@ class Encoder:
             batch_tokens: most tokens of a batch, padding included, the limit that usually binds; without it, what
                 suits the engine.
             show_progress_bar: show a bar on standard error.
+            precision: ``float32``; or for a smaller index ``int8``, ``uint8``, ``binary`` (as int8) or ``ubinary`` (as
+                uint8), as sentence-transformers makes them, between the ranges that the bundle holds of this target;
+                :func:`ese_deploy.runtime.precision.quantize` says how.
 
         Returns:
-            float32 [dim] for one text, [n, dim] for several, rows of norm 1, in the order given.
+            float32 [dim] for one text, [n, dim] for several, rows of norm 1, in the order given; or those rows in the
+            precision asked for, which holds eight components of ``binary`` and ``ubinary`` in a number.
 
         Raises:
-            InputError: a text is not a ``str`` or has no token, the prompt's name is unknown, or a limit is below 1.
+            InputError: a text is not a ``str`` or has no token, the prompt's name is unknown, a limit is below 1, or
+                there is no such precision, or the bundle has no ranges for it.
             EngineError: the engine failed.
         """
         single = isinstance(sentences, str)
@@ -185,6 +197,8 @@ class Encoder:
         batch_tokens = self._batch.tokens if batch_tokens is None else batch_tokens
         if batch_size < 1 or batch_tokens < 1:
             raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
+        check_precision(precision)
+        ranges = self._ranges if needs_ranges(precision) else None
         prefix = self._prefix(prompt_name, prompt)
         if prefix:
             texts = [prefix + text for text in texts]
@@ -193,7 +207,8 @@ class Encoder:
             for start in range(0, len(texts), _WINDOW):
                 window = texts[start : start + _WINDOW]
                 self._encode_window(window, vectors[start : start + _WINDOW], batch_size, batch_tokens, advance)
-        return vectors[0] if single else vectors
+        embeddings = quantize(vectors, precision, ranges)
+        return embeddings[0] if single else embeddings
 
     def encode_query(
         self,
@@ -202,7 +217,7 @@ class Encoder:
         prompt_name: str | None = None,
         prompt: str | None = None,
         **options: Unpack[EncodeOptions],
-    ) -> Vectors:
+    ) -> Embeddings:
         """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one."""
         name = self._role_prompt(prompt_name, prompt, ("query",))
         return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
@@ -214,7 +229,7 @@ class Encoder:
         prompt_name: str | None = None,
         prompt: str | None = None,
         **options: Unpack[EncodeOptions],
-    ) -> Vectors:
+    ) -> Embeddings:
         """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
         name = self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS)
         return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
@@ -227,7 +242,7 @@ class Encoder:
         prompt: str | None = None,
         window: int = 1024,
         **options: Unpack[EncodeOptions],
-    ) -> Iterator[Vectors]:
+    ) -> Iterator[Embeddings]:
         """Embed a stream of texts in bounded memory.
 
         Args:
@@ -238,7 +253,7 @@ class Encoder:
             **options: as in :meth:`encode`.
 
         Yields:
-            For each text, in order, a vector, float32 [dim].
+            For each text, in order, a vector, float32 [dim], or as ``precision`` says.
         """
         texts = iter(sentences)
         while chunk := list(itertools.islice(texts, window)):
@@ -256,14 +271,21 @@ class Encoder:
             float32 [n, m].
 
         Raises:
-            InputError: the dims differ, or the two encoders' vectors lie in different spaces.
+            InputError: the dims differ, a vector is quantised, or the two encoders' vectors lie in different spaces.
         """
         if second_encoder is not None and second_encoder.space != self.space:
             raise InputError(
                 f"vectors of target {self.target} (space {self.space}) and of target {second_encoder.target} "
                 f"(space {second_encoder.space}) cannot be compared; embed both with one target"
             )
-        rows = [np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (first, second)]
+        arrays = [np.asarray(vectors) for vectors in (first, second)]
+        for array in arrays:
+            if array.dtype in (np.int8, np.uint8):
+                raise InputError(
+                    f"similarity compares vectors of precision float32, got {array.dtype}; search quantised ones "
+                    "with the index that holds them"
+                )
+        rows = [np.atleast_2d(array.astype(np.float32)) for array in arrays]
         for vectors in rows:
             if vectors.ndim != 2 or vectors.shape[1] != self.dim:
                 raise InputError(
@@ -273,6 +295,10 @@ class Encoder:
         left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in rows)
         cosines: Vectors = left @ right.T
         return cosines
+
+    @functools.cached_property
+    def _ranges(self) -> Vectors:
+        return load_ranges(self._bundle, self._entry)
 
     def _encode_window(
         self,

@@ -1,0 +1,88 @@
+"""Between which numbers the components of a target's vectors lie, over the calibration texts or the collection."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.bundle import Bundle, choose_entry
+from ese_deploy.engines import Engine
+from ese_deploy.evaluate.exits import cut
+from ese_deploy.export.calibrate import CalibrationTexts
+from ese_deploy.progress import Progress
+from ese_deploy.ranges import TargetRanges
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+from ese_deploy.textfile import chunks
+from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+from ese_deploy.verify import engine_for
+
+__all__ = ["measure_ranges"]
+
+_PIECE = 512
+
+# Decimals kept; a component of a unit vector is at most 1, and float32 knows no more.
+_DECIMALS = 8
+
+
+def measure_ranges(
+    bundle: Bundle,
+    engine: Engine,
+    targets: Sequence[Target],
+    calibration: CalibrationTexts | None,
+    progress: Progress,
+) -> dict[str, TargetRanges]:
+    """Embed texts with the widest target of each depth and dtype, of which the others are prefixes.
+
+    Args:
+        bundle: the bundle.
+        engine: the engine that runs the graphs.
+        targets: the targets to measure.
+        calibration: the user's texts; without them, the project's collection.
+        progress: called after each exit.
+
+    Returns:
+        For each target's name its ranges.
+    """
+    exits: dict[tuple[int, str], list[Target]] = {}
+    for target in sorted(targets):
+        exits.setdefault((target.depth, target.dtype), []).append(target)
+    found: dict[str, TargetRanges] = {}
+    progress("ranges", 0, len(exits))
+    for done, ((_, dtype), group) in enumerate(exits.items(), start=1):
+        encoder = Encoder.open(bundle, group[-1], engine=engine_for(engine, dtype))
+        ranges = {target: _empty(target.dim) for target in group}
+        for texts in _pieces(calibration):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # long texts are cut, as they will be
+                vectors = encoder.encode(texts)
+            for target, (lowest, highest) in ranges.items():
+                part = cut(vectors, target.dim)
+                np.minimum(lowest, part.min(0), out=lowest)
+                np.maximum(highest, part.max(0), out=highest)
+        found |= {choose_entry(bundle, target).name: _describe(*ends, calibration) for target, ends in ranges.items()}
+        progress("ranges", done, len(exits))
+    return found
+
+
+def _empty(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
+
+
+def _pieces(calibration: CalibrationTexts | None) -> Iterator[list[str]]:
+    if calibration is None:
+        yield [item.text for item in collection()]
+        return
+    for rows in chunks(calibration.texts, _PIECE):
+        yield [row.text for row in rows]
+
+
+def _describe(
+    lowest: NDArray[np.float32], highest: NDArray[np.float32], calibration: CalibrationTexts | None
+) -> TargetRanges:
+    ends = [[round(float(value), _DECIMALS) for value in values] for values in (lowest, highest)]
+    if calibration is None:
+        return TargetRanges(COLLECTION_NAME, collection_sha256(), len(collection()), *ends)
+    entry = calibration.entry
+    return TargetRanges(entry.file, entry.sha256, entry.texts, *ends)
