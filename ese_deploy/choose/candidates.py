@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ACCELERATED, ENGINES
+from ese_deploy.engines import ENGINES, ON_REQUEST
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
@@ -52,7 +52,7 @@ def find_candidates(
         )
         for entry in manifest.targets
         for engine in ENGINES
-        if engine in entry.engines and (engine in budgets.engines or engine not in ACCELERATED)
+        if engine in entry.engines and (engine in budgets.engines or engine not in ON_REQUEST)
     ]
     if not candidates and not budgets.engines:
         held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})

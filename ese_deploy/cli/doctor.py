@@ -12,7 +12,7 @@ import typer
 from ese_deploy import __version__
 from ese_deploy.bundle import Bundle, open_bundle, verify_weights
 from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars
-from ese_deploy.engines import ACCELERATED, ENGINES, load_engine, runs_dtype
+from ese_deploy.engines import ENGINES, ON_REQUEST, load_engine, runs_dtype
 from ese_deploy.engines.onnxruntime_cpu import installed_distributions
 from ese_deploy.errors import EngineError, EseDeployError, GateError
 from ese_deploy.golden import check_golden, load_golden
@@ -78,8 +78,8 @@ def _machine() -> Iterator[Finding]:
         try:
             engine = load_engine(name)
         except EngineError as error:
-            # Few machines have an accelerator; one that lacks it is in order.
-            yield Finding(f"engine {name}", None if name in ACCELERATED else False, str(error))
+            # Few machines have such an engine; one that lacks it is in order.
+            yield Finding(f"engine {name}", None if name in ON_REQUEST else False, str(error))
         else:
             yield Finding(f"engine {name}", True, f"{engine.versions} on {engine.device}")
 

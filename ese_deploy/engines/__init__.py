@@ -8,6 +8,7 @@ from ese_deploy.errors import EngineError
 __all__ = [
     "ACCELERATED",
     "ENGINES",
+    "ON_REQUEST",
     "Batch",
     "Engine",
     "Session",
@@ -21,6 +22,7 @@ __all__ = [
 # For each engine the dtypes that it computes in.
 _DTYPES = {
     "onnxruntime": ("fp32",),
+    "openvino": ("fp32",),
     "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
     "tensorrt": ("fp16", "bf16"),
     "onnxruntime-tensorrt": ("fp16", "bf16"),
@@ -29,7 +31,10 @@ _DTYPES = {
 ENGINES = tuple(_DTYPES)
 
 ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"})
-"""Engines that need an accelerator; they are chosen only where they are named."""
+"""Engines that need an accelerator."""
+
+ON_REQUEST = ACCELERATED | {"openvino"}
+"""Engines that few machines have; they are chosen only where they are named."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,10 @@ def load_engine(name: str) -> Engine:
         raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
     if number and (kind not in ACCELERATED or not number.isdecimal()):
         raise EngineError(f"engine '{name}' names no device; write for example onnxruntime-cuda:1 for the second GPU")
+    if kind == "openvino":
+        from ese_deploy.engines.openvino import OpenVino
+
+        return OpenVino()
     if kind == "onnxruntime-cuda":
         from ese_deploy.engines.onnxruntime_cuda import OnnxRuntimeCuda
 

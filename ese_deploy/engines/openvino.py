@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU."""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.engines.onnxruntime_cpu import first_line
+from ese_deploy.errors import EngineError
+
+__all__ = ["OpenVino", "import_openvino"]
+
+_TELEMETRY = "openvino_telemetry"
+_BF16 = "BF16"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO, which then reports nothing to anybody.
+
+    Its Python package tells its makers of every import unless the user opted out; without its telemetry package it
+    takes a stub instead.
+
+    Raises:
+        EngineError: the library is missing or cannot be imported.
+    """
+    with _without_module(_TELEMETRY):
+        try:
+            import openvino
+        except ImportError as error:
+            if getattr(error, "name", None) == "openvino":
+                raise EngineError("OpenVINO is not installed; pip install 'ese-deploy[openvino]'") from None
+            raise EngineError(f"OpenVINO cannot be imported ({first_line(error)}); reinstall it") from error
+    return openvino
+
+
+@contextmanager
+def _without_module(name: str) -> Iterator[None]:
+    """Let imports of a module fail within the block."""
+    absent = object()
+    held: Any = sys.modules.get(name, absent)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if held is absent:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = held
+
+
+class _Session:
+    """A compiled graph, with a request for each thread that runs it."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._requests = threading.local()
+
+    @property
+    def inputs(self) -> list[str]:
+        return [value.any_name for value in self._compiled.inputs]
+
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        request = getattr(self._requests, "one", None)
+        try:
+            if request is None:
+                request = self._requests.one = self._compiled.create_infer_request()
+            request.infer(dict(inputs))
+            # A copy: the next batch is written where this one lies.
+            vectors: NDArray[np.float32] = np.array(request.get_output_tensor(0).data, np.float32)
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed on a batch: {first_line(error)}") from error
+        return vectors
+
+
+class OpenVino:
+    """Runs graphs on the CPU with OpenVINO.
+
+    Args:
+        bf16: let matrix products of fp32 graphs round their factors to 8 bits of mantissa, where the CPU has
+            instructions for that; such targets then miss the gate of fp32.
+
+    Raises:
+        EngineError: the library is missing, or the CPU does not compute in bf16.
+    """
+
+    name = "openvino"
+
+    def __init__(self, *, bf16: bool = False) -> None:
+        openvino = import_openvino()
+        self._core = openvino.Core()
+        self._precision = "bf16" if bf16 else "f32"
+        if bf16 and _BF16 not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise EngineError("this CPU has no instructions for bf16; leave bf16 out")
+        self.device = "cpu, bf16" if bf16 else "cpu"
+        self.versions = {"openvino": str(openvino.__version__).partition("-")[0]}
+
+    def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
+        """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+        }
+        with _file_of(graph, folder) as path:
+            try:
+                return _Session(self._core.compile_model(self._core.read_model(path), "CPU", settings))
+            except Exception as error:
+                raise EngineError(f"OpenVINO refused the graph: {_reason(error)}") from error
+
+
+@contextmanager
+def _file_of(graph: bytes, folder: Path) -> Iterator[Path]:
+    """A file of a graph beside its weights: OpenVINO finds them by the graph's own folder, and follows no link.
+
+    That is the bundle's file of these very bytes; a graph that is not in the bundle gets a folder of its own.
+    """
+    for path in folder.glob("*.onnx"):
+        if path.stat().st_size == len(graph) and path.read_bytes() == graph:
+            yield path
+            return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        path = Path(name, "graph.onnx")
+        path.write_bytes(graph)
+        for weights in folder.glob("*.data"):
+            try:
+                Path(name, weights.name).hardlink_to(weights)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(weights, Path(name, weights.name))
+        yield path
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of an error that has a word in it: the first ones say where in OpenVINO's code it was."""
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line))]
+    return lines[-1] if lines else type(error).__name__
