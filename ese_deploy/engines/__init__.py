@@ -9,6 +9,7 @@ __all__ = [
     "ACCELERATED",
     "ENGINES",
     "ON_REQUEST",
+    "SEPARATE",
     "Batch",
     "Engine",
     "Session",
@@ -35,6 +36,9 @@ ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"}
 
 ON_REQUEST = ACCELERATED | {"openvino"}
 """Engines that few machines have; they are chosen only where they are named."""
+
+SEPARATE = frozenset({"onnxruntime"})
+"""Engines whose sessions of one thread compute as many batches at once as there are threads that call them."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.engines import Batch, Engine, Session, batch_for, load_engine, require_dtype
+from ese_deploy.engines import SEPARATE, Batch, Engine, Session, batch_for, load_engine, require_dtype
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.ranges import load_ranges
@@ -110,7 +110,7 @@ class Encoder:
         session = loaded.load(graph, opened.path, count)
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-        load_single = partial(loaded.load, graph, opened.path, 1) if loaded.device == "cpu" else None
+        load_single = partial(loaded.load, graph, opened.path, 1) if loaded.name in SEPARATE else None
         streams = Streams(session, count, load_single)
         return cls(opened, entry, load_tokenizer(opened), streams, batch_for(loaded.name))
 
