@@ -117,7 +117,7 @@ def test_the_objective_sees_the_full_model_and_every_cell() -> None:
     )
     assert seen == [(6, 8), (6, 4), (6, 4)]
     wanted = (exits[2].sum() + exits[1][:, :4].sum() + exits[2][:, :4].sum()) / 3
-    assert parts["express"].item() == pytest.approx(wanted.item())
+    assert parts["express"].item() == pytest.approx(SETTINGS.express_w * wanted.item())
     without = replace(SETTINGS, express_w=0.0, hold_w=0.0, compress_w=0.0)
     assert list(
         espresso_parts(exits, [(1, 4)], Targets(draw(6, 8), torch.eye(8, dtype=torch.float64)), without, objective)

@@ -71,6 +71,11 @@ def _cpu_has_bf16() -> bool:
     return ask is not None and bool(ask())
 
 
+def _may_skip_blocks(settings: argparse.Namespace) -> bool:
+    """Whether a step may leave the deepest blocks without gradient: nothing holds the full model, nor has it labels."""
+    return settings.label_free is not False and settings.loss.get("hold_w", 1) == 0
+
+
 def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) -> SentenceTransformerTrainingArguments:
     """Settings of the trainer.
 
@@ -123,8 +128,7 @@ def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) ->
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=not settings.use_cpu,
         ddp_backend="gloo" if settings.use_cpu and processes > 1 else None,
-        # Cells are drawn: a step may leave the deepest blocks out.
-        ddp_find_unused_parameters=True if processes > 1 else None,
+        ddp_find_unused_parameters=_may_skip_blocks(settings) if processes > 1 else None,
         report_to=["wandb"] if settings.wandb_project else [],
         disable_tqdm=True,
     )
