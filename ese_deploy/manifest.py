@@ -12,10 +12,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Calibration",
     "Count",
+    "Fidelity",
     "FileEntry",
     "Manifest",
     "Parity",
     "Quality",
+    "Quantization",
     "Sha256",
     "Source",
     "TargetEntry",
@@ -111,6 +113,31 @@ class Calibration(_Strict, frozen=True, kw_only=True):
     texts: Positive
 
 
+class Fidelity(_Strict, frozen=True, kw_only=True):
+    """What a target of int8 keeps of fp32, on texts that it was not calibrated on."""
+
+    data: str
+    data_sha256: Sha256
+    n: Count
+    cosine_mean: float
+    cosine_p01: float
+    """1st percentile of the cosines between a vector and its fp32 vector."""
+    agreement: float
+    """Spearman's correlation between the pairwise cosines of both."""
+    neighbour_overlap_at_10: float
+
+
+class Quantization(_Strict, frozen=True, kw_only=True):
+    """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
+
+    weight_bits: Positive
+    """8, which assumes products that are summed in 32 bits (VNNI, AMX, ARM); 7 where two are summed in 16."""
+    data: str
+    """The texts that activations were calibrated on."""
+    data_sha256: Sha256
+    n: Count
+
+
 class TargetEntry(FileEntry, frozen=True, kw_only=True):
     """One deployable graph."""
 
@@ -127,6 +154,8 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     engines: list[str]
     parity: list[Parity] = []
     quality: list[Quality] = []
+    fidelity: Fidelity | None = None
+    """Of a target of int8."""
 
     @property
     def target(self) -> Target:
@@ -176,6 +205,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     golden: FileEntry
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
+    quantization: Quantization | None = None
+    """Of the targets of int8."""
     ranges: FileEntry | None = None
     """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]

@@ -13,7 +13,7 @@ from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
-from ese_deploy.export.convert import convert
+from ese_deploy.export.convert import Recipe, convert
 from ese_deploy.export.plan import grid
 from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
@@ -155,7 +155,6 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint: Path, tmp
         ([Target(4, 16)], "depth 4 of target '4x16' is beyond the model's; choose 1 to 3"),
         ([Target(1, 33)], "dim 33 of target '1x33' is beyond the model's; choose 8 to 32"),
         ([Target(1, 16), Target(1, 16)], "target '1x16' is asked for twice"),
-        ([Target(1, 16, "int8")], "dtype 'int8' cannot be exported; choose one of fp32, fp16, bf16"),
     ],
 )
 def test_targets_that_cannot_be_are_refused_before_any_work(
@@ -189,11 +188,11 @@ def test_without_training_the_grid_is_the_full_model(tiny_checkpoint: Path) -> N
 def test_a_target_that_does_not_equal_pytorch_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: onnx.ModelProto, dtype: str) -> onnx.ModelProto:
+    def broken(model: onnx.ModelProto, dtype: str, recipe: Recipe | None = None) -> onnx.ModelProto:
         for value in model.graph.initializers.values():  # type: ignore[attr-defined]
             if value.name.endswith("layer.1.output.LayerNorm.bias"):
                 value.const_value = graphs_module.ir.tensor(value.const_value.numpy() + 1e-4)
-        return convert(model, dtype)
+        return convert(model, dtype, recipe)
 
     monkeypatch.setattr(graphs_module, "convert", broken)
     with pytest.raises(GateError, match="nothing was written") as caught:

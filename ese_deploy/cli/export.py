@@ -22,10 +22,10 @@ def export(
         str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
     ] = "",
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32,fp16.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32,fp16,int8.")] = "fp32",
     projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
     calibration: Annotated[
-        Path | None, typer.Option(help="Texts of your own kind, for pca and output ranges: .txt or .jsonl.")
+        Path | None, typer.Option(help="Texts of your own kind, for int8, pca and output ranges: .txt or .jsonl.")
     ] = None,
     opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
     max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
@@ -35,6 +35,12 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
+    ] = False,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="Weights of int8 in 7 bits, for x86 without VNNI.")
+    ] = False,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Write targets that failed a gate too, and say so.")
     ] = False,
     update: Annotated[bool, typer.Option("--update", help="Add targets to a bundle, touching no other.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
@@ -65,6 +71,8 @@ def export(
         calibration=calibration,
         opset=opset,
         max_seq_length=max_seq_length,
+        reduce_range=reduce_range,
+        keep_failed=keep_failed,
         update=update,
         force=force,
         profiles=wanted,
@@ -91,4 +99,10 @@ def export(
         return
     print_table(*check_rows(exported.checks, manifest))
     size = sum(path.stat().st_size for path in exported.bundle.path.iterdir())
-    print(f"\nwrote {out}: {len(manifest.targets)} targets, {megabytes(size)}; all equal PyTorch")
+    failed = [f"{check.entry.target}: {failure}" for check in exported.checks for failure in check.failures]
+    for failure in failed:
+        say(f"warning: {failure}")
+    dtypes = {check.entry.dtype for check in exported.checks}
+    verdict = "all equal PyTorch" if dtypes == {"fp32"} else "all passed their gates"
+    verdict = f"{len(failed)} checks failed" if failed else verdict
+    print(f"\nwrote {out}: {len(manifest.targets)} targets, {megabytes(size)}; {verdict}")

@@ -22,8 +22,8 @@ __all__ = [
 
 # For each engine the dtypes that it computes in.
 _DTYPES = {
-    "onnxruntime": ("fp32",),
-    "openvino": ("fp32",),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "int8"),
     "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
     "tensorrt": ("fp16", "bf16"),
     "onnxruntime-tensorrt": ("fp16", "bf16"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
 
 __all__ = ["OnnxRuntimeCpu", "first_line", "import_onnxruntime", "installed_distributions", "session_options"]
@@ -105,6 +106,7 @@ class OnnxRuntimeCpu:
     def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
         options = session_options(self._onnxruntime, folder, threads)
+        graph = unsigned(graph) if wants_unsigned() else graph
         try:
             session = self._onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
         except Exception as error:

@@ -20,7 +20,7 @@ from ese_deploy.bundle import (
     weights_of,
 )
 from ese_deploy.engines import engines_for
-from ese_deploy.export.convert import convert
+from ese_deploy.export.convert import Recipe, convert
 from ese_deploy.export.extract import OUTPUT, extract
 from ese_deploy.export.projection import Fitted, space
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
@@ -54,6 +54,7 @@ def write_graphs(
     targets: Sequence[Target],
     existing: Bundle | None = None,
     fitted: Fitted | None = None,
+    recipe: Recipe | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Make a folder that opens as a bundle, whose new targets have no parity, quality or golden vectors yet.
@@ -65,6 +66,7 @@ def write_graphs(
         targets: the targets to carve, sorted.
         existing: a bundle whose targets are taken over byte by byte.
         fitted: the projections that the traced graph holds, None for plain prefixes.
+        recipe: how int8 is made, where a target wants it.
         progress: called after each target.
     """
     kept = list(existing.manifest.targets) if existing else []
@@ -76,7 +78,7 @@ def write_graphs(
         with WeightsFile(folder / f"weights.{dtype}.data", dtype) as file:
             if existing is not None:
                 _take_over(existing, dtype, folder, file)
-            model = convert(traced, dtype) if wanted else traced
+            model = convert(traced, dtype, recipe) if wanted else traced
             for target in wanted:
                 made.append(_write_target(folder, checkpoint, model, target, file, fitted))
                 progress("extract", len(made), len(targets))
@@ -98,6 +100,8 @@ def write_graphs(
             calibration=fitted.calibration,
             projection_file=describe_file(folder / PCA_FILE),
         )
+    if recipe is not None:
+        manifest = msgspec.structs.replace(manifest, quantization=recipe.entry)
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest
 

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
-from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
+from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.card import CARD_FILE, model_card
-from ese_deploy.engines import Engine, load_engine
+from ese_deploy.engines import load_engine
 from ese_deploy.errors import GateError
-from ese_deploy.export.calibrate import LEAST_TEXTS, CalibrationTexts, fit_projections, read_calibration
+from ese_deploy.export.calibrate import LEAST_TEXTS, fit_projections, read_calibration
+from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
-from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_targets
+from ese_deploy.export.observe import calibrate_int8, describe_recipe
+from ese_deploy.export.plan import check_output, check_recipe, check_update, check_way, grid, plan_targets
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
-from ese_deploy.export.projection import Fitted
 from ese_deploy.export.prove import prove
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
@@ -47,6 +46,8 @@ class ExportRequest:
             it the ranges are those of the project's collection.
         opset: of the graphs; 18 for engines of old.
         max_seq_length: a shorter limit than the checkpoint's, in tokens.
+        reduce_range: weights of int8 in 7 bits, for x86 without VNNI.
+        keep_failed: write targets that failed a gate too; the manifest says that they did.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
         profiles: budget profiles that decide which targets of the grid are kept.
@@ -66,6 +67,8 @@ class ExportRequest:
     calibration: Path | None = None
     opset: int = OPSET
     max_seq_length: int | None = None
+    reduce_range: bool = False
+    keep_failed: bool = False
     update: bool = False
     force: bool = False
     profiles: Sequence[str] = ()
@@ -92,7 +95,7 @@ class Exported:
 def export_bundle(request: ExportRequest, progress: Progress = silent) -> Exported:
     """Export, verify and evaluate a checkpoint's targets, and write them as one bundle.
 
-    Nothing is written under ``request.out`` unless every target passes.
+    Nothing is written under ``request.out`` unless every target passes, or failures are asked for.
 
     Raises:
         InputError: the request, the checkpoint or the output folder is not what it must be.
@@ -124,6 +127,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     if existing is not None:
         entry = calibration.entry if calibration else None
         targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
+    described = None
+    if any(target.dtype == "int8" for target in targets):
+        described = describe_recipe(calibration, bits=7 if request.reduce_range else 8)
+        check_recipe(existing, described)
     progress("read checkpoint", 1, 1)
     with staging_folder(out) as staging:
         backbone = load_backbone(checkpoint)
@@ -134,9 +141,19 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         progress("trace", 0, 1)
         traced = trace(checkpoint, backbone, depths, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
+        recipe = None
+        if described is not None:
+            activations = calibrate_int8(checkpoint, traced, calibration, described.weight_bits, progress)
+            recipe = Recipe(described, activations)
 
         def build(folder: Path, wanted: Sequence[Target]) -> tuple[Manifest, list[TargetCheck]]:
-            return _build(folder, out, checkpoint, traced, wanted, existing, fitted, calibration, engine, progress)
+            """Write graphs and weights, and measure them against PyTorch."""
+            write_graphs(folder, checkpoint, traced, wanted, existing, fitted, recipe, progress)
+            proven, checks = prove(folder, checkpoint, engine, wanted, calibration, progress)
+            failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
+            if failures and not request.keep_failed:
+                raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
+            return proven, checks
 
         if request.profiles and existing is None:
             with staging_folder(out) as trial:
@@ -150,24 +167,3 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         progress("write", 1, 1)
     untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
     return Exported(open_bundle(out), checks, untrained, bool(checkpoint.head))
-
-
-def _build(
-    folder: Path,
-    out: Path,
-    checkpoint: Checkpoint,
-    traced: ir.Model,
-    targets: Sequence[Target],
-    existing: Bundle | None,
-    fitted: Fitted | None,
-    calibration: CalibrationTexts | None,
-    engine: Engine,
-    progress: Progress,
-) -> tuple[Manifest, list[TargetCheck]]:
-    """Write graphs and weights, and measure them against PyTorch."""
-    write_graphs(folder, checkpoint, traced, targets, existing, fitted, progress)
-    proven, checks = prove(folder, checkpoint, engine, targets, calibration, progress)
-    failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
-    if failures:
-        raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
-    return proven, checks

@@ -9,10 +9,10 @@ from ese_deploy.errors import InputError
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.projection import PROJECTIONS
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME
-from ese_deploy.manifest import Calibration
+from ese_deploy.manifest import Calibration, Quantization
 from ese_deploy.target import Target
 
-__all__ = ["check_output", "check_update", "check_way", "grid", "plan_targets"]
+__all__ = ["check_output", "check_recipe", "check_update", "check_way", "grid", "plan_targets"]
 
 
 def grid(
@@ -124,6 +124,20 @@ def check_update(
     if not missing:
         raise InputError(f"{existing.path} holds {', '.join(map(str, targets))} already; nothing to add")
     return missing
+
+
+def check_recipe(existing: Bundle | None, recipe: Quantization) -> None:
+    """Check that targets of int8 that are added were made as those there are: they share their weights.
+
+    Raises:
+        InputError: the bundle's were made in another way.
+    """
+    held = None if existing is None else existing.manifest.quantization
+    if existing is not None and held not in (None, recipe):
+        raise InputError(
+            f"{existing.path} was made with other settings of int8 ({held}, now {recipe}); "
+            "replace it whole with --force"
+        )
 
 
 def _sha256(calibration: Calibration | None) -> str | None:

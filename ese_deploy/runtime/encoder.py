@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.engines import SEPARATE, Batch, Engine, Session, batch_for, load_engine, require_dtype
+from ese_deploy.engines.integers import overflows
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.ranges import load_ranges
@@ -106,6 +107,7 @@ class Encoder:
         loaded = load_engine(engine) if isinstance(engine, str) else engine
         require_dtype(loaded.name, str(entry.target), entry.dtype)
         _require_version(loaded, opened)
+        _warn_of_overflow(opened, entry)
         graph, count = read_graph(opened, entry), threads or available_threads()
         session = loaded.load(graph, opened.path, count)
         if not set(session.inputs) <= _KNOWN_INPUTS:
@@ -367,6 +369,16 @@ def _require_version(engine: Engine, bundle: Bundle) -> None:
         raise EngineError(
             f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
             f"pip install 'onnxruntime>={least}'"
+        )
+
+
+def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
+    recipe = bundle.manifest.quantization
+    if entry.dtype == "int8" and recipe is not None and recipe.weight_bits == 8 and overflows():
+        warnings.warn(
+            f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
+            "and slow; export it with --reduce-range, or choose fp32",
+            stacklevel=3,
         )
 
 

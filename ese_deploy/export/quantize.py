@@ -1,0 +1,178 @@
+"""int8: products of activations with weights as whole numbers of 8 bits, by the standard Q/DQ operators.
+
+Weights are symmetric with a scale for each output channel, activations symmetric with one scale. The large embedding
+table is kept in 8 bits with a scale for each row. All else stays in fp32: norms, attention, activations, and what
+follows the backbone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ese_deploy.engines.integers import ZERO_POINT
+from ese_deploy.errors import InputError
+
+__all__ = ["LEVELS", "Activation", "find_activations", "round_columns", "to_int8", "weight_of"]
+
+LEVELS = {8: 127, 7: 63}
+"""The largest weight for each number of bits."""
+
+_LEVELS = LEVELS[8]
+_BACKBONE = "exits.backbone"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+# A scale of zero would divide by zero; a channel of zeros has no other.
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How one value that enters products is quantised.
+
+    Attributes:
+        scale: what one step is worth, after migration.
+        migration: float32 [channels], by which the value is multiplied before, and its weights are divided; None
+            where nothing is migrated.
+    """
+
+    scale: float
+    migration: NDArray[np.float32] | None = None
+
+
+def find_activations(model: ir.Model) -> dict[str, list[ir.Node]]:
+    """Values that enter products with weights within the backbone, by name, with those products."""
+    found: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.op_type != "MatMul" or not _in_backbone(node):
+            continue
+        value, weight = node.inputs
+        if value is None or weight is None or weight.const_value is None or value.is_initializer():
+            continue
+        if weight.shape is not None and len(weight.shape) == 2:
+            found.setdefault(value.name or "", []).append(node)
+    return found
+
+
+def weight_of(node: ir.Node) -> NDArray[np.float32]:
+    """The weight of a product, float32 [in, out]."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    return np.asarray(weight.const_value.numpy(), np.float32)
+
+
+def round_columns(weight: NDArray[np.float32], levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a weight, [in, out], to int8 within ``levels`` with a scale for each column; the scales come second."""
+    scales = (np.maximum(np.abs(weight).max(0), _LEAST) / levels).astype(np.float32)
+    return np.clip(np.rint(weight / scales), -levels, levels).astype(np.int8), scales
+
+
+def to_int8(model: ir.Model, activations: Mapping[str, Activation], levels: int = _LEVELS) -> ir.Model:
+    """Convert a traced model to int8.
+
+    Args:
+        model: the graph with every exit, in fp32; it is not changed.
+        activations: for each value of :func:`find_activations` how it is quantised.
+        levels: the largest weight; 127, or 63 for processors whose products of 8 bits overflow.
+
+    Returns:
+        A graph of the same inputs and outputs.
+
+    Raises:
+        InputError: the graph has no product with a weight.
+    """
+    converted = model.clone()
+    found = find_activations(converted)
+    if not found:
+        raise InputError("the traced graph holds no product with a weight; it cannot be converted to int8")
+    graph = converted.graph
+    zero = _constant(graph, ZERO_POINT, np.array(0, np.int8))
+    for name, products in found.items():
+        activation = activations[name]
+        quantised = _quantise(graph, products, activation, zero)
+        for node in products:
+            node.replace_input_with(0, quantised)
+            weight = weight_of(node)
+            if activation.migration is not None:
+                weight = weight / activation.migration[:, None]
+            node.replace_input_with(1, _weight(graph, node, weight, levels))
+    for node in list(graph):
+        if _is_token_table(graph, node):
+            _table(graph, node)
+    return converted
+
+
+def _quantise(graph: ir.Graph, products: Sequence[ir.Node], activation: Activation, zero: ir.Value) -> ir.Value:
+    """Q and DQ before the products of one value."""
+    value = products[0].inputs[0]
+    assert value is not None
+    nodes: list[ir.Node] = []
+    last = value
+    if activation.migration is not None:
+        factor = _constant(graph, f"{value.name}.migration", activation.migration)
+        nodes.append(_node("Mul", [last, factor], f"{value.name}.migrated"))
+        last = nodes[-1].outputs[0]
+    scale = _constant(graph, f"{value.name}.scale", np.array(activation.scale, np.float32))
+    nodes.append(_node("QuantizeLinear", [last, scale, zero], f"{value.name}.int8"))
+    nodes.append(_node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero], f"{value.name}.dequantised"))
+    graph.insert_before(products[0], nodes)
+    return nodes[-1].outputs[0]
+
+
+def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels: int) -> ir.Value:
+    """A weight in 8 bits and its DQ, with a scale for each column."""
+    name = f"{node.outputs[0].name}.weight"
+    whole, scales = round_columns(weight, levels)
+    inputs = [
+        _constant(graph, f"{name}.int8", whole),
+        _constant(graph, f"{name}.scale", scales),
+        _constant(graph, f"{name}.zero", np.zeros(len(scales), np.int8)),
+    ]
+    dequantise = _node("DequantizeLinear", inputs, name, {"axis": 1})
+    graph.insert_before(node, [dequantise])
+    return dequantise.outputs[0]
+
+
+def _is_token_table(graph: ir.Graph, node: ir.Node) -> bool:
+    """Whether a node looks up the embeddings of tokens."""
+    if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
+        return False
+    return node.inputs[0].is_initializer() and node.inputs[1].name == "input_ids"
+
+
+def _table(graph: ir.Graph, node: ir.Node) -> None:
+    """Look up rows of 8 bits and their scales instead."""
+    table, ids = node.inputs
+    assert table is not None and table.const_value is not None and ids is not None
+    rows = np.asarray(table.const_value.numpy(), np.float32)
+    scales = np.maximum(np.abs(rows).max(1, keepdims=True), _LEAST) / np.float32(_LEVELS)
+    whole = np.rint(rows / scales).astype(np.int8)
+    name = node.outputs[0].name
+    found = _node("Gather", [_constant(graph, f"{table.name}.int8", whole), ids], f"{name}.int8", {"axis": 0})
+    scale = _node("Gather", [_constant(graph, f"{table.name}.scale", scales), ids], f"{name}.scale", {"axis": 0})
+    wide = _node("Cast", [found.outputs[0]], f"{name}.wide", {"to": int(ir.DataType.FLOAT)})
+    product = _node("Mul", [wide.outputs[0], scale.outputs[0]], f"{name}.dequantised")
+    product.outputs[0].type, product.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+    graph.insert_before(node, [found, scale, wide, product])
+    ir.convenience.replace_all_uses_with(node.outputs[0], product.outputs[0])
+    graph.remove([node], safe=True)
+
+
+def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.Tensor(array, name=name), shape=ir.Shape(array.shape))
+    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    graph.register_initializer(value)
+    return value
+
+
+def _node(kind: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[str, int] | None = None) -> ir.Node:
+    node = ir.node(kind, inputs, attributes or {})
+    node.outputs[0].name = name
+    return node
+
+
+def _in_backbone(node: ir.Node) -> bool:
+    scopes = node.metadata_props.get(_SCOPES)
+    return scopes is None or _BACKBONE in scopes

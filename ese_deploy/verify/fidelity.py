@@ -1,0 +1,56 @@
+"""The gate of int8: how much of fp32 is left on texts that were not calibrated on."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
+from ese_deploy.manifest import Fidelity
+
+__all__ = ["FIDELITY_GATE", "fidelity_failures", "measure_fidelity"]
+
+_NEIGHBOURS = 10
+_DECIMALS = 6
+
+FIDELITY_GATE = {"cosine_mean": 0.99, "cosine_p01": 0.98, "agreement": 0.98, "neighbour_overlap_at_10": 0.85}
+"""The least that a target must keep of each figure of :class:`ese_deploy.manifest.Fidelity`."""
+
+_SAID: dict[str, str] = {
+    "cosine_mean": "mean cosine with fp32",
+    "cosine_p01": "1st percentile of the cosines with fp32",
+    "agreement": "agreement with fp32",
+    "neighbour_overlap_at_10": "overlap of the 10 nearest neighbours with fp32's",
+}
+
+
+def measure_fidelity(found: NDArray[np.float32], exact: NDArray[np.float32], data: str, data_sha256: str) -> Fidelity:
+    """Compare a target's vectors with those of the same target in fp32.
+
+    Args:
+        found: [n, dim], rows of norm 1.
+        exact: [n, dim], PyTorch's vectors of the same texts in fp32, rows of norm 1.
+        data: name of the texts.
+        data_sha256: their hash.
+    """
+    cosines = np.nan_to_num((found.astype(np.float64) * exact).sum(1), nan=-1.0)
+    return Fidelity(
+        data=data,
+        data_sha256=data_sha256,
+        n=len(found),
+        cosine_mean=_round(cosines.mean()),
+        cosine_p01=_round(np.percentile(cosines, 1)),
+        agreement=_round(agreement(found, exact)),
+        neighbour_overlap_at_10=_round(neighbour_overlap(found, exact, _NEIGHBOURS)),
+    )
+
+
+def fidelity_failures(fidelity: Fidelity) -> tuple[str, ...]:
+    """A line for each figure below its gate."""
+    return tuple(
+        f"{_SAID[name]} {getattr(fidelity, name):.4f}, allowed {least}"
+        for name, least in FIDELITY_GATE.items()
+        if not getattr(fidelity, name) >= least
+    )
+
+
+def _round(value: float | np.floating) -> float:
+    return round(float(value), _DECIMALS)
