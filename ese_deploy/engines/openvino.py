@@ -111,9 +111,12 @@ class OpenVino:
         }
         with _file_of(graph, folder) as path:
             try:
-                return _Session(self._core.compile_model(self._core.read_model(path), "CPU", settings))
+                return _Session(self._compile(self._core.read_model(path), settings))
             except Exception as error:
                 raise EngineError(f"OpenVINO refused the graph: {_reason(error)}") from error
+
+    def _compile(self, model: Any, settings: Mapping[str, str]) -> Any:
+        return self._core.compile_model(model, "CPU", dict(settings))
 
 
 @contextmanager
