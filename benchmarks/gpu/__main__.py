@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         driver=gpu.driver if gpu else "",
         versions={**library_versions(), "torch": str(torch.__version__)},
         date=datetime.date.today().isoformat(),
-        ceiling_tflops={name: round(value / 1e12, 2) for name, value in ceilings.items()},
+        ceiling_tflops={name: round(value / 1e12, 4) for name, value in ceilings.items()},
         rows=piece.rows,
         verified=piece.verified,
         unmeasured=piece.unmeasured,
