@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from tiny import BACKBONES, make_checkpoint
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
@@ -199,6 +200,20 @@ def test_conversion_leaves_the_traced_graph_as_it_was_and_repeats_itself(tiny_ch
         graphs.append(ir.to_proto(convert(traced, "int8", recipe)).SerializeToString(deterministic=True))
     assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
     assert graphs[0] == graphs[1]
+
+
+@pytest.mark.parametrize("backbone", ["ModernBERT", "DeBERTa-v3", "T5 encoder", "Qwen3"])
+def test_other_backbones_keep_their_vectors(backbone: str, tmp_path: Path) -> None:
+    model_type, settings = BACKBONES[backbone]
+    pooling = "lasttoken" if backbone == "Qwen3" else "mean"
+    checkpoint = make_checkpoint(tmp_path / "model", model_type, pooling=pooling, **settings)
+    request = ExportRequest(str(checkpoint), tmp_path / "out", [Target(2, 64, "int8")], keep_failed=True)
+    bundle = export_bundle(request).bundle
+    kinds = [node.op_type for node in model_of(bundle, "2x64:int8").graph.node]
+    assert kinds.count("QuantizeLinear") >= 2 * 4
+    found = bundle.manifest.targets[0].fidelity
+    # Random weights: a trained model of many channels keeps more, and the gate is made for those.
+    assert found is not None and found.cosine_mean > 0.97
 
 
 @pytest.mark.parametrize(

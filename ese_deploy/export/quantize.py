@@ -43,7 +43,10 @@ class Activation:
 
 
 def find_activations(model: ir.Model) -> dict[str, list[ir.Node]]:
-    """Values that enter products with weights within the backbone, by name, with those products."""
+    """Values [batch, sequence, ...] that enter products with weights within the backbone, by name, with those products.
+
+    What does not depend on the text, such as relative positions, is left in fp32: it has no tokens to calibrate on.
+    """
     found: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         if node.op_type != "MatMul" or not _in_backbone(node):
@@ -51,7 +54,7 @@ def find_activations(model: ir.Model) -> dict[str, list[ir.Node]]:
         value, weight = node.inputs
         if value is None or weight is None or weight.const_value is None or value.is_initializer():
             continue
-        if weight.shape is not None and len(weight.shape) == 2:
+        if _axes(value)[:2] == ["batch", "sequence"] and len(_axes(weight)) == 2:
             found.setdefault(value.name or "", []).append(node)
     return found
 
@@ -171,6 +174,11 @@ def _node(kind: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[
     node = ir.node(kind, inputs, attributes or {})
     node.outputs[0].name = name
     return node
+
+
+def _axes(value: ir.Value) -> list[str]:
+    """Names or sizes of a value's axes; none where the graph does not say."""
+    return [] if value.shape is None else [str(getattr(axis, "value", axis)) for axis in value.shape]
 
 
 def _in_backbone(node: ir.Node) -> bool:
