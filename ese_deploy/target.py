@@ -5,14 +5,20 @@ from dataclasses import dataclass
 
 from ese_deploy.errors import InputError
 
-__all__ = ["DTYPES", "MIN_DIM", "Target", "parse_range"]
+__all__ = ["DTYPES", "MIN_DIM", "Target", "default_dims", "parse_range"]
 
 DTYPES = ("fp32", "fp16", "bf16", "int8")
 
 # Below 8 dimensions rounding noise of 1e-7 grows to 1e-5 in the normalised vector: no gate could hold.
 MIN_DIM = 8
 
+_USUAL_DIMS = (16, 32, 64, 128, 256, 512, 768)
 _TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9]+))?", re.ASCII)
+
+
+def default_dims(width: int) -> list[int]:
+    """The prefixes that are trained and evaluated where none are named: 16, 32, 64 and so on, and the full width."""
+    return [*(dim for dim in _USUAL_DIMS if dim < width), width]
 
 
 @dataclass(frozen=True, order=True)

@@ -16,13 +16,12 @@ from ese_deploy.evaluate.exits import Exit, cut
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import TextTokenizer
-from ese_deploy.target import MIN_DIM, Target
+from ese_deploy.target import MIN_DIM, Target, default_dims
 
 __all__ = ["CheckpointEncoder", "CheckpointExits", "text_tokenizer"]
 
 _BATCH_SIZE, _BATCH_TOKENS = 32, 4096
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-_DIMS = (16, 32, 64, 128, 256, 512, 768)
 
 Vectors = NDArray[np.float32]
 
@@ -49,7 +48,7 @@ class CheckpointExits:
     ) -> None:
         self.checkpoint = checkpoint
         wanted = sorted(set(depths or range(1, checkpoint.depth + 1)) | {checkpoint.depth})
-        widths = sorted({dim for dim in dims or _DIMS if dims or dim < checkpoint.width} | {checkpoint.width})
+        widths = sorted({*(dims or default_dims(checkpoint.width)), checkpoint.width})
         if wanted[0] < 1 or wanted[-1] > checkpoint.depth:
             raise InputError(f"depths must be 1 to {checkpoint.depth}, got {', '.join(map(str, depths or []))}")
         if widths[0] < MIN_DIM or widths[-1] > checkpoint.width:

@@ -20,6 +20,7 @@ from ese_deploy.losses.exits import exit_vectors, model_parts
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.published import paper_parts, reference_parts
+from ese_deploy.target import default_dims
 
 __all__ = ["VARIANTS", "EseLoss", "Variant"]
 
@@ -74,7 +75,7 @@ class EseLoss(nn.Module):
         self.objective = objective
         self.variant = _check_variant(variant, objective, exits, dims, settings)
         self.exits = _check_choice("exits", exits or range(1, self.parts.depth + 1), self.parts.depth)
-        self.dims = _check_choice("dims", dims or _default_dims(self.parts.width), self.parts.width)
+        self.dims = _check_choice("dims", dims or default_dims(self.parts.width), self.parts.width)
         if variant != "espresso":
             _check_choice("compression_size", [compression_size], self.parts.width)
         self.compression_size = compression_size
@@ -229,7 +230,3 @@ def _check_choice(name: str, values: Iterable[int], limit: int) -> tuple[int, ..
     if outside or not chosen:
         raise InputError(f"{name} has {outside[0] if outside else 'nothing'}; this model allows 1 to {limit}")
     return chosen
-
-
-def _default_dims(width: int) -> list[int]:
-    return [*(dim for dim in (1 << power for power in range(4, width.bit_length())) if dim < width), width]
