@@ -10,7 +10,7 @@ from pathlib import Path
 from ese_deploy import Encoder
 from ese_deploy.bundle import choose_entry, open_bundle, read_graph
 from ese_deploy.engines.integers import unsigned, wants_unsigned
-from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime, session_options
+from ese_deploy.engines.onnxruntime_cpu import SLOW_FUSIONS, import_onnxruntime, session_options
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.texts import collection
@@ -30,7 +30,10 @@ def profile(bundle: Path, target: str, rounds: int, threads: int) -> Counter[str
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
         session = onnxruntime.InferenceSession(
-            unsigned(graph) if wants_unsigned() else graph, options, providers=["CPUExecutionProvider"]
+            unsigned(graph) if wants_unsigned() else graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOW_FUSIONS,
         )
         tokens = tokenizer([item.text for item in collection()])
         names = [value.name for value in session.get_inputs()]

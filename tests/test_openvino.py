@@ -76,6 +76,18 @@ def test_many_threads_get_their_own_vectors_and_keep_them(engine: OpenVino, tiny
         list(pool.map(work, range(4)))
 
 
+def test_batches_run_at_once_from_the_first_call_of_a_process(tiny_bundle: Bundle) -> None:
+    script = f"""
+from ese_deploy import Encoder
+from ese_deploy.texts import collection
+texts = [item.text for item in collection()]
+found = Encoder.open({str(tiny_bundle.path)!r}, engine="openvino", threads=2).encode(texts, batch_tokens=64)
+assert abs(found - Encoder.open({str(tiny_bundle.path)!r}).encode(texts)).max() < 1e-5
+"""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
 def test_a_graph_that_it_refuses_is_one_line(engine: OpenVino, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="OpenVINO refused the graph: ") as caught:
         engine.load(b"no graph", tmp_path, 1)

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from ese_deploy.engines.base import Engine, Session
+from ese_deploy.engines.base import Engine, Session, Streaming
 from ese_deploy.errors import EngineError
 
 __all__ = [
     "ACCELERATED",
     "ENGINES",
     "ON_REQUEST",
-    "SEPARATE",
     "Batch",
     "Engine",
     "Session",
+    "Streaming",
     "batch_for",
     "engines_for",
     "load_engine",
@@ -36,9 +36,6 @@ ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"}
 
 ON_REQUEST = ACCELERATED | {"openvino"}
 """Engines that few machines have; they are chosen only where they are named."""
-
-SEPARATE = frozenset({"onnxruntime"})
-"""Engines whose sessions of one thread compute as many batches at once as there are threads that call them."""
 
 
 @dataclass(frozen=True)

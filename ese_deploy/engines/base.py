@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Session"]
+__all__ = ["Engine", "Session", "Streaming"]
 
 
 class Session(Protocol):
@@ -58,6 +58,24 @@ class Engine(Protocol):
             graph: the ONNX model, as the very bytes that were checked.
             folder: where the weights that the graph names lie.
             threads: threads that one call of ``run`` may use.
+
+        Raises:
+            EngineError: the engine refused the graph.
+        """
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An engine that can compute several batches at once."""
+
+    def load_streams(self, graph: bytes, folder: Path, threads: int) -> Session:
+        """Load a graph so that ``threads`` calls of ``run`` compute at once, with one thread each.
+
+        Args:
+            graph: the ONNX model, as the very bytes that were checked.
+            folder: where the weights that the graph names lie.
+            threads: calls at once.
 
         Raises:
             EngineError: the engine refused the graph.

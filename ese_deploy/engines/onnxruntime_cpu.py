@@ -12,12 +12,22 @@ from numpy.typing import NDArray
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
 
-__all__ = ["OnnxRuntimeCpu", "first_line", "import_onnxruntime", "installed_distributions", "session_options"]
+__all__ = [
+    "SLOW_FUSIONS",
+    "OnnxRuntimeCpu",
+    "first_line",
+    "import_onnxruntime",
+    "installed_distributions",
+    "session_options",
+]
 
 _PROVIDER = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # Threads that spin after a batch take the cores from other sessions of the process, and from other processes.
 _STOP_SPINNING = "session.force_spinning_stop"
+
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""Optimisations that cost time: one norm with the sum before it takes as long as eight norms alone."""
 
 
 def installed_distributions() -> dict[str, str]:
@@ -108,10 +118,16 @@ class OnnxRuntimeCpu:
         options = session_options(self._onnxruntime, folder, threads)
         graph = unsigned(graph) if wants_unsigned() else graph
         try:
-            session = self._onnxruntime.InferenceSession(graph, options, providers=[_PROVIDER])
+            session = self._onnxruntime.InferenceSession(
+                graph, options, providers=[_PROVIDER], disabled_optimizers=SLOW_FUSIONS
+            )
         except Exception as error:
             raise EngineError(f"ONNX Runtime refused the graph: {first_line(error)}") from error
         loaded = session.get_providers()
         if loaded != [_PROVIDER]:
             raise EngineError(f"ONNX Runtime loaded {loaded} where {_PROVIDER} was asked for")
         return _Session(session)
+
+    def load_streams(self, graph: bytes, folder: Path, threads: int) -> _Session:
+        """Load a graph; see :meth:`ese_deploy.engines.base.Streaming.load_streams`."""
+        return self.load(graph, folder, 1)  # without threads of its own a session computes in those of its callers

@@ -71,12 +71,30 @@ class _Session:
         try:
             if request is None:
                 request = self._requests.one = self._compiled.create_infer_request()
-            request.infer(dict(inputs))
+            _infer(request, inputs)
             # A copy: the next batch is written where this one lies.
             vectors: NDArray[np.float32] = np.array(request.get_output_tensor(0).data, np.float32)
         except Exception as error:
             raise EngineError(f"OpenVINO failed on a batch: {first_line(error)}") from error
         return vectors
+
+
+_called = threading.Event()
+_first_call = threading.Lock()
+
+
+def _infer(request: Any, inputs: Mapping[str, NDArray[np.int64]]) -> None:
+    """Run a request; the process's first one runs alone.
+
+    OpenVINO's binding prepares itself in its first call, and two threads that both call it then wait for each other
+    for ever: one holds Python's lock and wants the binding's, the other holds the binding's and wants Python's.
+    """
+    if _called.is_set():
+        request.infer(dict(inputs))
+        return
+    with _first_call:
+        request.infer(dict(inputs))
+        _called.set()
 
 
 class OpenVino:
@@ -103,10 +121,17 @@ class OpenVino:
 
     def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
+        return self._load(graph, folder, threads, 1)
+
+    def load_streams(self, graph: bytes, folder: Path, threads: int) -> _Session:
+        """Load a graph; see :meth:`ese_deploy.engines.base.Streaming.load_streams`."""
+        return self._load(graph, folder, threads, threads)
+
+    def _load(self, graph: bytes, folder: Path, threads: int, streams: int) -> _Session:
         settings = {
             "INFERENCE_PRECISION_HINT": self._precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": str(threads),
         }
         with _file_of(graph, folder) as path:

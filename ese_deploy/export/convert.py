@@ -7,13 +7,14 @@ import onnx_ir as ir
 
 from ese_deploy.errors import InputError
 from ese_deploy.export.half import to_half
+from ese_deploy.export.heads import absorb_heads
 from ese_deploy.export.quantize import LEVELS, Activation, to_int8
 from ese_deploy.manifest import Quantization
 
 __all__ = ["CONVERTIBLE", "Recipe", "convert"]
 
 _CONVERSIONS: Mapping[str, Callable[[ir.Model], ir.Model]] = {
-    "fp32": lambda model: model,
+    "fp32": absorb_heads,
     "fp16": lambda model: to_half(model, ir.DataType.FLOAT16),
     "bf16": lambda model: to_half(model, ir.DataType.BFLOAT16),
 }
@@ -46,7 +47,7 @@ def convert(model: ir.Model, dtype: str, recipe: Recipe | None = None) -> ir.Mod
         InputError: there is no conversion to ``dtype``.
     """
     if dtype == "int8" and recipe is not None:
-        return to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits])
+        return absorb_heads(to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits]))
     if dtype not in _CONVERSIONS:
         raise InputError(f"dtype '{dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
     return _CONVERSIONS[dtype](model)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.engines import SEPARATE, Batch, Engine, Session, batch_for, load_engine, require_dtype
+from ese_deploy.engines import Batch, Engine, Session, Streaming, batch_for, load_engine, require_dtype
 from ese_deploy.engines.integers import overflows
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
@@ -112,8 +112,10 @@ class Encoder:
         session = loaded.load(graph, opened.path, count)
         if not set(session.inputs) <= _KNOWN_INPUTS:
             raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-        load_single = partial(loaded.load, graph, opened.path, 1) if loaded.name in SEPARATE else None
-        streams = Streams(session, count, load_single)
+        load_streams = (
+            partial(loaded.load_streams, graph, opened.path, count) if isinstance(loaded, Streaming) else None
+        )
+        streams = Streams(session, count, load_streams)
         return cls(opened, entry, load_tokenizer(opened), streams, batch_for(loaded.name))
 
     @property

@@ -24,14 +24,14 @@ class Streams:
     Args:
         session: the graph, with all threads on one batch.
         threads: how many batches may run at once.
-        load_single: loads the graph with one thread; None runs batches one after another.
+        load_streams: loads the graph for runs of one thread, ``threads`` at once; None runs batches one after another.
     """
 
-    def __init__(self, session: Session, threads: int = 1, load_single: Callable[[], Session] | None = None) -> None:
+    def __init__(self, session: Session, threads: int = 1, load_streams: Callable[[], Session] | None = None) -> None:
         self._session = session
         self._threads = threads
-        self._load_single = load_single if threads > 1 else None
-        self._single: Session | None = None
+        self._load_streams = load_streams if threads > 1 else None
+        self._several: Session | None = None
         self._lock = threading.Lock()
 
     @property
@@ -54,16 +54,16 @@ class Streams:
         Raises:
             EngineError: the engine refused a batch.
         """
-        if self._load_single is None or len(batches) < 2 * self._threads:
+        if self._load_streams is None or len(batches) < 2 * self._threads:
             for rows in batches:
                 yield rows, self._session.run(prepare(rows))
             return
-        single = self._open_single(self._load_single)
+        several = self._open_streams(self._load_streams)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="encode") as pool:
-            yield from zip(batches, pool.map(lambda rows: single.run(prepare(rows)), batches), strict=True)
+            yield from zip(batches, pool.map(lambda rows: several.run(prepare(rows)), batches), strict=True)
 
-    def _open_single(self, load: Callable[[], Session]) -> Session:
+    def _open_streams(self, load: Callable[[], Session]) -> Session:
         with self._lock:
-            if self._single is None:
-                self._single = load()
-            return self._single
+            if self._several is None:
+                self._several = load()
+            return self._several
