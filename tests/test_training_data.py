@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from ese_deploy.errors import InputError
 from training.collate import Collator, column_prompts, kept_prompts
-from training.columns import Layout, find_layout, parse_mapping
+from training.columns import find_layout, parse_mapping
 from training.data import load_data, load_formats
 
 TRIPLETS = [

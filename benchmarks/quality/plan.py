@@ -108,12 +108,14 @@ def chosen_rate(plan: Plan, row: Row, records: Mapping[str, Record]) -> float | 
 def rates_wanted(rates: list[float], scores: Mapping[float, float]) -> list[float]:
     """The rates to try, in order: those of the protocol, and then beyond the best one while that is at an edge.
 
+    A single rate is not tuned.
+
     Args:
         rates: of the protocol.
         scores: the criterion by rate, of rates tried; more is better.
     """
     wanted = list(rates)
-    while all(rate in scores for rate in wanted) and len(wanted) < _MOST_RATES:
+    while all(rate in scores for rate in wanted) and 1 < len(wanted) < _MOST_RATES:
         best = max(wanted, key=lambda rate: (scores[rate], -rate))
         if scores[best] == float("-inf") or min(wanted) < best < max(wanted):
             break

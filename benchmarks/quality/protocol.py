@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             the model of the row ``of``; ``untouched``.
         of: the row whose data, flags, settings and learning rate this one takes where it has none of its own.
         data: sets of training data.
-        rates: learning rates to try.
+        rates: learning rates to try; a single one is taken as it is.
         cell: the one cell that counts, such as ``1x32``; without it the mean of the grid.
         flags: of ``training.train``.
         loss: settings of the loss.

@@ -79,9 +79,8 @@ class Sweep:
                 write_json(self.out / RUNS / f"{run.label}-{run.key}.json", record)
                 what = record.failed or f"{criterion_of(self.plan, run, record):.2f}"
                 self._say(f"{run.label}: {what} ({record.minutes or 0:.1f} min, {record.cpu_minutes or 0:.1f} of CPU)")
-        if only and not begun and not self._has(only):
-            row = self.protocol.row(only)
-            raise InputError(f"'{only}' waits for '{row.of}', whose runs are not done; run --only '{row.of}' first")
+        if only and not begun and (base := self.protocol.row(only).of) and not self._has(only):
+            raise InputError(f"'{only}' waits for '{base}', whose runs are not done; run --only '{base}' first")
         return begun
 
     def test(self) -> int:
