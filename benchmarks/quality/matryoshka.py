@@ -15,8 +15,8 @@ from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
-    losses,
 )
+from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss, MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
 from ese_deploy.backbones.source import locate
@@ -42,10 +42,10 @@ def main(arguments: list[str]) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = options.dropout
-    ranking = losses.MultipleNegativesRankingLoss(model)
+    ranking = MultipleNegativesRankingLoss(model)
     width = int(model.get_embedding_dimension() or 0)
     settings = tomllib.loads("\n".join(options.loss_setting))
-    loss = losses.Matryoshka2dLoss(model, ranking, sorted(default_dims(width), reverse=True), **settings)
+    loss = Matryoshka2dLoss(model, ranking, sorted(default_dims(width), reverse=True), **settings)
     with staging_folder(options.save_dir) as staging:
         trainer = SentenceTransformerTrainer(
             model=model, args=_arguments(options, staging / "run"), train_dataset=_data(options), loss=loss
