@@ -17,7 +17,7 @@ from ese_deploy.texts import collection
 from training.arguments import parse_arguments
 from training.collate import Collator
 from training.data import load_data
-from training.model import load_model, truncate_model
+from training.model import load_model, spell_out_attention, truncate_model
 from training.run_folder import open_run
 from training.train import train
 from training.trainer import EseTrainer, training_arguments
@@ -307,6 +307,25 @@ def test_a_truncated_model_is_the_exit_and_reloads_equal(name: str, tmp_path: Pa
     assert torch.equal(reloaded, cut)
     kinds = [value for value in vars(again.model[0].auto_model.config).values() if isinstance(value, list)]
     assert all(len(value) != 3 for value in kinds)
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_attention_spelt_out_gives_the_same_states(name: str, tmp_path: Path) -> None:
+    model_type, settings = BACKBONES[name]
+    folder = make_checkpoint(tmp_path / "full", model_type, **settings)
+    edit_json(folder / "1_Pooling/config.json", word_embedding_dimension=64)
+    model = load_model(str(folder), None).model.eval()
+    batch = model.preprocess(["hello there my good old friend", "no"])
+    with torch.no_grad():
+        before = model[0](dict(batch))["token_embeddings"]
+        spell_out_attention(model)
+        after = model[0](dict(batch))["token_embeddings"]
+    mask = batch["attention_mask"].bool()
+    torch.testing.assert_close(after[mask], before[mask], rtol=1e-4, atol=1e-5)
+    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    assert load_model(str(tmp_path / "saved"), None).model[0].auto_model.config._attn_implementation != "eager" or (
+        load_model(str(folder), None).model[0].auto_model.config._attn_implementation == "eager"
+    ), "what is saved chooses for itself"
 
 
 def test_truncate_to_writes_a_shallower_model(

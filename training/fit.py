@@ -22,13 +22,16 @@ from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data, load_formats
-from training.model import LoadedModel, load_model, set_dropout, truncate_model
+from training.model import LoadedModel, load_model, set_dropout, spell_out_attention, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
 
 Tell = Callable[[str], None]
+
+# PyTorch's fused attention is slow backwards on a CPU; spelt out it takes memory as the square of the length.
+_SHORT = 128
 
 
 def train_model(settings: argparse.Namespace, tell: Tell) -> None:
@@ -100,6 +103,8 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
     if settings.dropout is not None:
         set_dropout(loaded.model, settings.dropout)
+    if settings.use_cpu and settings.maxlen <= _SHORT:
+        spell_out_attention(loaded.model)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
     if settings.gradient_checkpointing:
