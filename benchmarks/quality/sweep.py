@@ -112,7 +112,7 @@ class Sweep:
     def _next(self, only: str | None, given_up: set[str]) -> Run | None:
         records = self.records()
         for run in planned(self.plan, records):
-            ready = run.source is None or run.source.key in records
+            ready = run.source is None or run.source.row.how == "untouched" or run.source.key in records
             if run.key not in records and run.key not in given_up and ready and only in (None, run.row.name):
                 return run
         return None
