@@ -11,13 +11,13 @@ from ese_deploy.backbones import exit_states, load_backbone, read_checkpoint
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.losses import AngleLoss, AngleObjective
+from ese_deploy.losses import AngleLoss, AngleObjective, EseLoss
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from training.arguments import parse_arguments
 from training.collate import Collator
 from training.data import load_data
-from training.model import load_model, truncate_model
+from training.model import load_model, spell_out_attention, truncate_model
 from training.run_folder import open_run
 from training.train import train
 from training.trainer import EseTrainer, training_arguments
@@ -78,6 +78,43 @@ def test_without_ese_the_full_model_alone_is_trained(
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--apply_ese", "0") == 0
     assert not (tmp_path / "out/ese.json").exists()
+
+
+def test_files_of_several_formats_take_turns_with_as_many_texts_in_each_batch(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    forward = EseLoss.forward
+
+    def watched(self: EseLoss, columns: Any, labels: Any = None) -> Any:
+        columns = list(columns)
+        seen.append((len(columns), len(columns[0]["input_ids"])))
+        return forward(self, columns, labels)
+
+    monkeypatch.setattr(EseLoss, "forward", watched)
+    together = ["--train_name_or_path", str(data["texts"]), "--train_name_or_path", str(data["A"])]
+    turns = ["--turns", "round_robin", "--max_steps", "4", "--text_prompt", "t: {text}"]
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", *together, *turns) == 0
+    err = capsys.readouterr().err
+    assert "batches of 3 formats take turns, round_robin, with as many texts in each" in err
+    assert "step 4/4  loss " in err
+    assert seen == [(3, 8), (1, 24), (2, 12), (3, 8)]
+    assert run(tiny_checkpoint, data["C"], tmp_path / "again", *together) == 0
+    paper = ["--ese_variant", "paper", "--ese_compression_size", "16"]
+    assert run(tiny_checkpoint, data["C"], tmp_path / "paper", *together, *paper) == 2
+    assert "paper learns from labels alone, and some files have none" in capsys.readouterr().err
+
+
+def test_the_full_model_can_be_left_out(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    alone = ["--exits", "1", "--dims", "16", "--loss_setting", "train_full=false", "--warmup_steps", "0"]
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", *alone) == 0
+    contract = read_checkpoint(str(tmp_path / "out")).contract
+    assert contract is not None and (contract.trained_exits, contract.trained_dims) == ([1], [16])
+    before, after = (load_model(str(folder), None).model.state_dict() for folder in (tiny_checkpoint, tmp_path / "out"))
+    changed = {
+        name.split("layer.")[1][0] for name in before if "layer." in name and (before[name] != after[name]).any()
+    }
+    assert changed == {"0"}, "blocks behind the exit learn nothing"
 
 
 def test_the_exporter_knows_the_trained_exits(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -270,6 +307,25 @@ def test_a_truncated_model_is_the_exit_and_reloads_equal(name: str, tmp_path: Pa
     assert torch.equal(reloaded, cut)
     kinds = [value for value in vars(again.model[0].auto_model.config).values() if isinstance(value, list)]
     assert all(len(value) != 3 for value in kinds)
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_attention_spelt_out_gives_the_same_states(name: str, tmp_path: Path) -> None:
+    model_type, settings = BACKBONES[name]
+    folder = make_checkpoint(tmp_path / "full", model_type, **settings)
+    edit_json(folder / "1_Pooling/config.json", word_embedding_dimension=64)
+    model = load_model(str(folder), None).model.eval()
+    batch = model.preprocess(["hello there my good old friend", "no"])
+    with torch.no_grad():
+        before = model[0](dict(batch))["token_embeddings"]
+        spell_out_attention(model)
+        after = model[0](dict(batch))["token_embeddings"]
+    mask = batch["attention_mask"].bool()
+    torch.testing.assert_close(after[mask], before[mask], rtol=1e-4, atol=1e-5)
+    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    assert load_model(str(tmp_path / "saved"), None).model[0].auto_model.config._attn_implementation != "eager" or (
+        load_model(str(folder), None).model[0].auto_model.config._attn_implementation == "eager"
+    ), "what is saved chooses for itself"
 
 
 def test_truncate_to_writes_a_shallower_model(

@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 
 from ese_deploy.errors import InputError
 from training.collate import Collator, column_prompts, kept_prompts
-from training.columns import Layout, find_layout, parse_mapping
-from training.data import load_data
+from training.columns import find_layout, parse_mapping
+from training.data import load_data, load_formats
 
 TRIPLETS = [
     {"text": "a one", "positive": "p1", "negative": "n1"},
@@ -99,8 +99,10 @@ def test_several_files_of_one_format_are_joined(tmp_path: Path) -> None:
         {"query": "c", "positive": ["d", "e"]},
     ]
     other = write(tmp_path / "c.txt", "text\n")
-    with pytest.raises(InputError, match="files that are trained on together have one format"):
+    with pytest.raises(InputError, match="here all files have one format"):
         load_data([first, other])
+    by_format = load_formats([first, other, second])
+    assert [(part.layout.format, len(part.dataset)) for part in by_format] == [("B", 2), ("texts", 1)]
     together = load_data([first, second, other], label_free=True)
     assert list(together.dataset["text"]) == ["a", "b", "c", "d", "e", "text"]
     assert together.description[-1] == "together: 6 texts, one a row"
@@ -163,16 +165,18 @@ def test_a_saved_folder_is_read_by_split(tmp_path: Path) -> None:
 
 
 def test_prompts_surround_texts_and_prefixes_are_kept() -> None:
-    layout = Layout("C", ("query", "positive", "negative"), False)
-    prompts = column_prompts(layout, None, "query: {text}", "<{text}>")
+    triplet = ("query", "positive", "negative")
+    prompts = column_prompts(triplet, None, "query: {text}", "<{text}>")
     assert prompts == {"query": "query: {text}", "positive": "<{text}>", "negative": "<{text}>"}
     assert kept_prompts(prompts) == ({"query": "query: "}, None)
-    plain = column_prompts(Layout("texts", ("text",), True), "say: {text}", None, None)
+    plain = column_prompts(("text",), "say: {text}", None, None)
     assert kept_prompts(plain) == ({"text": "say: "}, "text")
     with pytest.raises(InputError, match="--text_prompt is not for data with query, positive, negative"):
-        column_prompts(layout, "{text}", None, None)
+        column_prompts(triplet, "{text}", None, None)
     with pytest.raises(InputError, match=r"must have \{text\} once"):
-        column_prompts(layout, None, "query:", None)
+        column_prompts(triplet, None, "query:", None)
+    both = column_prompts((*triplet, "text"), "t: {text}", "q: {text}", None)
+    assert both == {"query": "q: {text}", "text": "t: {text}"}
 
 
 def test_one_text_of_a_list_is_drawn_by_seed_and_batch(tiny_checkpoint: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from ese_deploy.errors import InputError
-from training.columns import Layout
 
 __all__ = ["Collator", "column_prompts", "kept_prompts"]
 
 _SLOT = "{text}"
+_PROMPT_FLAGS = {"query": "--query_prompt", "positive": "--doc_prompt", "negative": "--doc_prompt"}
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Collator:
 
     Attributes:
         model: tokenises.
-        texts: the text columns, in order.
+        texts: the text columns, in order; of several formats, each row has those of one.
         prompts: a template with ``{text}`` for columns that have one.
         max_length: longest text in tokens.
         seed: of the draws.
@@ -48,8 +48,9 @@ class Collator:
             takes; ``label`` (float32 [batch]) where the rows have one.
         """
         batch: dict[str, Any] = {}
-        draw = self._draw(rows)
-        for column in self.texts:
+        columns = [column for column in self.texts if column in rows[0]]
+        draw = self._draw(rows, columns[0])
+        for column in columns:
             texts = [draw.choice(row[column]) if isinstance(row[column], list) else row[column] for row in rows]
             template = self.prompts.get(column, _SLOT)
             prompted = [template.replace(_SLOT, text) for text in texts]
@@ -59,38 +60,36 @@ class Collator:
             batch["label"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
         return batch
 
-    def _draw(self, rows: list[dict[str, Any]]) -> random.Random:
+    def _draw(self, rows: list[dict[str, Any]], column: str) -> random.Random:
         digest = blake2b(str(self.seed).encode())
         for row in rows:
-            digest.update(str(row[self.texts[0]]).encode())
+            digest.update(str(row[column]).encode())
         return random.Random(digest.digest())
 
 
-def column_prompts(layout: Layout, text: str | None, query: str | None, document: str | None) -> dict[str, str]:
+def column_prompts(texts: Sequence[str], text: str | None, query: str | None, document: str | None) -> dict[str, str]:
     """Templates by column.
 
     Args:
-        layout: the format.
+        texts: the text columns.
         text: ``--text_prompt``, for format A and plain texts.
         query: ``--query_prompt``, for the column ``query``.
         document: ``--doc_prompt``, for ``positive`` and ``negative``.
 
     Raises:
-        InputError: a template has no ``{text}``, or is for columns that the format does not have.
+        InputError: a template has no ``{text}``, or is for columns that are not there.
     """
     given = {"--text_prompt": text, "--query_prompt": query, "--doc_prompt": document}
-    asymmetric = layout.format in ("B", "C")
+    flags = {column: _PROMPT_FLAGS.get(column, "--text_prompt") for column in texts}
     for flag, template in given.items():
         if template is None:
             continue
         if template.count(_SLOT) != 1:
             raise InputError(f"{flag} is '{template}'; it must have {_SLOT} once, where the text goes")
-        if (flag == "--text_prompt") == asymmetric:
-            fitting = "--query_prompt and --doc_prompt" if asymmetric else "--text_prompt"
-            raise InputError(f"{flag} is not for data with {', '.join(layout.texts)}; use {fitting}")
-    by_column = {
-        column: text if not asymmetric else query if column == "query" else document for column in layout.texts
-    }
+        if flag not in flags.values():
+            fitting = " and ".join(dict.fromkeys(flags.values()))
+            raise InputError(f"{flag} is not for data with {', '.join(texts)}; use {fitting}")
+    by_column = {column: given[flag] for column, flag in flags.items()}
     return {column: template for column, template in by_column.items() if template is not None}
 
 

@@ -14,7 +14,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.rows import kind_of, numbered_lines, read_rows
 from training.columns import Layout, find_layout, rename
 
-__all__ = ["TrainingData", "load_data"]
+__all__ = ["TrainingData", "load_data", "load_formats"]
 
 _TABLES = (".tsv", ".csv", ".jsonl")
 _KINDS = (*_TABLES, ".json", ".parquet", ".txt")
@@ -48,7 +48,30 @@ def load_data(
     mapping: Mapping[str, str] | None = None,
     label_free: bool | None = None,
 ) -> TrainingData:
-    """Read data and bring it into its format.
+    """Read data of one format.
+
+    Takes the arguments of :func:`load_formats`.
+
+    Raises:
+        InputError: as there, or the files have several formats.
+    """
+    first, *others = load_formats(names, subset=subset, split=split, mapping=mapping, label_free=label_free)
+    if others:
+        raise InputError(
+            f"{first.description[0]}, but {others[0].description[0]}; here all files have one format: rename columns"
+        )
+    return first
+
+
+def load_formats(
+    names: Sequence[str],
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    mapping: Mapping[str, str] | None = None,
+    label_free: bool | None = None,
+) -> tuple[TrainingData, ...]:
+    """Read data and bring it into its formats.
 
     Args:
         names: local files, or one folder, or one name of the hub.
@@ -57,34 +80,38 @@ def load_data(
         mapping: new names of columns by their old ones.
         label_free: learn from texts alone; None: only where there are texts and nothing else.
 
+    Returns:
+        For each format its data, in the order of the files; without labels all texts together, if formats differ.
+
     Raises:
         InputError: the data cannot be had, has not the columns of a format, or a row is not what it must be; the
             message names the file and line.
     """
     paths = [Path(name).expanduser() for name in names]
     if all(path.is_file() for path in paths):
-        return _join([_from_file(path, mapping or {}, label_free) for path in paths])
+        return _by_format([_from_file(path, mapping or {}, label_free) for path in paths])
     if len(names) > 1:
         absent = next(name for name, path in zip(names, paths, strict=True) if not path.is_file())
         raise InputError(f"there is no file {absent}; several sources must all be local files")
     dataset = _from_folder(paths[0], split) if paths[0].is_dir() else _from_hub(names[0], subset, split)
-    return _arrange(dataset, names[0], mapping or {}, label_free)
+    return (_arrange(dataset, names[0], mapping or {}, label_free),)
+
+
+def _by_format(files: list[TrainingData]) -> tuple[TrainingData, ...]:
+    groups: dict[tuple[str, ...], list[TrainingData]] = {}
+    for file in files:
+        groups.setdefault(file.layout.columns, []).append(file)
+    if len(groups) > 1 and all(file.layout.label_free for file in files):
+        return (_flatten(files),)
+    return tuple(_join(parts) for parts in groups.values())
 
 
 def _join(parts: list[TrainingData]) -> TrainingData:
     """Put files of one format behind one another."""
     first = parts[0]
-    lines = tuple(line for part in parts for line in part.description)
-    for part in parts[1:]:
-        if part.layout.columns != first.layout.columns:
-            if all(part.layout.label_free for part in parts):
-                return _flatten(parts, lines)
-            raise InputError(
-                f"{parts[0].description[0]}, but {part.description[0]}; files that are trained on together have one "
-                "format: rename columns, or add --label_free 1"
-            )
     if len(parts) == 1:
         return first
+    lines = tuple(line for part in parts for line in part.description)
     columns: dict[str, list[Any]] = {name: [] for name in first.layout.columns}
     for part in parts:
         for name in columns:
@@ -92,8 +119,9 @@ def _join(parts: list[TrainingData]) -> TrainingData:
     return TrainingData(_dataset(columns), first.layout, lines)
 
 
-def _flatten(parts: list[TrainingData], lines: tuple[str, ...]) -> TrainingData:
+def _flatten(parts: list[TrainingData]) -> TrainingData:
     """Every text of files of several formats, one a row."""
+    lines = tuple(line for part in parts for line in part.description)
     values = [value for part in parts for name in part.layout.texts for value in part.dataset[name]]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     layout = Layout("texts", ("text",), label_free=True)

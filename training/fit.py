@@ -2,12 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from torch import distributed
 from transformers import set_seed
@@ -20,14 +21,17 @@ from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, s
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
-from training.data import TrainingData, load_data
-from training.model import LoadedModel, load_model, set_dropout, truncate_model
+from training.data import TrainingData, load_data, load_formats
+from training.model import LoadedModel, load_model, set_dropout, spell_out_attention, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
-from training.trainer import EseTrainer, choose_precision, training_arguments, world_size
+from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
 
 Tell = Callable[[str], None]
+
+# PyTorch's fused attention is slow backwards on a CPU; spelt out it takes memory as the square of the length.
+_SHORT = 128
 
 
 def train_model(settings: argparse.Namespace, tell: Tell) -> None:
@@ -46,18 +50,19 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     settings.workers = min(settings.workers, os.cpu_count() or 1)
     set_seed(settings.seed)
     loaded = _load(settings, tell)
-    data = _load_data(settings, "train", tell)
-    collator = _collator(settings, loaded, data.layout, tell)
-    loss = _build_loss(settings, loaded.model, data.layout, tell)
+    data = _load_formats(settings, tell)
+    layouts = [part.layout for part in data]
+    collator = _collator(settings, loaded, layouts, tell)
+    loss = _build_loss(settings, loaded.model, layouts, tell)
     run = _open_run(settings, loaded.model, tell)
-    arguments = training_arguments(settings, run.path, len(data.dataset))
-    valid = _load_data(settings, "valid", tell, data.layout).dataset if settings.valid_name_or_path else None
+    dataset, rows = _together(data, settings.dataset_seed)
+    arguments = training_arguments(settings, run.path, rows)
+    valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
     callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit), Console()]
     contract = _contract(loss, settings)
     if settings.valid_name_or_path_for_callback:
         scored = _load_data(settings, "callback", tell)
         callbacks.append(SpearmanEachEpoch(scored, lambda folder: _write(loaded.model, contract, folder)))
-    dataset = data.dataset if settings.dataset_seed is None else data.dataset.shuffle(seed=settings.dataset_seed)
     trainer = EseTrainer(
         model=loaded.model,
         args=arguments,
@@ -98,6 +103,8 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
     if settings.dropout is not None:
         set_dropout(loaded.model, settings.dropout)
+    if settings.use_cpu and settings.maxlen <= _SHORT:
+        spell_out_attention(loaded.model)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
     if settings.gradient_checkpointing:
@@ -106,8 +113,34 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
     return loaded
 
 
-def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Layout | None = None) -> TrainingData:
-    """Data of a part of the command line: ``train``, ``valid``, or ``callback``, which needs scored pairs."""
+def _load_formats(settings: argparse.Namespace, tell: Tell) -> tuple[TrainingData, ...]:
+    """Training data, by format."""
+    data = load_formats(
+        settings.train_name_or_path,
+        subset=settings.train_subset_name,
+        split=settings.train_split_name,
+        mapping=parse_mapping(settings.column_rename_mapping),
+        label_free=settings.label_free,
+    )
+    for line in (line for part in data for line in part.description):
+        tell(line)
+    if len(data) > 1:
+        tell(f"batches of {len(data)} formats take turns, {settings.turns}, with as many texts in each")
+    return data
+
+
+def _together(data: Sequence[TrainingData], seed: int | None) -> tuple[Dataset | DatasetDict, int]:
+    """What the trainer takes, and the rows of the smallest part, counted in rows of the widest format."""
+    parts = [part.dataset if seed is None else part.dataset.shuffle(seed=seed) for part in data]
+    if len(parts) == 1:
+        return parts[0], len(parts[0])
+    widest = max(map(text_columns, parts))
+    named = {part.layout.format: dataset for part, dataset in zip(data, parts, strict=True)}
+    return DatasetDict(named), min(len(dataset) * text_columns(dataset) // widest for dataset in parts)
+
+
+def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Sequence[Layout] = ()) -> TrainingData:
+    """Data of a part of the command line: ``valid``, or ``callback``, which needs scored pairs."""
     prefix, suffix = ("valid", "_for_callback") if part == "callback" else (part, "")
     data = load_data(
         getattr(settings, f"{prefix}_name_or_path{suffix}"),
@@ -118,31 +151,37 @@ def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Layout
     )
     for line in data.description:
         tell(line)
-    wanted = ("text1", "text2", "label") if part == "callback" else like.columns if like else data.layout.columns
-    if data.layout.columns != wanted:
-        raise InputError(f"{data.description[0]}; {part} data must have {', '.join(wanted)}")
+    allowed = [layout.columns for layout in like] or [("text1", "text2", "label")]
+    if data.layout.columns not in allowed:
+        wanted = " or ".join(", ".join(columns) for columns in allowed)
+        raise InputError(f"{data.description[0]}; {part} data must have {wanted}")
     return data
 
 
-def _collator(settings: argparse.Namespace, loaded: LoadedModel, layout: Layout, tell: Tell) -> Collator:
+def _collator(settings: argparse.Namespace, loaded: LoadedModel, layouts: Sequence[Layout], tell: Tell) -> Collator:
     """The collator; prompts that the model's folder can keep are put there."""
-    prompts = column_prompts(layout, settings.text_prompt, settings.query_prompt, settings.doc_prompt)
+    texts = list(dict.fromkeys(text for layout in layouts for text in layout.texts))
+    prompts = column_prompts(texts, settings.text_prompt, settings.query_prompt, settings.doc_prompt)
     kept, default = kept_prompts(prompts)
     loaded.model.prompts.update(kept)
     loaded.model.default_prompt_name = default or loaded.model.default_prompt_name
     if any(not template.endswith("{text}") for template in prompts.values()):
         tell("a prompt that goes on after {text} cannot be kept in the model's folder; put it around texts yourself")
     longest = min(settings.maxlen, loaded.max_seq_length)
-    return Collator(loaded.model, layout.texts, prompts, longest, settings.seed)
+    return Collator(loaded.model, texts, prompts, longest, settings.seed)
 
 
 def _build_loss(
-    settings: argparse.Namespace, model: SentenceTransformer, layout: Layout, tell: Tell
+    settings: argparse.Namespace, model: SentenceTransformer, layouts: Sequence[Layout], tell: Tell
 ) -> EseLoss | AngleLoss:
-    if layout.label_free and settings.objective:
+    label_free = all(layout.label_free for layout in layouts)
+    variant = settings.loss.get("variant", "espresso") if settings.apply_ese else "--apply_ese 0"
+    if variant != "espresso" and not label_free and any(layout.label_free for layout in layouts):
+        raise InputError(f"{variant} learns from labels alone, and some files have none; leave them out")
+    if label_free and settings.objective:
         tell(f"not used without labels: {', '.join(f'--{name}' for name in settings.objective)}")
     if not settings.apply_ese:
-        if layout.label_free:
+        if label_free:
             raise InputError("--apply_ese 0 trains the full model on labels, and there are none: exits learn without")
         return AngleLoss(model, AngleObjective(**settings.objective))
     chosen = dict(settings.loss)
@@ -152,7 +191,7 @@ def _build_loss(
         unused = [name for name in ("compression_size", "kl_temperature") if chosen.pop(name, None) is not None]
         if unused:
             tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
-    objective = None if layout.label_free else AngleObjective(**settings.objective)
+    objective = None if label_free else AngleObjective(**settings.objective)
     try:
         return EseLoss(model, objective, seed=settings.seed, **chosen)
     except TypeError as error:

@@ -95,6 +95,13 @@ FLAGS = (
     Flag("use_reentrant", switch, False, "the older kind of gradient checkpointing"),
     # data
     Flag("train_name_or_path", str, None, "files, by commas or repeated; a saved folder; a hub name", True),
+    Flag(
+        "turns",
+        str,
+        "proportional",
+        "how batches of files of several formats take turns: by their number, or one of each",
+        choices=("proportional", "round_robin"),
+    ),
     Flag("train_subset_name", str, None, "configuration of a data set of the hub"),
     Flag("train_split_name", str, "train", "its split"),
     Flag("valid_name_or_path", str, None, "data of the same format for the loss on unseen data", True),

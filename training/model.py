@@ -15,7 +15,7 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
 
-__all__ = ["LoadedModel", "load_model", "pooling_name", "set_dropout", "truncate_model"]
+__all__ = ["LoadedModel", "load_model", "pooling_name", "set_dropout", "spell_out_attention", "truncate_model"]
 
 _PLAIN_POOLING = "cls"
 _REFERENCE_NAMES = {"avg": "mean", "last": "lasttoken"}
@@ -109,6 +109,13 @@ def set_dropout(model: SentenceTransformer, probability: float) -> None:
         for name in ("attention_dropout", "dropout", "dropout_prob"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, probability)
+
+
+def spell_out_attention(model: SentenceTransformer) -> None:
+    """Compute attention by its formula in place of a fused kernel, where the backbone allows that; nothing is saved."""
+    backbone: Any = model[0].auto_model
+    if getattr(backbone.config, "_attn_implementation", None) == "sdpa":
+        backbone.set_attn_implementation("eager")
 
 
 def truncate_model(model: SentenceTransformer, depth: int) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers, MultiDatasetBatchSamplers
 from transformers import PrinterCallback, ProgressCallback
 
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
 
-__all__ = ["EseTrainer", "choose_precision", "training_arguments", "world_size"]
+__all__ = ["EseTrainer", "choose_precision", "text_columns", "training_arguments", "world_size"]
 
 
 class EseTrainer(SentenceTransformerTrainer):
@@ -31,6 +32,14 @@ class EseTrainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add none."""
 
+    def get_batch_sampler(self, dataset: Dataset, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        """As many texts in a batch of each format, where several take turns: ``batch_size`` rows of the widest."""
+        together = self.train_dataset
+        if isinstance(together, DatasetDict) and dataset in list(together.values()):
+            widest = max(map(text_columns, together.values()))
+            batch_size = batch_size * widest // text_columns(dataset)
+        return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
+
     def load_weights(self, checkpoint: Path) -> None:
         """Take the weights of a checkpoint and nothing else."""
         self._load_from_checkpoint(str(checkpoint))
@@ -42,6 +51,11 @@ class EseTrainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with quiet_transformers():
             self.model.save_pretrained(output_dir or str(self.args.output_dir), create_model_card=False)
+
+
+def text_columns(dataset: Dataset) -> int:
+    """Number of texts in a row."""
+    return len([name for name in dataset.column_names if name != "label"])
 
 
 def world_size() -> int:
@@ -73,6 +87,8 @@ def _cpu_has_bf16() -> bool:
 
 def _may_skip_blocks(settings: argparse.Namespace) -> bool:
     """Whether a step may leave the deepest blocks without gradient: nothing holds the full model, nor has it labels."""
+    if not settings.loss.get("train_full", True):
+        return True
     return settings.label_free is not False and settings.loss.get("hold_w", 1) == 0
 
 
@@ -82,7 +98,7 @@ def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) ->
     Args:
         settings: of :func:`training.arguments.parse_arguments`, after :func:`choose_precision`.
         folder: where checkpoints go.
-        rows: number of rows of training data.
+        rows: number of rows of training data; of several formats the least, in rows of the widest.
 
     Raises:
         InputError: the data is too small for the processes, or Weights & Biases is wanted and not installed.
@@ -122,6 +138,7 @@ def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) ->
         save_steps=settings.save_steps,
         eval_strategy=settings.eval_strategy if evaluates else "no",
         eval_steps=settings.eval_steps if evaluates else None,
+        multi_dataset_batch_sampler=MultiDatasetBatchSamplers(settings.turns),
         batch_sampler=BatchSamplers.NO_DUPLICATES if settings.filter_duplicate else BatchSamplers.BATCH_SAMPLER,
         # A last batch of few rows would couple few texts; where it is the only one it must do.
         dataloader_drop_last=processes > 1 or rows >= settings.batch_size,

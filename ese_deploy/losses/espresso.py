@@ -36,6 +36,8 @@ class EspressoSettings:
         distill_w: similarities of every sampled cell against those of the teacher's full vectors.
         compress_w: similarities of every sampled prefix against those of as many principal components of the teacher.
         hold_w: similarities and directions of the full model against the frozen teacher's.
+        train_full: whether the full model is trained and held beside the cells; without it only the cells are, for a
+            model of few sizes.
         temperature: factor of the cosines before the softmax.
         teacher: ``frozen``, a copy of the model as it was when training began, or ``self``, the full model of the
             step, without gradient; then nothing holds the full model but the objective.
@@ -47,6 +49,7 @@ class EspressoSettings:
     distill_w: float = 1.0
     compress_w: float = 1.0
     hold_w: float = 0.5
+    train_full: bool = True
     temperature: float = 20.0
     teacher: Literal["frozen", "self"] = "frozen"
     cells_per_step: int | None = None
@@ -85,7 +88,8 @@ def espresso_parts(
 ) -> dict[str, Tensor]:
     """The parts of the loss; their sum is the loss.
 
-    Each cell has the same weight. The full model is trained by the objective and held to the teacher.
+    Each cell has the same weight. The full model is trained by the objective and held to the teacher, unless
+    ``train_full`` is off.
 
     Args:
         exits: float [n, width] by depth, the full depth included.
@@ -100,9 +104,10 @@ def espresso_parts(
     full = exits[max(exits)]
     parts: dict[str, Tensor] = {}
     if objective is not None and settings.express_w > 0:
-        losses = [objective(full), *(objective(exits[depth][:, :dim]) for depth, dim in cells)]
-        parts["express"] = settings.express_w * torch.stack(losses).mean()
-    if settings.hold_w > 0:
+        losses = [objective(full)] if settings.train_full else []
+        losses += [objective(exits[depth][:, :dim]) for depth, dim in cells]
+        parts["express"] = settings.express_w * torch.stack(losses).mean() if losses else full.new_zeros(())
+    if settings.hold_w > 0 and settings.train_full:
         held = similarity_kl(full, targets.vectors, settings.temperature)
         away = 1 - (normalize(full, dim=-1) * normalize(targets.vectors, dim=-1)).sum(-1).mean()
         parts["hold"] = settings.hold_w * (held + away)

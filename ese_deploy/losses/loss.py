@@ -136,7 +136,8 @@ class EseLoss(nn.Module):
         """What the exporter must know of a model trained with this loss: the content of ``ese.json``."""
         depth, width = self.parts.depth, self.parts.width
         if self.variant == "espresso":
-            exits, dims = sorted({*self.exits, depth}), sorted({*self.dims, width})
+            full = ({depth}, {width}) if self.settings.train_full else (set(), set())
+            exits, dims = sorted({*self.exits, *full[0]}), sorted({*self.dims, *full[1]})
             settings = dataclasses.asdict(self.settings)
         else:
             skipped = depth - 1 if self.variant == "reference" else None

@@ -1,0 +1,136 @@
+"""The protocol: what is compared, on what data, with which flags."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ese_deploy.errors import InputError
+
+__all__ = ["PROTOCOL", "STAGES", "Data", "Protocol", "Row", "read_protocol"]
+
+PROTOCOL = Path(__file__).with_name("protocol.toml")
+
+Stage = Literal["finalist", "ablation", "idea"]
+How = Literal["train", "matryoshka2d", "pca", "untouched"]
+STAGES: tuple[Stage, ...] = ("finalist", "ablation", "idea")
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A variant.
+
+    Attributes:
+        name: as tables show it.
+        stage: finalists are tuned, run with all seeds and tested.
+        how: ``train`` by ``training.train``; ``matryoshka2d`` by sentence-transformers' loss; ``pca``, a projection of
+            the model of the row ``of``; ``untouched``.
+        of: the row whose data, flags, settings and learning rate this one takes where it has none of its own.
+        data: sets of training data.
+        rates: learning rates to try; a single one is taken as it is.
+        cell: the one cell that counts, such as ``1x32``; without it the mean of the grid.
+        flags: of ``training.train``.
+        loss: settings of the loss.
+        why: a line for people.
+    """
+
+    name: str
+    stage: Stage
+    how: How = "train"
+    of: str = ""
+    data: list[str] = []
+    rates: list[float] = []
+    cell: str = ""
+    flags: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    why: str = ""
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files, below the folder that the command line names.
+
+    Attributes:
+        dev: scored pairs that all choices are made on.
+        test_sts: scored pairs, looked at once.
+        test_retrieval: folders of search collections, looked at once.
+        left_out: training rows of these sources are not used.
+        train: files of each set of training data.
+    """
+
+    dev: str
+    test_sts: list[str]
+    test_retrieval: list[str]
+    left_out: list[str]
+    train: dict[str, list[str]]
+
+
+class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is compared.
+
+    Attributes:
+        model: the checkpoint that is trained.
+        depths: of the grid.
+        dims: of the grid.
+        named: cells that tables show.
+        seeds: for each stage; the first one tunes.
+        data: the files.
+        flags: of every row.
+        rows: in the order in which they are run.
+    """
+
+    model: str
+    depths: list[int]
+    dims: list[int]
+    named: list[str]
+    seeds: dict[Stage, list[int]]
+    data: Data
+    flags: dict[str, Any]
+    rows: list[Row]
+
+    def row(self, name: str) -> Row:
+        """A row as it stands in the protocol.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        names = ", ".join(row.name for row in self.rows)
+        raise InputError(f"the protocol has no row '{name}'; it has: {names}")
+
+    def whole(self, row: Row) -> Row:
+        """A row with all that it takes from the protocol and from the row that it is ``of``."""
+        base = self.whole(self.row(row.of)) if row.of and row.how != "pca" else None
+        return msgspec.structs.replace(
+            row,
+            how=base.how if base else row.how,
+            data=row.data or (base.data if base else []),
+            cell=row.cell or (base.cell if base else ""),
+            flags={**(base.flags if base else self.flags), **row.flags},
+            loss={**(base.loss if base else {}), **row.loss},
+        )
+
+
+def read_protocol(path: Path = PROTOCOL) -> Protocol:
+    """Read a protocol.
+
+    Raises:
+        InputError: it is no TOML, or has what nothing reads, or names rows or data that are not there.
+    """
+    try:
+        content: Mapping[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        protocol = msgspec.convert(content, Protocol)
+    except (OSError, ValueError, msgspec.ValidationError) as error:
+        raise InputError(f"{path} is no protocol: {error}") from None
+    names = [row.name for row in protocol.rows]
+    for row in protocol.rows:
+        if names.count(row.name) > 1:
+            raise InputError(f"{path} has two rows '{row.name}'; names tell rows apart")
+        if row.of and row.of not in names[: names.index(row.name)]:
+            raise InputError(f"{path}: '{row.name}' is of '{row.of}', which no row before it is called")
+        absent = [name for name in row.data if name not in protocol.data.train]
+        if absent:
+            raise InputError(f"{path}: '{row.name}' takes '{absent[0]}'; data are {', '.join(protocol.data.train)}")
+    return protocol

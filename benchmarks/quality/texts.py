@@ -1,0 +1,92 @@
+"""Training data as the protocol wants it: files of one set as one, without the sources that are left out."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.quality.protocol import Protocol
+from ese_deploy.errors import InputError
+from ese_deploy.files import sha256_file, write_atomic
+from ese_deploy.rows import read_rows
+
+__all__ = ["TrainingFiles"]
+
+_SOURCE = "source"
+# Columns that are not texts to learn from.
+_ABOUT = ("source", "id", "n_words")
+
+
+class TrainingFiles:
+    """The sets of training data as files that ``training.train`` reads.
+
+    Args:
+        protocol: names the files.
+        data: the folder that they lie below.
+        work: where prepared files are written; they stay there.
+    """
+
+    def __init__(self, protocol: Protocol, data: Path, work: Path) -> None:
+        self._protocol = protocol
+        self._data = data
+        self._work = work
+        # A file is read once, and hashed once.
+        self.hash_of = functools.cache(self._hash_of)
+        self.files = functools.cache(self._files)
+
+    def dev(self) -> Path:
+        """The development set."""
+        return self._path(self._protocol.data.dev)
+
+    def tests(self) -> tuple[list[Path], list[Path]]:
+        """Scored pairs and search collections of the test."""
+        data = self._protocol.data
+        return [self._path(name) for name in data.test_sts], [self._path(name) for name in data.test_retrieval]
+
+    def calibration(self, name: str) -> Path:
+        """All texts of a set, each once, a line each."""
+        texts = dict.fromkeys(
+            " ".join(str(text).split())
+            for path in self.files(name)
+            for _, row in read_rows(path)
+            for column, text in row.items()
+            if column not in _ABOUT
+        )
+        path = self._work / f"{name}.txt"
+        _write(path, "".join(f"{text}\n" for text in texts).encode())
+        return path
+
+    def _hash_of(self, name: str) -> str:
+        if name == "dev":
+            return sha256_file(self.dev())
+        return "+".join(sha256_file(path)[:16] for path in self.files(name))
+
+    def _files(self, name: str) -> tuple[Path, ...]:
+        """One file for each of the protocol's, since a set may have several formats."""
+        prepared = []
+        for number, source in enumerate(self._protocol.data.train[name], start=1):
+            path = self._work / f"{name}-{number}.jsonl"
+            lines = [msgspec.json.encode(row) + b"\n" for row in self._rows(self._path(source))]
+            _write(path, b"".join(lines))
+            prepared.append(path)
+        return tuple(prepared)
+
+    def _rows(self, path: Path) -> Iterator[Mapping[str, Any]]:
+        for _, row in read_rows(path):
+            if row.get(_SOURCE) not in self._protocol.data.left_out:
+                yield row
+
+    def _path(self, name: str) -> Path:
+        path = self._data / name
+        if not path.exists():
+            raise InputError(f"there is no {path}; --data names the folder that the protocol's files lie below")
+        return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_bytes() != content:
+        with write_atomic(path) as file:
+            file.write(content)
