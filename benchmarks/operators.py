@@ -9,14 +9,12 @@ from pathlib import Path
 
 from ese_deploy import Encoder
 from ese_deploy.bundle import choose_entry, open_bundle, read_graph
+from ese_deploy.engines import Batch
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.engines.onnxruntime_cpu import SLOW_FUSIONS, import_onnxruntime, session_options
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.texts import collection
-
-# The default of Encoder.encode.
-_ROWS, _TOKENS = 64, 512
 
 
 def profile(bundle: Path, target: str, rounds: int, threads: int) -> Counter[str]:
@@ -38,7 +36,7 @@ def profile(bundle: Path, target: str, rounds: int, threads: int) -> Counter[str
         tokens = tokenizer([item.text for item in collection()])
         names = [value.name for value in session.get_inputs()]
         for _ in range(rounds):
-            for rows in plan_batches(tokens.lengths, _ROWS, _TOKENS):
+            for rows in plan_batches(tokens.lengths, Batch.size, Batch.tokens):
                 session.run(None, tokenizer.collate([tokens.encodings[row] for row in rows], names))
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
     found: Counter[str] = Counter()

@@ -22,7 +22,7 @@ from ese_deploy.bench.texts import BenchTexts
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
 from ese_deploy.choose.machine import library_versions
 from ese_deploy.choose.measurements import bundle_key
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import batch_for, load_engine
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
@@ -157,7 +157,9 @@ def _time_group(state: _State, plan: GroupPlan, advance: Callable[[float], None]
     subjects = [_own(state, plan, run, texts) for run in plan.runs]
     if plan.peers and state.peers.running:
         full = Target(state.bundle.manifest.depth, state.bundle.manifest.width)
-        reference = _encoder(state, Run(choose_entry(state.bundle, full), plan.runs[0].engine), plan.threads)
+        engine = plan.runs[0].engine
+        run = Run(choose_entry(state.bundle, full), engine, batch_for(engine).tokens)
+        reference = _encoder(state, run, plan.threads)
         subjects += state.peers.subjects(plan, texts, reference, _count(state, full), progress)
     if plan.threads not in state.ceilings:
         state.ceilings[plan.threads] = find_ceilings(plan.threads)

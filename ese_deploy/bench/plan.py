@@ -6,7 +6,7 @@ from typing import Literal
 
 from ese_deploy.bench.rounds import Stop
 from ese_deploy.bundle import Bundle
-from ese_deploy.engines import Batch
+from ese_deploy.engines import batch_for
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import TargetEntry
 from ese_deploy.target import Target
@@ -46,7 +46,7 @@ class Run:
 
     entry: TargetEntry
     engine: str
-    budget: int = Batch.tokens
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -127,4 +127,9 @@ def _widest(entries: Sequence[TargetEntry]) -> list[TargetEntry]:
 
 def _runs(entries: Sequence[TargetEntry], engines: Sequence[str]) -> tuple[Run, ...]:
     # By depth within dtype and engine, so that the first and the last are the ends of one line.
-    return tuple(Run(entry, engine) for engine in engines for entry in entries if engine in entry.engines)
+    return tuple(
+        Run(entry, engine, batch_for(engine).tokens)
+        for engine in engines
+        for entry in entries
+        if engine in entry.engines
+    )
