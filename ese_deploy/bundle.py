@@ -9,7 +9,7 @@ from pathlib import Path
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.files import restore_folder, sha256_file
 from ese_deploy.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
-from ese_deploy.target import Target
+from ese_deploy.target import BY_NAME, Target
 
 __all__ = [
     "MANIFEST_FILE",
@@ -90,16 +90,20 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
     """Find a target; without one, the deepest and widest fp32 target, or of another dtype where there is no fp32.
 
     Raises:
-        InputError: the bundle does not hold the target; the message lists those it holds.
+        InputError: the bundle does not hold the target, or none was named and it holds only dtypes of
+            :data:`ese_deploy.target.BY_NAME`; the message lists those it holds.
     """
     entries = bundle.manifest.targets
+    held = ", ".join(str(entry.target) for entry in entries)
     if target is None:
-        return max(entries, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, e.dtype))
+        usual = [entry for entry in entries if entry.dtype not in BY_NAME]
+        if not usual:
+            raise InputError(f"{bundle.path} holds only targets that are taken by name; name one of {held}")
+        return max(usual, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, e.dtype))
     wanted = Target.parse(target) if isinstance(target, str) else target
     for entry in entries:
         if entry.target == wanted:
             return entry
-    held = ", ".join(str(entry.target) for entry in entries)
     raise InputError(f"{bundle.path} holds no target {wanted}; it holds {held}")
 
 

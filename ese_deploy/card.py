@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ese_deploy.manifest import Manifest, Quality, TargetEntry
 from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.target import BY_NAME
 
 __all__ = ["CARD_FILE", "model_card"]
 
@@ -62,7 +63,7 @@ def model_card(manifest: Manifest, name: str) -> str:
     targets = manifest.targets
     texts = {quality.n for entry in targets for quality in entry.quality if quality.metric == AGREEMENT}
     spaces = sorted({entry.space for entry in targets})
-    default = max(targets, key=lambda e: (e.dtype == "fp32", e.depth, e.dim))
+    default = max(targets, key=lambda e: (e.dtype == "fp32", e.dtype not in BY_NAME, e.depth, e.dim))
     revision = f" at `{manifest.source.revision}`" if manifest.source.revision else ""
     prompts = "".join(f'- `{name}`: "{text}"\n' for name, text in manifest.prompts.items() if text)
     return _CARD.format(

@@ -114,7 +114,7 @@ class Calibration(_Strict, frozen=True, kw_only=True):
 
 
 class Fidelity(_Strict, frozen=True, kw_only=True):
-    """What a target of int8 keeps of fp32, on texts that it was not calibrated on."""
+    """What a target of a dtype of int8 keeps of fp32, on texts that it was not calibrated on."""
 
     data: str
     data_sha256: Sha256
@@ -125,17 +125,24 @@ class Fidelity(_Strict, frozen=True, kw_only=True):
     agreement: float
     """Spearman's correlation between the pairwise cosines of both."""
     neighbour_overlap_at_10: float
+    batch_max_abs: float | None = None
+    """Largest difference of any component that batches of other sizes make, over the verification texts."""
+    padding_max_abs: float | None = None
+    """Largest difference that more padding makes."""
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
-    """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
+    """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel.
+
+    The texts are null where there is no such target, and dynamic int8 alone asks for the bits.
+    """
 
     weight_bits: Positive
     """8, which assumes products that are summed in 32 bits (VNNI, AMX, ARM); 7 where two are summed in 16."""
-    data: str
+    data: str | None = None
     """The texts that activations were calibrated on."""
-    data_sha256: Sha256
-    n: Count
+    data_sha256: Sha256 | None = None
+    n: Count = 0
 
 
 class TargetEntry(FileEntry, frozen=True, kw_only=True):
@@ -155,7 +162,7 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     parity: list[Parity] = []
     quality: list[Quality] = []
     fidelity: Fidelity | None = None
-    """Of a target of int8."""
+    """Of a target of int8, int8-dynamic or int8-weights."""
 
     @property
     def target(self) -> Target:
@@ -206,7 +213,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
     quantization: Quantization | None = None
-    """Of the targets of int8."""
+    """Of the targets of int8 and int8-dynamic."""
     ranges: FileEntry | None = None
     """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]

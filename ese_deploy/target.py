@@ -5,15 +5,24 @@ from dataclasses import dataclass
 
 from ese_deploy.errors import InputError
 
-__all__ = ["DTYPES", "MIN_DIM", "Target", "default_dims", "parse_range"]
+__all__ = ["BY_NAME", "CALIBRATED", "DTYPES", "MIN_DIM", "QUANTIZED", "Target", "default_dims", "parse_range"]
 
-DTYPES = ("fp32", "fp16", "bf16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights")
+
+CALIBRATED = frozenset({"int8"})
+"""Dtypes whose activations are calibrated on texts."""
+
+BY_NAME = frozenset({"int8-dynamic", "int8-weights"})
+"""Dtypes that are taken only where they are named, and neither by default nor for a budget."""
+
+QUANTIZED = CALIBRATED | BY_NAME
+"""Dtypes of int8, whose targets held texts decide about: one that fails is left out of the bundle."""
 
 # Below 8 dimensions rounding noise of 1e-7 grows to 1e-5 in the normalised vector: no gate could hold.
 MIN_DIM = 8
 
 _USUAL_DIMS = (16, 32, 64, 128, 256, 512, 768)
-_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9]+))?", re.ASCII)
+_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9-]+))?", re.ASCII)
 
 
 def default_dims(width: int) -> list[int]:
@@ -28,7 +37,7 @@ class Target:
     Attributes:
         depth: number of transformer blocks that run, from 1.
         dim: number of leading dimensions kept, at least 8.
-        dtype: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        dtype: one of :data:`DTYPES`.
 
     Raises:
         InputError: a value is out of range.

@@ -32,10 +32,12 @@ class TextFile:
     Attributes:
         path: ``.txt`` with a text on each line, or ``.jsonl``.
         field: the field that holds the text.
+        advice: what to do where a line lacks it.
     """
 
     path: Path
     field: str
+    advice: str = "name the field with --text-field"
 
     def check(self) -> int:
         """Read the whole file once, so that a bad line is named before any work is done.
@@ -67,7 +69,7 @@ class TextFile:
             what = "no" if self.field not in fields else f"{type(text).__name__} as"
             raise InputError(
                 f"{self.path} line {number} has {what} '{self.field}', which must be a string; it has {has}; "
-                "name the field with --text-field"
+                f"{self.advice}"
             )
         return Row(text, fields)
 

@@ -134,3 +134,19 @@ def test_without_it_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"OpenVINO is not installed; pip install 'ese-deploy\[openvino\]'"):
         import_openvino()
+
+
+def test_bf16_is_asked_for_by_name_and_has_the_gate_of_bf16(
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(EngineError, match="write openvino or openvino:bf16"):
+        load_engine("openvino:fp16")
+    try:
+        loaded = load_engine("openvino:bf16")
+    except EngineError as error:
+        pytest.skip(str(error))
+    assert (loaded.name, loaded.device) == ("openvino", "cpu, bf16")
+    assert main(["verify", str(tiny_bundle.path), "--engine", "openvino:bf16", "--json"]) == 0
+    for check in json.loads(capsys.readouterr().out):
+        assert check["parity"]["device"] == "cpu, bf16"
+        assert GATES["fp32"].max_abs < check["parity"]["max_abs"] <= GATES["bf16"].max_abs

@@ -12,6 +12,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
 from ese_deploy.runtime.threads import available_threads
+from ese_deploy.target import BY_NAME
 
 __all__ = ["find_candidates", "missing_measurements", "size_on_disk"]
 
@@ -26,7 +27,7 @@ def find_candidates(
 ) -> list[Candidate]:
     """All targets on all engines that this version has, with what the budgets ask about.
 
-    An engine that needs an accelerator counts where the budgets name it.
+    An engine that needs an accelerator, and a dtype that is taken by name only, count where the budgets name them.
 
     Args:
         manifest: of the bundle.
@@ -36,9 +37,15 @@ def find_candidates(
 
     Raises:
         InputError: no target has the quality figure that the budget names, there is no such engine, or all targets
-            need one that was not named.
+            need an engine or a dtype that was not named.
     """
     _check_names(manifest, budgets)
+    entries = [entry for entry in manifest.targets if entry.dtype not in BY_NAME or entry.dtype in budgets.dtypes]
+    if not entries:
+        dtypes = sorted({entry.dtype for entry in manifest.targets})
+        raise InputError(
+            f"every target is of a dtype that is taken by name only; name it: --dtype {' or '.join(dtypes)}"
+        )
     figures = _index(held, here)
     candidates = [
         Candidate(
@@ -50,12 +57,12 @@ def find_candidates(
             throughput=_value(figures, entry, engine, "throughput", budgets, "texts_per_second", here),
             memory=_value(figures, entry, engine, "memory", budgets, "bytes", here),
         )
-        for entry in manifest.targets
+        for entry in entries
         for engine in ENGINES
         if engine in entry.engines and (engine in budgets.engines or engine not in ON_REQUEST)
     ]
     if not candidates and not budgets.engines:
-        held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})
+        held_engines = sorted({engine for entry in entries for engine in entry.engines})
         raise InputError(
             f"every target needs an accelerator; name the engine that you have: --engine {' or '.join(held_engines)}"
         )

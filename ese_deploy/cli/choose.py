@@ -23,6 +23,7 @@ from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profi
 from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
 from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
 from ese_deploy.errors import GateError, InputError
+from ese_deploy.target import DTYPES
 
 __all__ = ["choose_target"]
 
@@ -69,7 +70,7 @@ def choose_target(
         memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
         quality=parse_quality(min_quality) if min_quality else budgets.quality,
         engines=_list(engine) or budgets.engines,
-        dtypes=_list(dtype) or budgets.dtypes,
+        dtypes=_dtypes(dtype) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
     )
     known = _known(opened, measurements)
@@ -102,6 +103,14 @@ def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budg
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    named = _list(text)
+    for dtype in named:
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype is of {', '.join(DTYPES)}, got '{dtype}'")
+    return named
 
 
 def _prefer(text: str | None) -> Prefer | None:

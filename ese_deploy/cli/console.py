@@ -19,7 +19,7 @@ __all__ = ["EngineOption", "JsonOption", "megabytes", "print_json", "print_table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; with :1 behind it for the second GPU.")
+    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16.")
 ]
 
 # Without a terminal rich would fold tables at 80 columns.

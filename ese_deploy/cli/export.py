@@ -22,7 +22,7 @@ def export(
         str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
     ] = "",
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    dtype: Annotated[str, typer.Option(help="Dtypes of the grid, such as fp32,fp16,int8.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-dynamic, int8-weights.")] = "fp32",
     projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
     calibration: Annotated[
         Path | None, typer.Option(help="Texts of your own kind, for int8, pca and output ranges: .txt or .jsonl.")
@@ -63,7 +63,7 @@ def export(
         targets=[Target.parse(item) for item in targets.split(",")] if targets else [],
         depths=parse_range(depths, "--depths") if depths else [],
         dims=parse_range(dims, "--dims") if dims else [],
-        dtypes=dtype.split(","),
+        dtypes=[item.strip() for item in dtype.split(",")],
         pooling=pooling,
         revision=revision,
         allow_pickle=allow_pickle,
@@ -92,17 +92,21 @@ def export(
                 "warning: the Dense modules after the pooling were trained on the last block's vectors; "
                 "what they make of earlier exits is likely poor"
             )
+    for check in exported.left_out:
+        say(f"warning: {check.entry.target} is left out: {'; '.join(check.failures)}; --keep-failed writes it still")
     for name in wanted:
         say(profile_target(exported.bundle, name).why)
     if json:
         print_json(manifest)
         return
-    print_table(*check_rows(exported.checks, manifest))
+    print_table(*check_rows([*exported.checks, *exported.left_out], manifest))
     size = sum(path.stat().st_size for path in exported.bundle.path.iterdir())
     failed = [f"{check.entry.target}: {failure}" for check in exported.checks for failure in check.failures]
     for failure in failed:
         say(f"warning: {failure}")
-    dtypes = {check.entry.dtype for check in exported.checks}
+    dtypes = {check.entry.dtype for check in [*exported.checks, *exported.left_out]}
     verdict = "all equal PyTorch" if dtypes == {"fp32"} else "all passed their gates"
     verdict = f"{len(failed)} checks failed" if failed else verdict
+    if exported.left_out:
+        verdict = f"{len(exported.left_out)} failed the gate of int8 and are left out"
     print(f"\nwrote {out}: {len(manifest.targets)} targets, {megabytes(size)}; {verdict}")

@@ -22,8 +22,8 @@ __all__ = [
 
 # For each engine the dtypes that it computes in.
 _DTYPES = {
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "int8"),
+    "onnxruntime": ("fp32", "int8", "int8-dynamic", "int8-weights"),
+    "openvino": ("fp32", "int8", "int8-dynamic", "int8-weights"),
     "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
     "tensorrt": ("fp16", "bf16"),
     "onnxruntime-tensorrt": ("fp16", "bf16"),
@@ -94,7 +94,7 @@ def load_engine(name: str) -> Engine:
 
     Args:
         name: one of :data:`ENGINES`; behind one that needs a GPU may stand the GPU's number, as in
-            ``onnxruntime-cuda:1``.
+            ``onnxruntime-cuda:1``, and behind openvino ``:bf16``, which lets it compute graphs of fp32 in bf16.
 
     Raises:
         EngineError: there is no such engine, no such device, or its library is missing or broken.
@@ -102,12 +102,14 @@ def load_engine(name: str) -> Engine:
     kind, _, number = name.partition(":")
     if kind not in ENGINES:
         raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
-    if number and (kind not in ACCELERATED or not number.isdecimal()):
-        raise EngineError(f"engine '{name}' names no device; write for example onnxruntime-cuda:1 for the second GPU")
     if kind == "openvino":
         from ese_deploy.engines.openvino import OpenVino
 
-        return OpenVino()
+        if number not in ("", "bf16"):
+            raise EngineError(f"engine '{name}' names nothing that OpenVINO does; write openvino or openvino:bf16")
+        return OpenVino(bf16=number == "bf16")
+    if number and (kind not in ACCELERATED or not number.isdecimal()):
+        raise EngineError(f"engine '{name}' names no device; write for example onnxruntime-cuda:1 for the second GPU")
     if kind == "onnxruntime-cuda":
         from ese_deploy.engines.onnxruntime_cuda import OnnxRuntimeCuda
 

@@ -1,7 +1,7 @@
 """The user's calibration texts, and fitting projections on them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,16 @@ def read_calibration(path: Path, wanted: int = LEAST_TEXTS) -> CalibrationTexts:
     Raises:
         InputError: the file is missing or broken, or holds too few texts.
     """
-    texts = open_texts(path, "text")
-    count = texts.check()
-    if count < wanted:
-        raise InputError(f"{path} holds {count} texts, which are too few to calibrate on; give at least {wanted}")
+    texts = replace(open_texts(path, "text"), advice="rename the field to 'text'")
+    count = filled = 0
+    for row in texts:
+        count += 1
+        filled += bool(row.text.strip())
+    if filled < wanted:
+        blank = f" and {count - filled} blank lines" if filled < count else ""
+        raise InputError(
+            f"{path} holds {filled} texts{blank}, which are too few to calibrate on; give at least {wanted}"
+        )
     return CalibrationTexts(texts, Calibration(file=path.name, sha256=sha256_file(path), texts=count))
 
 

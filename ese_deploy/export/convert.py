@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ese_deploy.errors import InputError
 from ese_deploy.export.half import to_half
 from ese_deploy.export.heads import absorb_heads
-from ese_deploy.export.quantize import LEVELS, Activation, to_int8
+from ese_deploy.export.quantize import LEVELS, Activation, to_dynamic_int8, to_int8, to_int8_weights
 from ese_deploy.manifest import Quantization
 
 __all__ = ["CONVERTIBLE", "Recipe", "convert"]
@@ -17,18 +17,19 @@ _CONVERSIONS: Mapping[str, Callable[[ir.Model], ir.Model]] = {
     "fp32": absorb_heads,
     "fp16": lambda model: to_half(model, ir.DataType.FLOAT16),
     "bf16": lambda model: to_half(model, ir.DataType.BFLOAT16),
+    "int8-weights": lambda model: absorb_heads(to_int8_weights(model)),
 }
 
-CONVERTIBLE = (*_CONVERSIONS, "int8")
+CONVERTIBLE = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How int8 is made.
+    """How int8 and int8-dynamic are made.
 
     Attributes:
         entry: what the manifest says of it.
-        activations: for each value that enters a product how it is quantised.
+        activations: for each value that enters a product how it is quantised; empty where no target wants int8.
     """
 
     entry: Quantization
@@ -41,13 +42,15 @@ def convert(model: ir.Model, dtype: str, recipe: Recipe | None = None) -> ir.Mod
     Args:
         model: the traced model, in fp32; it is not changed.
         dtype: the dtype of weights and computation; outputs stay fp32.
-        recipe: how activations are quantised; for ``int8``.
+        recipe: how activations and weights are quantised; for ``int8`` and ``int8-dynamic``.
 
     Raises:
         InputError: there is no conversion to ``dtype``.
     """
     if dtype == "int8" and recipe is not None:
         return absorb_heads(to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits]))
+    if dtype == "int8-dynamic" and recipe is not None:
+        return absorb_heads(to_dynamic_int8(model, LEVELS[recipe.entry.weight_bits]))
     if dtype not in _CONVERSIONS:
         raise InputError(f"dtype '{dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
     return _CONVERSIONS[dtype](model)

@@ -1,27 +1,29 @@
 """The export, step by step: checkpoint, trace, convert, extract, verify, evaluate, bundle."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.card import CARD_FILE, model_card
 from ese_deploy.engines import load_engine
-from ese_deploy.errors import GateError
+from ese_deploy.errors import InputError
+from ese_deploy.export.attempts import Attempt, build_passing
 from ese_deploy.export.calibrate import LEAST_TEXTS, fit_projections, read_calibration
 from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
-from ese_deploy.export.observe import calibrate_int8, describe_recipe
-from ese_deploy.export.plan import check_output, check_recipe, check_update, check_way, grid, plan_targets
+from ese_deploy.export.observe import calibrate_int8
+from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_recipe, plan_targets
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
 from ese_deploy.export.prove import prove
+from ese_deploy.export.quantize import Activation
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.files import replace_folder, staging_folder
-from ese_deploy.manifest import Manifest
 from ese_deploy.pca import texts_wanted
 from ese_deploy.progress import Progress, silent
-from ese_deploy.target import Target
+from ese_deploy.target import CALIBRATED, Target
 from ese_deploy.verify import TargetCheck
 
 __all__ = ["ExportRequest", "Exported", "export_bundle"]
@@ -47,7 +49,8 @@ class ExportRequest:
         opset: of the graphs; 18 for engines of old.
         max_seq_length: a shorter limit than the checkpoint's, in tokens.
         reduce_range: weights of int8 in 7 bits, for x86 without VNNI.
-        keep_failed: write targets that failed a gate too; the manifest says that they did.
+        keep_failed: write targets that failed a gate too; the manifest says that they did. Without it those of int8
+            are left out, and one of another dtype stops the export.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
         profiles: budget profiles that decide which targets of the grid are kept.
@@ -82,6 +85,7 @@ class Exported:
     Attributes:
         bundle: the bundle, opened.
         checks: what verification found of each new target.
+        left_out: what it found of targets of int8 that failed and are not in the bundle.
         untrained: depths that were exported although training did not name them.
         dense: whether Dense modules, which were trained on the full depth, follow those exits too.
     """
@@ -90,17 +94,19 @@ class Exported:
     checks: list[TargetCheck]
     untrained: list[int]
     dense: bool = False
+    left_out: list[TargetCheck] = field(default_factory=list)
 
 
 def export_bundle(request: ExportRequest, progress: Progress = silent) -> Exported:
     """Export, verify and evaluate a checkpoint's targets, and write them as one bundle.
 
-    Nothing is written under ``request.out`` unless every target passes, or failures are asked for.
+    A target of int8 that fails its gate is left out. Nothing is written under ``request.out`` where another fails, or
+    none is left, unless failures are asked for.
 
     Raises:
         InputError: the request, the checkpoint or the output folder is not what it must be.
         BundleError: the bundle to add to is damaged.
-        GateError: a target does not equal PyTorch.
+        GateError: a target does not equal PyTorch, or every target failed.
     """
     out = request.out.expanduser().resolve()
     check_way(request.opset, request.projection, request.calibration)
@@ -127,12 +133,11 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     if existing is not None:
         entry = calibration.entry if calibration else None
         targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
-    described = None
-    if any(target.dtype == "int8" for target in targets):
-        described = describe_recipe(calibration, bits=7 if request.reduce_range else 8)
-        check_recipe(existing, described)
+    bits = 7 if request.reduce_range else 8
+    if plan_recipe(existing, targets, calibration, bits) is None and request.reduce_range:
+        raise InputError("--reduce-range is for int8 and int8-dynamic, and no target is of either; leave it out")
     progress("read checkpoint", 1, 1)
-    with staging_folder(out) as staging:
+    with ExitStack() as stack:
         backbone = load_backbone(checkpoint)
         depths = sorted({target.depth for target in targets})
         fitted = None
@@ -141,29 +146,35 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         progress("trace", 0, 1)
         traced = trace(checkpoint, backbone, depths, request.opset, fitted.pcas if fitted else None)
         progress("trace", 1, 1)
-        recipe = None
-        if described is not None:
-            activations = calibrate_int8(checkpoint, traced, calibration, described.weight_bits, progress)
-            recipe = Recipe(described, activations)
+        activations: dict[str, Activation] = {}
 
-        def build(folder: Path, wanted: Sequence[Target]) -> tuple[Manifest, list[TargetCheck]]:
+        def build(wanted: Sequence[Target]) -> Attempt:
             """Write graphs and weights, and measure them against PyTorch."""
-            write_graphs(folder, checkpoint, traced, wanted, existing, fitted, recipe, progress)
-            proven, checks = prove(folder, checkpoint, engine, wanted, calibration, progress)
-            failures = [f"{check.entry.target}: {failure}" for check in checks for failure in check.failures]
-            if failures and not request.keep_failed:
-                raise GateError(f"{len(failures)} checks failed; nothing was written to {out}", failures)
-            return proven, checks
+            staging = stack.enter_context(staging_folder(out))
+            if not activations and any(target.dtype in CALIBRATED for target in wanted):
+                activations.update(calibrate_int8(checkpoint, traced, calibration, bits, progress))
+            described = plan_recipe(existing, wanted, calibration, bits)
+            recipe = None if described is None else Recipe(described, activations)
+            write_graphs(staging, checkpoint, traced, wanted, existing, fitted, recipe, progress)
+            return Attempt(staging, *prove(staging, checkpoint, engine, wanted, calibration, progress))
 
+        def without(failed: Collection[Target]) -> list[Target]:
+            """What to make where some failed; a profile may have a further dtype."""
+            if not request.profiles:
+                return [target for target in targets if target not in failed]
+            names, held = request.profiles, [entry.target for entry in existing.manifest.targets] if existing else []
+            wanted = profile_candidates(checkpoint, profiles, names, request.depths, request.dims, failed)
+            return [target for target in wanted if target not in held]
+
+        made, failed = build_passing(build, targets, without, out, request.keep_failed)
         if request.profiles and existing is None:
-            with staging_folder(out) as trial:
-                candidates, _ = build(trial, targets)
-            targets = keep_resolved(candidates, profiles, request.profiles)
-        proven, checks = build(staging, targets)
-        proven = write_profiles(staging, proven, profiles)
-        (staging / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
+            kept = keep_resolved(made.manifest, profiles, request.profiles)
+            if len(kept) < len(made.checks):
+                made, _ = build_passing(build, kept, lambda _: (), out, request.keep_failed)
+        proven = write_profiles(made.folder, made.manifest, profiles)
+        (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
-        replace_folder(staging, out)
+        replace_folder(made.folder, out)
         progress("write", 1, 1)
-    untrained = sorted({target.depth for target in targets} - set(proven.trained_exits))
-    return Exported(open_bundle(out), checks, untrained, bool(checkpoint.head))
+    untrained = sorted({check.entry.depth for check in made.checks} - set(proven.trained_exits))
+    return Exported(open_bundle(out), made.checks, untrained, bool(checkpoint.head), failed)

@@ -6,13 +6,15 @@ from pathlib import Path
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
+from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.convert import CONVERTIBLE
+from ese_deploy.export.observe import describe_recipe
 from ese_deploy.export.projection import PROJECTIONS
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME
 from ese_deploy.manifest import Calibration, Quantization
-from ese_deploy.target import Target
+from ese_deploy.target import CALIBRATED, Target
 
-__all__ = ["check_output", "check_recipe", "check_update", "check_way", "grid", "plan_targets"]
+__all__ = ["check_output", "check_update", "check_way", "grid", "plan_recipe", "plan_targets"]
 
 
 def grid(
@@ -126,18 +128,36 @@ def check_update(
     return missing
 
 
-def check_recipe(existing: Bundle | None, recipe: Quantization) -> None:
-    """Check that targets of int8 that are added were made as those there are: they share their weights.
+def plan_recipe(
+    existing: Bundle | None, targets: Sequence[Target], calibration: CalibrationTexts | None, bits: int
+) -> Quantization | None:
+    """How targets are quantised, where one asks for it: as those of the bundle that is added to, which share weights.
 
     Raises:
         InputError: the bundle's were made in another way.
     """
+    dtypes = {target.dtype for target in targets}
+    if dtypes & CALIBRATED:
+        recipe = describe_recipe(calibration, bits)
+    elif "int8-dynamic" in dtypes:
+        recipe = Quantization(weight_bits=bits)
+    else:
+        return None
     held = None if existing is None else existing.manifest.quantization
-    if existing is not None and held not in (None, recipe):
+    if existing is None or held is None:
+        return recipe
+    calibrated = [one for one in (held, recipe) if one.data is not None]
+    if held.weight_bits != recipe.weight_bits or calibrated[1:] not in ([], calibrated[:1]):
         raise InputError(
-            f"{existing.path} was made with other settings of int8 ({held}, now {recipe}); "
-            "replace it whole with --force"
+            f"{existing.path} was made with other settings of int8 ({_describe(held)}, now {_describe(recipe)}); "
+            "make them alike, or replace it whole with --force"
         )
+    return calibrated[0] if calibrated else held
+
+
+def _describe(recipe: Quantization) -> str:
+    texts = "" if recipe.data is None else f", {recipe.n} texts of {recipe.data} {(recipe.data_sha256 or '')[:12]}"
+    return f"weights of {recipe.weight_bits} bits{texts}"
 
 
 def _sha256(calibration: Calibration | None) -> str | None:

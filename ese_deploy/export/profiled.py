@@ -1,6 +1,6 @@
 """Budget profiles at export: which targets to make, and what each profile means in the bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,11 +36,13 @@ def profile_candidates(
     names: Sequence[str],
     depths: Sequence[int],
     dims: Sequence[int],
+    failed: Collection[Target] = (),
 ) -> list[Target]:
     """Targets among which profiles may choose.
 
     A profile that names depth or dim fixes it. What it leaves open runs over ``depths`` and ``dims``, or over what
-    training names in ``ese.json``. Of its dtypes the first that can be exported is made.
+    training names in ``ese.json``. Of its dtypes the first that can be exported is made, and the next where all
+    targets of that one ``failed``.
 
     Raises:
         InputError: there is no such profile.
@@ -49,13 +51,14 @@ def profile_candidates(
     for name in names:
         profile = find_profile(profiles, name)
         if profile.target is not None:
-            found.add(Target.parse(profile.target))
+            found |= {Target.parse(profile.target)}.difference(failed)
             continue
         budgets = profile_budgets(profile, checkpoint.depth, checkpoint.width)
-        dtypes = [dtype for dtype in budgets.dtypes if dtype in CONVERTIBLE][:1] or budgets.dtypes[:1] or ("fp32",)
+        dtypes = [dtype for dtype in budgets.dtypes if dtype in CONVERTIBLE] or budgets.dtypes[:1] or ("fp32",)
         fixed_depths = [budgets.depth] if budgets.depth else depths
         fixed_dims = [budgets.dim] if budgets.dim else dims
-        found.update(grid(checkpoint, fixed_depths, fixed_dims, dtypes))
+        grids = (set(grid(checkpoint, fixed_depths, fixed_dims, [dtype])).difference(failed) for dtype in dtypes)
+        found |= next(filter(None, grids), set())
     return sorted(found)
 
 

@@ -32,6 +32,8 @@ __all__ = ["Encoder"]
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# Dtypes whose products are sums of whole numbers.
+_SUMMED = ("int8", "int8-dynamic")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
@@ -104,8 +106,10 @@ class Encoder:
         entry = choose_entry(opened, target if profile is None else _profile_target(opened, profile, target))
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
+        # Before it is loaded: nobody should install an engine that does not run the target.
+        kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
+        require_dtype(kind, str(entry.target), entry.dtype)
         loaded = load_engine(engine) if isinstance(engine, str) else engine
-        require_dtype(loaded.name, str(entry.target), entry.dtype)
         _require_version(loaded, opened)
         _warn_of_overflow(opened, entry)
         graph, count = read_graph(opened, entry), threads or available_threads()
@@ -376,7 +380,7 @@ def _require_version(engine: Engine, bundle: Bundle) -> None:
 
 def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
     recipe = bundle.manifest.quantization
-    if entry.dtype == "int8" and recipe is not None and recipe.weight_bits == 8 and overflows():
+    if entry.dtype in _SUMMED and recipe is not None and recipe.weight_bits == 8 and overflows():
         warnings.warn(
             f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
             "and slow; export it with --reduce-range, or choose fp32",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle import Bundle, read_graph
 from ese_deploy.engines import Engine
-from ese_deploy.gates import GATES, NORM_GATE
+from ese_deploy.gates import GATES, NORM_GATE, Gate
 from ese_deploy.manifest import Parity, TargetEntry
 from ese_deploy.runtime import Encoder
 from ese_deploy.verify.emulate import engine_for
@@ -22,6 +22,7 @@ COSINE_GATE = GATES["fp32"].cosine_min
 
 _BATCH_SIZES = (1, 2, 7, 32)
 _UNBOUNDED = 1 << 40
+_SAME = 1 - 1e-6
 _PADDED_TEXTS = 6
 
 Vectors = NDArray[np.float32]
@@ -58,14 +59,14 @@ def check_target(
     Args:
         bundle: the bundle.
         entry: the target.
-        engine: the engine that runs it.
+        engine: the engine that runs it; one told to compute fp32 in bf16 must come as close as bf16.
         texts: what to embed.
         expected: PyTorch's vectors for ``texts``, float32 [n, dim].
 
     Raises:
         EngineError: the engine refused the graph.
     """
-    gate = GATES[entry.dtype]
+    gate = _gate(engine, entry)
     runner = engine_for(engine, entry.dtype)
     encoder = Encoder.open(bundle, entry.target, engine=runner)
     with warnings.catch_warnings():
@@ -77,6 +78,7 @@ def check_target(
     cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(-1), nan=-1.0).min())
     batch = max(_max_abs(run - runs[0]) for run in runs)
     padding = _max_abs(padded - runs[0][: len(padded)])
+    recognised = min(_recognised(run, expected) for run in runs)
     norm = _max_abs(np.linalg.norm(found.astype(np.float64), axis=-1) - 1)
     checks: list[tuple[bool, Callable[[], str]]] = [
         (bool(np.isfinite(found).all()), lambda: "a vector holds NaN or infinity"),
@@ -96,6 +98,10 @@ def check_target(
             padding <= gate.invariance,
             lambda: f"padding moves a vector by {padding:.2e}, allowed {gate.invariance:.0e}",
         ),
+        (
+            recognised >= gate.recognised,
+            lambda: f"{recognised:.0%} of the texts are nearest to themselves, allowed {gate.recognised:.0%}",
+        ),
         (norm <= NORM_GATE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {NORM_GATE:.0e}"),
     ]
     failures = (*_interface_failures(bundle, entry), *(say() for held, say in checks if not held))
@@ -110,6 +116,22 @@ def check_target(
         emulated=runner is not engine,
     )
     return TargetCheck(entry, parity, batch, padding, norm, failures)
+
+
+def _gate(engine: Engine, entry: TargetEntry) -> Gate:
+    """The gate of the target's dtype; that of bf16 where an engine was told to compute fp32 in bf16."""
+    return GATES["bf16" if entry.dtype == "fp32" and "bf16" in engine.device else entry.dtype]
+
+
+def _recognised(found: Vectors, expected: Vectors) -> float:
+    """The share of vectors that are nearer to PyTorch's of the same text than to PyTorch's of any other text.
+
+    Texts of the same vector, such as those cut to the same tokens, are one.
+    """
+    exact = expected.astype(np.float64)
+    cosines = np.nan_to_num(found @ exact.T, nan=-1.0)
+    others = np.where(exact @ exact.T > _SAME, -1.0, cosines)
+    return float((cosines.diagonal() > others.max(1, initial=-1.0)).mean())
 
 
 def _encode_padded(encoder: Encoder, texts: Sequence[str]) -> Vectors:
