@@ -38,8 +38,8 @@ class EspressoSettings:
         hold_w: similarities and directions of the full model against the frozen teacher's.
         train_full: whether the full model is trained and held beside the cells; without it only the cells are, for a
             model of few sizes.
-        align_w: directions of every shallower cell against the full model's of the step, and its similarities to the full
-            model's vectors against the teacher's: then queries of one exit search documents of another.
+        align_w: directions of every shallower cell against the full model's of the step, and its similarities to that
+            model's vectors against the teacher's; then queries of one exit can search documents of another.
         temperature: factor of the cosines before the softmax.
         teacher: ``frozen``, a copy of the model as it was when training began, or ``self``, the full model of the
             step, without gradient; then nothing holds the full model but the objective.
@@ -145,7 +145,7 @@ def _learn(
 
 
 def _align(exits: Mapping[int, Tensor], cells: Sequence[Cell], targets: Targets, temperature: float) -> Tensor:
-    """How far every cell is from the full model's prefix of as many dims, and from finding there what the teacher finds.
+    """How far every cell is from the full model's prefix of its dim, and from finding there what the teacher finds.
 
     The full model stays where it is: an index that it made is what the shallower exits' queries have to fit.
     """
