@@ -170,7 +170,7 @@ def test_two_targets_load_two_graphs_and_one_target_named_twice_loads_one(
     [
         (
             {"query_target": "1x16", "document_target": "3x16"},
-            r"of target 1x16 \(space exit01\) cannot search documents of target 3x16 \(space aligned\); name two of one",
+            r"1x16 \(space exit01\) cannot search documents of target 3x16 \(space aligned\); name two of one space",
         ),
         (
             {"query_target": "2x16", "document_target": "3x32"},
