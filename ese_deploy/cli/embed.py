@@ -1,10 +1,12 @@
 """``ese-deploy embed``."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from numpy.typing import NDArray
 
 from ese_deploy.bundle import open_bundle
 from ese_deploy.choose.profiles import read_profiles
@@ -45,6 +47,7 @@ def embed(
     check_precision(precision)
     stored = cast(Precision, precision)
     chosen = _target(bundle, target, profile, profiles)
+    encode: Callable[..., NDArray[Any]]
     if index is None:
         encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads)
         encode = encoder.encode
