@@ -15,6 +15,7 @@ __all__ = [
     "MANIFEST_FILE",
     "Bundle",
     "choose_entry",
+    "choose_pair",
     "is_bundle",
     "open_bundle",
     "read_golden",
@@ -105,6 +106,26 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
         if entry.target == wanted:
             return entry
     raise InputError(f"{bundle.path} holds no target {wanted}; it holds {held}")
+
+
+def choose_pair(bundle: Bundle, query: Target | str, document: Target | str) -> tuple[TargetEntry, TargetEntry]:
+    """Find a target for queries and one for the documents that they search.
+
+    Raises:
+        InputError: the bundle does not hold one of them, or their vectors cannot be compared.
+    """
+    queries, documents = choose_entry(bundle, query), choose_entry(bundle, document)
+    if queries.dim != documents.dim:
+        raise InputError(
+            f"queries of target {queries.target} have {queries.dim} dimensions, documents of target "
+            f"{documents.target} {documents.dim}; name two targets of one dim"
+        )
+    if queries.space != documents.space:
+        raise InputError(
+            f"queries of target {queries.target} (space {queries.space}) cannot search documents of target "
+            f"{documents.target} (space {documents.space}); name two of one space, or train the exits with --align_w"
+        )
+    return queries, documents
 
 
 def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:

@@ -3,12 +3,13 @@ import os
 # Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from backbone_table import BackboneRow, page
-from tiny import MAX_LENGTH, make_checkpoint
+from tiny import MAX_LENGTH, make_checkpoint, write_json
 
 from ese_deploy.bundle import Bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
@@ -62,6 +63,17 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     targets = [Target(1, 8), Target(2, 16), Target(3, 16), Target(3, 32)]
     out = tmp_path_factory.mktemp("bundle") / "tiny"
     return export_bundle(ExportRequest(str(tiny_checkpoint), out, targets)).bundle
+
+
+@pytest.fixture(scope="session")
+def aligned_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint, said to have exits 2 and 3 in one space, at 1x16, 2x16, 3x16 and 3x32; read only."""
+    folder = tmp_path_factory.mktemp("aligned")
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, folder / "checkpoint"))
+    contract = {"schema_version": 1, "variant": "espresso", "trained_exits": [2, 3], "trained_dims": [16, 32]}
+    write_json(checkpoint / "ese.json", {**contract, "aligned_exits": True})
+    targets = [Target(1, 16), Target(2, 16), Target(3, 16), Target(3, 32)]
+    return export_bundle(ExportRequest(str(checkpoint), folder / "bundle", targets)).bundle
 
 
 @pytest.fixture(scope="session")

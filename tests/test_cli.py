@@ -131,6 +131,22 @@ def test_embed_puts_a_prompt_before_each_text_and_counts_cut_ones(
     np.testing.assert_allclose(np.load(out)[0], Encoder.open(tiny_bundle).encode("find: a cat"), atol=2e-6)
 
 
+def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
+    aligned_bundle: Bundle, tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out.npy"
+    command = ["embed", str(aligned_bundle.path), str(texts), "--out", str(out), "--index", "3x16"]
+    assert main([*command, "--target", "2x16", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["target"], printed["space"]) == ("2x16", "aligned")
+    lines = ["A cat sat.", "", "Trains run late."]
+    np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "2x16").encode_query(lines), atol=2e-6)
+    assert main(command) == 0
+    np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "3x16").encode_query(lines), atol=2e-6)
+    command[1] = str(tiny_bundle.path)
+    fails(capsys, "(space exit02) cannot search documents of target 3x16 (space exit03)", *command, "--target", "2x16")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

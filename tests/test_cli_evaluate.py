@@ -61,7 +61,19 @@ def test_figures_are_printed_saved_and_drawn(
     assert document["machine"]["cores"] > 0 and document["versions"]["onnxruntime"]
     # Of equal dim there are 3x16 and 2x16; 8 and 32 each have one exit.
     assert len(document["asymmetric"]) == 4 + 1 + 1
-    assert {"asymmetric.k016.png", "asymmetric.k016.svg", "pairs.sts_spearman.fp32.png"} <= set(names(plots))
+    assert len({(one["data"], one["dim"], one["query"], one["document"]) for one in document["asymmetric"]}) == 6
+    drawn = names(plots)
+    assert {"search.asymmetric.k016.png", "search.asymmetric.k016.svg", "pairs.sts_spearman.fp32.png"} <= set(drawn)
+    assert "search.asymmetric.k032.png" not in drawn, "one exit alone is no matrix"
+    title = "ndcg_at_10 x 100 on search, queries of one depth among documents of another, 16 dims"
+    matrix = printed.out[printed.out.index(title) :].splitlines()
+    cells = {(one["query"], one["document"]): one for one in document["asymmetric"] if one["dim"] == 16}
+    assert matrix[1].split() == ["queries", "\\", "documents", "2", "3"]
+    for line, query in zip(matrix[2:4], (2, 3), strict=True):
+        other = cells[query, 5 - query]
+        assert f"{other['score']['ndcg_at_10'] * 100:.1f} ({other['share']:.0%})*" in line
+        assert line.count("*") == 1 and line.startswith(str(query))
+    assert matrix[5] == "*: the two exits do not share a space"
     saved = {entry.name: entry for entry in open_bundle(folder).manifest.targets}
     assert {quality.data for quality in saved["d01_k008.fp32"].quality} >= {"pairs", "search"}
     assert main(["choose", str(folder), "--min-quality", "1% pairs", "--json"]) == 0

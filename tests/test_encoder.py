@@ -9,8 +9,10 @@ import pytest
 from ese_deploy.bundle import Bundle
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import EngineError, InputError
+from ese_deploy.ranges import load_ranges
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime import encoder as encoder_module
+from ese_deploy.runtime.precision import quantize
 from ese_deploy.texts import collection
 
 TEXTS = [item.text for item in collection() if len(item.text) < 100][:100]
@@ -127,6 +129,68 @@ def test_similarity_refuses_vectors_of_another_target(tiny_bundle: Bundle, encod
         encoder.similarity(encoder.encode("a"), deep.encode("a"))
     with pytest.raises(InputError, match=r"space exit02.*space exit03.*cannot be compared"):
         shallow.similarity(shallow.encode("a"), deep.encode("a"), second_encoder=deep)
+
+
+def test_queries_and_documents_may_have_targets_of_their_own(aligned_bundle: Bundle) -> None:
+    shallow, deep = Encoder.open(aligned_bundle, "2x16"), Encoder.open(aligned_bundle, "3x16")
+    both = Encoder.open(aligned_bundle, query_target="2x16", document_target="3x16")
+    np.testing.assert_array_equal(both.encode_query(TEXTS), shallow.encode_query(TEXTS))
+    np.testing.assert_array_equal(both.encode_document(TEXTS), deep.encode_document(TEXTS))
+    np.testing.assert_array_equal(both.encode(TEXTS), deep.encode(TEXTS))
+    np.testing.assert_array_equal(np.stack(list(both.encode_iter(TEXTS))), deep.encode(TEXTS))
+    assert (str(both.query_target), str(both.target), both.dim, both.space) == ("2x16", "3x16", 16, "aligned")
+    query, index = both.encode_query(TEXTS[:2]), both.encode_document(TEXTS)
+    np.testing.assert_allclose(both.similarity(query, index), query @ index.T, atol=1e-6)
+    np.testing.assert_allclose(shallow.similarity(query, index, second_encoder=deep), query @ index.T, atol=1e-6)
+
+
+def test_quantised_queries_lie_between_the_numbers_of_the_documents(aligned_bundle: Bundle) -> None:
+    both = Encoder.open(aligned_bundle, query_target="2x16", document_target="3x16")
+    entry = next(entry for entry in aligned_bundle.manifest.targets if str(entry.target) == "3x16")
+    wanted = quantize(both.encode_query(TEXTS), "int8", load_ranges(aligned_bundle, entry))
+    np.testing.assert_array_equal(both.encode_query(TEXTS, precision="int8"), wanted)
+    assert (wanted != Encoder.open(aligned_bundle, "2x16").encode_query(TEXTS, precision="int8")).any()
+
+
+def test_two_targets_load_two_graphs_and_one_target_named_twice_loads_one(
+    aligned_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_engine("onnxruntime")
+    loads: list[int] = []
+    load = type(engine).load
+    monkeypatch.setattr(type(engine), "load", lambda *arguments: loads.append(1) or load(*arguments))
+    Encoder.open(aligned_bundle, query_target="2x16", document_target="3x16")
+    assert len(loads) == 2
+    Encoder.open(aligned_bundle, query_target="3x16", document_target="3x16")
+    assert len(loads) == 3
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (
+            {"query_target": "1x16", "document_target": "3x16"},
+            r"1x16 \(space exit01\) cannot search documents of target 3x16 \(space aligned\); name two of one space",
+        ),
+        (
+            {"query_target": "2x16", "document_target": "3x32"},
+            "queries of target 2x16 have 16 dimensions, documents of target 3x32 32; name two targets of one dim",
+        ),
+        ({"query_target": "2x32", "document_target": "3x32"}, "holds no target 2x32; it holds 1x16, 2x16, 3x16, 3x32"),
+        ({"query_target": "2x16"}, "name query_target and document_target, and nothing else; got query_target 2x16"),
+        (
+            {"target": "3x16", "query_target": "2x16", "document_target": "3x16"},
+            "nothing else; got target 3x16 and query_target 2x16 and document_target 3x16",
+        ),
+        ({"profile": "edge", "query_target": "2x16"}, "nothing else; got query_target 2x16 and profile edge"),
+    ],
+)
+def test_two_targets_that_do_not_go_together_are_refused_in_one_line(
+    aligned_bundle: Bundle, named: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Encoder.open(aligned_bundle, **named)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
 def test_a_prefix_of_a_wider_target_is_the_narrow_target(tiny_bundle: Bundle, encoder: Encoder) -> None:

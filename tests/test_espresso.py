@@ -124,6 +124,59 @@ def test_the_objective_sees_the_full_model_and_every_cell() -> None:
     ) == ["distill"]
 
 
+ALIGN = EspressoSettings(align_w=2.0, temperature=5.0)
+
+
+def align_of(shallow: Tensor, full: Tensor, teacher: Tensor, cells: list[tuple[int, int]]) -> Tensor:
+    basis = torch.eye(teacher.shape[1], dtype=torch.float64)
+    return espresso_parts({1: shallow, 2: full}, cells, Targets(teacher, basis), ALIGN, None)["align"]
+
+
+def test_alignment_is_its_formula() -> None:
+    """Directions against the full model's prefix, and what a text finds among that model's vectors of the others."""
+    shallow, full, teacher = draw(5, 8), draw(5, 8, seed=1), draw(5, 8, seed=2)
+
+    def cosine(a: Tensor, b: Tensor) -> float:
+        return float(a @ b) / (math.hypot(*a.tolist()) * math.hypot(*b.tolist()))
+
+    wanted = 0.0
+    for dim in (4, 8):
+        for i in range(5):
+            others = [j for j in range(5) if j != i]
+            right = [math.exp(5 * cosine(teacher[i], teacher[j])) for j in others]
+            found = [math.exp(5 * cosine(shallow[i, :dim], full[j, :dim])) for j in others]
+            wanted += 1 - cosine(shallow[i, :dim], full[i, :dim])
+            wanted += sum(
+                r / sum(right) * math.log(r / sum(right) / (f / sum(found))) for r, f in zip(right, found, strict=True)
+            )
+    got = align_of(shallow, full, teacher, [(1, 4), (1, 8), (2, 4)])
+    assert got.item() == pytest.approx(2.0 * wanted / (2 * 5), rel=1e-9)
+
+
+def test_alignment_moves_the_shallow_exit_and_leaves_the_full_model_where_it_is() -> None:
+    shallow, full = draw(6, 8).requires_grad_(), draw(6, 8, seed=1).requires_grad_()
+    align_of(shallow, full, draw(6, 8, seed=2), [(1, 4)]).backward()
+    assert shallow.grad is not None and shallow.grad[:, :4].abs().sum() > 0
+    assert full.grad is None
+
+
+def test_an_exit_in_the_full_models_place_is_aligned_and_a_rotated_one_is_not() -> None:
+    full = draw(12, 8)
+    assert align_of(full, full, full, [(1, 8)]).item() == pytest.approx(0, abs=1e-12)
+    assert align_of(full @ rotation(8), full, full, [(1, 8)]).item() > 0.5
+
+
+def test_without_its_weight_or_a_shallow_cell_there_is_no_alignment() -> None:
+    teacher, targets = draw(12, 8), Targets(draw(12, 8), torch.eye(8, dtype=torch.float64))
+    exits = {1: draw(12, 8, seed=1), 2: teacher}
+    assert "align" not in espresso_parts(exits, [(1, 8)], targets, SETTINGS, None)
+    assert "align" not in espresso_parts(exits, [(2, 4)], targets, ALIGN, None)
+    both = espresso_parts(exits, [(1, 8), (2, 4)], targets, ALIGN, None)
+    plain = espresso_parts(exits, [(1, 8), (2, 4)], targets, replace(ALIGN, align_w=0.0), None)
+    assert set(both) - set(plain) == {"align"}
+    assert all(both[name].item() == part.item() for name, part in plain.items())
+
+
 def test_the_running_covariance_is_a_real_pca() -> None:
     """As many batches as the average forgets nothing of: it equals the covariance of all vectors."""
     vectors = (draw(400, 6) @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0.5], dtype=torch.float64)) + 3).float()

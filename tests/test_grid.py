@@ -63,8 +63,12 @@ def test_queries_of_every_exit_search_documents_of_every_other(tiny_checkpoint: 
         (dim, a, b) for dim in (8, 32) for a in (1, 2, 3) for b in (1, 2, 3)
     }
     for cell in cells:
-        assert cell.comparable == (cell.query == cell.document)
+        assert (cell.data, cell.comparable) == (search.name, cell.query == cell.document)
+        own = (cell.dim, cell.document, cell.document)
+        whole = next(one for one in cells if (one.dim, one.query, one.document) == own)
+        assert cell.share == pytest.approx(cell.score.ndcg_at_10 / whole.score.ndcg_at_10, abs=1e-6)
         if cell.query == cell.document:
+            assert cell.share == 1
             ndcg = next(one for one in figures[Target(cell.query, cell.dim)] if one.metric == "ndcg_at_10")
             assert ndcg.value == pytest.approx(cell.score.ndcg_at_10, abs=1e-6)
 

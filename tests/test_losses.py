@@ -242,6 +242,30 @@ def test_the_contract_says_what_was_trained(
     assert read_checkpoint(str(tmp_path)).contract == contract
 
 
+def test_the_contract_says_that_exits_are_aligned_only_where_they_were(model: SentenceTransformer) -> None:
+    assert not EseLoss(model).contract().aligned_exits
+    assert not EseLoss(model, AngleObjective(), variant="paper", compression_size=8).contract().aligned_exits
+    loss = EseLoss(model, align_w=1.0)
+    assert loss.contract().aligned_exits
+    parts = loss(features(model, TEXTS[:8]))
+    assert set(parts) == {"hold", "distill", "compress", "align"}
+
+
+def test_alignment_brings_shallow_exits_to_the_full_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The cosine of a text's vectors at exit 1 and at the full depth, after as many steps with and without."""
+
+    def distance(**settings: Any) -> float:
+        model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
+        folder = tmp_path / f"run{len(settings)}"
+        train(model, EseLoss(model, **settings), LABEL_FREE, folder, max_steps=12, learning_rate=5e-3)
+        (column,) = features(model.eval(), TEXTS[40:72])
+        with torch.no_grad():
+            vectors = exit_vectors(model, model_parts(model), column)
+        return 1 - torch.nn.functional.cosine_similarity(vectors[0], vectors[-1]).mean().item()
+
+    assert distance(align_w=5.0) < 0.7 * distance()
+
+
 def test_plain_texts_may_take_turns_with_labelled_data(model: SentenceTransformer) -> None:
     loss = EseLoss(model, AngleObjective())
     assert "express" in loss(features(model, TEXTS[:8], TEXTS[8:16]))

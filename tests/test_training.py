@@ -12,6 +12,7 @@ from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.losses import AngleLoss, AngleObjective, EseLoss
+from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from training.arguments import parse_arguments
@@ -71,6 +72,27 @@ def test_every_variant_trains_on_every_format(
     after = SentenceTransformer(str(tmp_path / "out"), device="cpu", local_files_only=True)
     assert (after.encode(["hello"]) != before.encode(["hello"])).any()
     assert after.max_seq_length == before.max_seq_length and after.prompts["query"] == "find: "
+
+
+def test_exits_trained_to_be_aligned_share_a_space_up_to_the_encoder(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--align_w", "1", "--exits", "2", "--dims", "16") == 0
+    assert "  align " in capsys.readouterr().err
+    contract = read_checkpoint(str(tmp_path / "out")).contract
+    assert contract is not None and contract.aligned_exits and contract.trained_exits == [2, 3]
+    targets = [Target(1, 16), Target(2, 16), Target(3, 16)]
+    bundle = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle", targets)).bundle
+    assert [entry.space for entry in bundle.manifest.targets] == ["exit01", "aligned", "aligned"]
+    encoder = Encoder.open(bundle, query_target="2x16", document_target="3x16")
+    assert (encoder.encode_query("a cat") == Encoder.open(bundle, "2x16").encode_query("a cat")).all()
+    with pytest.raises(
+        InputError, match=r"queries of target 1x16 \(space exit01\) cannot search documents of target 3x16"
+    ):
+        Encoder.open(bundle, query_target="1x16", document_target="3x16")
+    command = ["--model_name_or_path", str(tiny_checkpoint), "--train_name_or_path", str(data["C"])]
+    assert main([*command, "--save_dir", str(tmp_path / "p"), "--ese_variant", "paper", "--align_w", "1"], train) == 2
+    assert "align_w was given, but variant 'paper' has its own" in capsys.readouterr().err
 
 
 def test_without_ese_the_full_model_alone_is_trained(

@@ -52,6 +52,12 @@ def test_flags_override_the_recipe(tmp_path: Path) -> None:
     assert settings.loss == {"dims": [16, 32], "temperature": 7.5}
 
 
+def test_alignment_is_a_setting_of_the_loss_whoever_names_it() -> None:
+    assert parse_arguments([*NEEDED, "--align_w", "2"]).loss == {"align_w": 2.0}
+    assert parse_arguments([*NEEDED, "--loss_setting", "align_w=2.0"]).loss == {"align_w": 2.0}
+    assert "align_w" not in parse_arguments([*NEEDED, "--recipe", "espresso"]).loss
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_read(name: str) -> None:
     recipe = read_recipe(name)

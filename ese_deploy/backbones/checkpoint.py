@@ -91,10 +91,11 @@ class Checkpoint:
         """Depths whose vectors were trained; the full depth alone where training said nothing."""
         return sorted({*self.contract.trained_exits, self.depth}) if self.contract else [self.depth]
 
-    @property
-    def aligned_exits(self) -> bool:
-        """Whether all exits share one vector space."""
-        return self.contract is not None and self.contract.aligned_exits
+    def space(self, depth: int) -> str:
+        """Name of the space that an exit's vectors lie in: one for all exits that were trained to be aligned."""
+        contract = self.contract
+        aligned = contract is not None and contract.aligned_exits and depth in contract.trained_exits
+        return "aligned" if aligned else f"exit{depth:02d}"
 
     def weights_sha256(self) -> str:
         """Hash over the weight files, in order of their names."""

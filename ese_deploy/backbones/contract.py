@@ -24,7 +24,7 @@ class EseContract(Struct, frozen=True, kw_only=True):
         variant: which loss trained the exits.
         trained_exits: depths whose vectors were trained.
         trained_dims: prefixes that were trained.
-        aligned_exits: whether the exits share one vector space.
+        aligned_exits: whether the trained exits share one vector space.
         settings: the loss's settings.
         versions: versions of the libraries that trained.
     """

@@ -15,6 +15,8 @@ from ese_deploy.errors import GateError, InputError
 from ese_deploy.golden import GoldenCheck, check_golden, load_golden
 from ese_deploy.manifest import Parity, TargetEntry
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.loaded import LoadedTarget
+from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.target import parse_range
 
@@ -111,7 +113,8 @@ def _entries(opened: Bundle, target: str) -> list[TargetEntry]:
 
 
 def _check(opened: Bundle, entry: TargetEntry, engine: TensorRt, plan: Plan, why: str) -> Built:
-    encoder = Encoder(opened, entry, load_tokenizer(opened), engine.open(plan), batch_for(_ENGINE))
+    loaded = LoadedTarget(opened, entry, Streams(engine.open(plan)), batch_for(_ENGINE))
+    encoder = Encoder(opened, load_tokenizer(opened), loaded)
     golden = load_golden(opened)
     check = check_golden(encoder, golden)
     save_parity(plan, _parity(check, engine, len(golden.texts)))

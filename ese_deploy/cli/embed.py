@@ -1,10 +1,12 @@
 """``ese-deploy embed``."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from numpy.typing import NDArray
 
 from ese_deploy.bundle import open_bundle
 from ese_deploy.choose.profiles import read_profiles
@@ -30,6 +32,9 @@ def embed(
     profile: Annotated[str | None, typer.Option(help="A budget profile, such as edge, instead of a target.")] = None,
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="These are queries of what this target embedded; refused where spaces differ.")
+    ] = None,
     text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
     precision: Annotated[str, typer.Option(help="Of vectors: float32, int8, uint8, binary or ubinary.")] = "float32",
     engine: EngineOption = "onnxruntime",
@@ -41,14 +46,22 @@ def embed(
     writer = open_vectors(out)
     check_precision(precision)
     stored = cast(Precision, precision)
-    encoder = Encoder.open(bundle, _target(bundle, target, profile, profiles), engine=engine, threads=threads)
-    row = encoder.encode([], precision=stored)
+    chosen = _target(bundle, target, profile, profiles)
+    encode: Callable[..., NDArray[Any]]
+    if index is None:
+        encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads)
+        encode = encoder.encode
+    else:
+        queries = chosen or index
+        encoder = Encoder.open(bundle, query_target=queries, document_target=index, engine=engine, threads=threads)
+        encode = encoder.encode_query
+    row = encode([], precision=stored)
     total = texts.check()
     done = 0
     with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, row) as write:
         warnings.simplefilter("ignore")  # said in one line at the end
         for rows in chunks(texts, _CHUNK):
-            write(rows, encoder.encode([row.text for row in rows], prompt_name=prompt_name, precision=stored))
+            write(rows, encode([row.text for row in rows], prompt_name=prompt_name, precision=stored))
             done += len(rows)
             progress("embed", done, total)
     if encoder.truncated_texts:
@@ -57,7 +70,8 @@ def embed(
         print_json(
             {
                 "out": str(out),
-                "target": str(encoder.target),
+                "target": str(encoder.query_target),
+                "space": encoder.space,
                 "texts": total,
                 "dim": encoder.dim,
                 "precision": precision,
@@ -66,7 +80,7 @@ def embed(
         )
     else:
         kind = "" if precision == "float32" else f" as {precision}"
-        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.target}")
+        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.query_target}")
 
 
 def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Target | str | None:

@@ -128,8 +128,8 @@ def show(
     for metric, data in _tables(figures):
         values = {target: _find(measured, metric, data) for target, measured in figures.items()}
         _print_grid(f"{metric} x 100 on {data}", {t: q for t, q in values.items() if q is not None})
-    for dim in sorted({cell.dim for cell in pairs}):
-        _print_pairs(dim, [cell for cell in pairs if cell.dim == dim])
+    for (data, dim), cells in _by_matrix(pairs).items():
+        _print_pairs(data, dim, cells)
 
 
 def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
@@ -197,13 +197,28 @@ def _cell(quality: Quality | None) -> str:
     return f"{quality.value * 100:.2f}{share}"
 
 
-def _print_pairs(dim: int, cells: "Sequence[AsymmetricCell]") -> None:
+def _by_matrix(pairs: "Sequence[AsymmetricCell]") -> "dict[tuple[str, int], list[AsymmetricCell]]":
+    """The searches by data and dim, where there is more than one exit to choose of."""
+    matrices: dict[tuple[str, int], list[AsymmetricCell]] = {}
+    for cell in pairs:
+        matrices.setdefault((cell.data, cell.dim), []).append(cell)
+    return {key: cells for key, cells in sorted(matrices.items()) if len(cells) > 1}
+
+
+def _print_pairs(data: str, dim: int, cells: "Sequence[AsymmetricCell]") -> None:
     documents = sorted({cell.document for cell in cells})
-    found = {(cell.query, cell.document): f"{cell.score.ndcg_at_10 * 100:.2f}" for cell in cells}
+    found = {(cell.query, cell.document): _pair_cell(cell) for cell in cells}
     rows = [[str(query), *(found.get((query, d), "") for d in documents)] for query in sorted({c.query for c in cells})]
-    title = f"nDCG@10 x 100, queries of one depth among documents of another, {dim} dims"
-    print_table(["queries", *(f"documents {depth} " for depth in documents)], rows, title)
+    title = f"ndcg_at_10 x 100 on {data}, queries of one depth among documents of another, {dim} dims"
+    print_table(["queries \\ documents", *(f"{depth} " for depth in documents)], rows, title)
+    print("in brackets: share of what queries of the documents' own depth find")
+    if not all(cell.comparable for cell in cells):
+        print("*: the two exits do not share a space")
     print()
+
+
+def _pair_cell(cell: "AsymmetricCell") -> str:
+    return f"{cell.score.ndcg_at_10 * 100:.1f} ({cell.share:.0%})" + ("" if cell.comparable else "*")
 
 
 def _draw(folder: Path, figures: "Figures", pairs: "Sequence[AsymmetricCell]") -> None:
@@ -221,10 +236,10 @@ def _draw(folder: Path, figures: "Figures", pairs: "Sequence[AsymmetricCell]") -
             for kind in ("png", "svg"):
                 path = folder / f"{name}.{kind}"
                 heat_map(path, cells, f"{metric} x 100 on {data}, {dtype}", "depth", "dimensions")
-    for dim in sorted({cell.dim for cell in pairs}):
-        matrix = {(str(c.query), str(c.document)): c.score.ndcg_at_10 * 100 for c in pairs if c.dim == dim}
-        title = f"nDCG@10 x 100, {dim} dimensions"
+    for (data, dim), cells_of in _by_matrix(pairs).items():
+        matrix = {(str(cell.query), str(cell.document)): cell.score.ndcg_at_10 * 100 for cell in cells_of}
+        title = f"ndcg_at_10 x 100 on {data}, {dim} dimensions"
         for kind in ("png", "svg"):
-            path = folder / f"asymmetric.k{dim:03d}.{kind}"
+            path = folder / f"{data.replace(' ', '-')}.asymmetric.k{dim:03d}.{kind}"
             heat_map(path, matrix, title, "queries at depth", "documents at depth")
     say(f"wrote pictures into {folder}")

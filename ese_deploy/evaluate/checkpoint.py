@@ -53,10 +53,7 @@ class CheckpointExits:
             raise InputError(f"depths must be 1 to {checkpoint.depth}, got {', '.join(map(str, depths or []))}")
         if widths[0] < MIN_DIM or widths[-1] > checkpoint.width:
             raise InputError(f"dims must be {MIN_DIM} to {checkpoint.width}, got {', '.join(map(str, dims or []))}")
-        self._exits = tuple(
-            Exit(depth, "fp32", "aligned" if checkpoint.aligned_exits else f"exit{depth:02d}", tuple(widths))
-            for depth in wanted
-        )
+        self._exits = tuple(Exit(depth, "fp32", checkpoint.space(depth), tuple(widths)) for depth in wanted)
         self._device = device
         backbone = load_backbone(checkpoint)
         head = load_head(checkpoint.head)

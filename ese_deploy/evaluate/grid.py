@@ -30,18 +30,22 @@ class AsymmetricCell:
     """A search with queries of one exit among documents of another.
 
     Attributes:
+        data: name of the collection.
         dim: dimensions of both sides.
         query: depth of the queries.
         document: depth of the documents.
         comparable: whether the manifest or checkpoint says that the two exits share a space.
         score: what was found.
+        share: its nDCG@10 as a share of what queries of the documents' own exit find there.
     """
 
+    data: str
     dim: int
     query: int
     document: int
     comparable: bool
     score: RetrievalScore
+    share: float
 
 
 def evaluate_grid(
@@ -110,12 +114,22 @@ def evaluate_asymmetric(
     """
     exits = [one for one in queries if one.dtype == "fp32"]
     pairs = [(a, b, dim) for a in exits for b in exits for dim in a.dims if dim in b.dims]
-    cells = []
+    scores = {}
     for done, (a, b, dim) in enumerate(pairs, start=1):
-        score = score_retrieval(cut(queries[a], dim), cut(documents[b], dim), data)
-        cells.append(AsymmetricCell(dim, a.depth, b.depth, a.space == b.space, score))
+        scores[a, b, dim] = score_retrieval(cut(queries[a], dim), cut(documents[b], dim), data)
         progress("search", done, len(pairs))
-    return cells
+    return [
+        AsymmetricCell(
+            data=data.name,
+            dim=dim,
+            query=a.depth,
+            document=b.depth,
+            comparable=a.space == b.space,
+            score=score,
+            share=_share(score.ndcg_at_10, scores[b, b, dim].ndcg_at_10),
+        )
+        for (a, b, dim), score in scores.items()
+    ]
 
 
 def with_shares(figures: Figures, full: Sequence[Quality]) -> Figures:
@@ -134,15 +148,18 @@ def _with_share(figure: Quality, full: Mapping[tuple[str, str], float]) -> Quali
     value = full.get((figure.metric, figure.data_sha256))
     if value is None:
         raise InputError(f"the full model has no {figure.metric} on {figure.data}, so that no share can be stated")
-    share = figure.value / value if value else float(figure.value >= value)
     return Quality(
         metric=figure.metric,
         data=figure.data,
         data_sha256=figure.data_sha256,
         n=figure.n,
         value=figure.value,
-        share_of_full=round(share, 6),
+        share_of_full=_share(figure.value, value),
     )
+
+
+def _share(value: float, whole: float) -> float:
+    return round(value / whole if whole else float(value >= whole), 6)
 
 
 def _full_vectors(model: ExitModel, embedded: Mapping[Exit, Vectors], full: ExitModel | None) -> Vectors:

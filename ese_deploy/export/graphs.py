@@ -22,7 +22,7 @@ from ese_deploy.bundle import (
 from ese_deploy.engines import engines_for
 from ese_deploy.export.convert import Recipe, convert
 from ese_deploy.export.extract import OUTPUT, extract
-from ese_deploy.export.projection import Fitted, space
+from ese_deploy.export.projection import Fitted, fitted_space
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
 from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
@@ -144,7 +144,7 @@ def _write_target(
         depth=target.depth,
         dim=target.dim,
         dtype=target.dtype,
-        space=space(target.depth, checkpoint.aligned_exits, fitted.calibration if fitted else None),
+        space=fitted_space(target.depth, fitted.calibration) if fitted else checkpoint.space(target.depth),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
         engines=engines_for(target.dtype),

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from ese_deploy.manifest import Calibration
 from ese_deploy.pca import Pca
 
-__all__ = ["PROJECTIONS", "Fitted", "Rotation", "append_cut", "space"]
+__all__ = ["PROJECTIONS", "Fitted", "Rotation", "append_cut", "fitted_space"]
 
 PROJECTIONS = ("prefix", "pca")
 
@@ -86,11 +86,6 @@ def append_cut(graph: ir.Graph, dim: int) -> None:
     graph.outputs[0] = unit
 
 
-def space(depth: int, aligned: bool, calibration: Calibration | None = None) -> str:
-    """Name of the space that the vectors of an exit lie in; exits that were trained to be aligned share one.
-
-    Principal components are an exit's own, and those of the texts that they were fitted on.
-    """
-    if calibration is not None:
-        return f"exit{depth:02d}.pca-{calibration.sha256[:8]}"
-    return "aligned" if aligned else f"exit{depth:02d}"
+def fitted_space(depth: int, calibration: Calibration) -> str:
+    """Name of the space of principal components: they are an exit's own, and of the texts that they were fitted on."""
+    return f"exit{depth:02d}.pca-{calibration.sha256[:8]}"

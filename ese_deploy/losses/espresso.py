@@ -38,6 +38,8 @@ class EspressoSettings:
         hold_w: similarities and directions of the full model against the frozen teacher's.
         train_full: whether the full model is trained and held beside the cells; without it only the cells are, for a
             model of few sizes.
+        align_w: directions of every shallower cell against the full model's of the step, and its similarities to that
+            model's vectors against the teacher's; then queries of one exit can search documents of another.
         temperature: factor of the cosines before the softmax.
         teacher: ``frozen``, a copy of the model as it was when training began, or ``self``, the full model of the
             step, without gradient; then nothing holds the full model but the objective.
@@ -50,6 +52,7 @@ class EspressoSettings:
     compress_w: float = 1.0
     hold_w: float = 0.5
     train_full: bool = True
+    align_w: float = 0.0
     temperature: float = 20.0
     teacher: Literal["frozen", "self"] = "frozen"
     cells_per_step: int | None = None
@@ -109,10 +112,12 @@ def espresso_parts(
         parts["express"] = settings.express_w * torch.stack(losses).mean() if losses else full.new_zeros(())
     if settings.hold_w > 0 and settings.train_full:
         held = similarity_kl(full, targets.vectors, settings.temperature)
-        away = 1 - (normalize(full, dim=-1) * normalize(targets.vectors, dim=-1)).sum(-1).mean()
-        parts["hold"] = settings.hold_w * (held + away)
+        parts["hold"] = settings.hold_w * (held + _away(full, targets.vectors))
     if cells and (settings.distill_w > 0 or settings.compress_w > 0):
         parts |= _learn(exits, cells, targets, settings)
+    shallow = [cell for cell in cells if cell[0] < max(exits)]
+    if shallow and settings.align_w > 0:
+        parts["align"] = settings.align_w * _align(exits, shallow, targets, settings.temperature)
     return parts
 
 
@@ -139,12 +144,38 @@ def _learn(
     return parts
 
 
-def similarity_logits(vectors: Tensor, temperature: float) -> Tensor:
-    """Cosines of all pairs times the temperature, without a text's own: float [n, n - 1]."""
+def _align(exits: Mapping[int, Tensor], cells: Sequence[Cell], targets: Targets, temperature: float) -> Tensor:
+    """How far every cell is from the full model's prefix of its dim, and from finding there what the teacher finds.
+
+    The full model stays where it is: an index that it made is what the shallower exits' queries have to fit.
+    """
+    full = exits[max(exits)].detach()
+    wanted = similarity_logits(targets.vectors, temperature)
+    losses = []
+    for depth, dim in cells:
+        vectors, index = exits[depth][:, :dim], full[:, :dim]
+        losses.append(_away(vectors, index) + _kl(similarity_logits(vectors, temperature, index), wanted))
+    return torch.stack(losses).mean()
+
+
+def _away(vectors: Tensor, targets: Tensor) -> Tensor:
+    """One minus the cosine of each vector with its target, the mean over texts."""
+    return 1 - (normalize(vectors, dim=-1) * normalize(targets, dim=-1)).sum(-1).mean()
+
+
+def similarity_logits(vectors: Tensor, temperature: float, index: Tensor | None = None) -> Tensor:
+    """Cosines of all pairs times the temperature, without a text's own: float [n, n - 1].
+
+    Args:
+        vectors: float [n, k].
+        temperature: factor of the cosines.
+        index: float [n, k], other vectors of the same texts to compare with; None compares vectors among themselves.
+    """
     count = len(vectors)
     unit = normalize(vectors, dim=-1)
+    found = unit if index is None else normalize(index, dim=-1)
     others = ~torch.eye(count, dtype=torch.bool, device=vectors.device)
-    return (temperature * unit @ unit.T)[others].view(count, max(count - 1, 0))
+    return (temperature * unit @ found.T)[others].view(count, max(count - 1, 0))
 
 
 def similarity_kl(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:

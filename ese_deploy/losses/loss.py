@@ -150,6 +150,7 @@ class EseLoss(nn.Module):
             variant=self.variant,
             trained_exits=exits,
             trained_dims=dims,
+            aligned_exits=self.variant == "espresso" and self.settings.align_w > 0,
             settings={**settings, "seed": self.seed},
             versions={name: version(name) for name in _PACKAGES},
         )

@@ -1,28 +1,22 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
 
-import functools
 import itertools
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.engines import Batch, Engine, Session, Streaming, batch_for, load_engine, require_dtype
-from ese_deploy.engines.integers import overflows
-from ese_deploy.errors import BundleError, EngineError, InputError
-from ese_deploy.manifest import Manifest, TargetEntry
-from ese_deploy.ranges import load_ranges
-from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.engines import Batch, Engine, load_engine, require_dtype
+from ese_deploy.errors import InputError
+from ese_deploy.manifest import Manifest
+from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
 from ese_deploy.runtime.precision import Precision, check_precision, needs_ranges, quantize
-from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
@@ -31,9 +25,6 @@ __all__ = ["Encoder"]
 
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096
-_KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# Dtypes whose products are sums of whole numbers.
-_SUMMED = ("int8", "int8-dynamic")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
@@ -53,26 +44,29 @@ class EncodeOptions(TypedDict, total=False):
 class Encoder:
     """Embeds texts with one target of a bundle; open it with :meth:`open`. Safe to use from many threads.
 
+    Queries may be embedded with another target than documents: a shallow one, which answers fast, for an index that a
+    deep one made. :meth:`encode_query` then uses the one, all other methods the other.
+
     Example:
         >>> encoder = Encoder.open("exports/minilm", target="3x128")
         >>> vectors = encoder.encode(["A cat sat.", "Ein Hund lief."])
         >>> vectors.shape
         (2, 128)
+
+    Args:
+        bundle: the bundle.
+        tokenizer: its tokenizer.
+        documents: the target that embeds texts.
+        queries: the target that embeds queries, of the same dim and space; None: the same.
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        entry: TargetEntry,
-        tokenizer: TextTokenizer,
-        session: Session | Streams,
-        batch: Batch | None = None,
+        self, bundle: Bundle, tokenizer: TextTokenizer, documents: LoadedTarget, queries: LoadedTarget | None = None
     ) -> None:
         self._bundle = bundle
-        self._entry = entry
         self._tokenizer = tokenizer
-        self._streams = session if isinstance(session, Streams) else Streams(session)
-        self._batch = batch or Batch()
+        self._documents = documents
+        self._queries = queries or documents
         self._lock = threading.Lock()
         self._truncated = 0
 
@@ -82,15 +76,20 @@ class Encoder:
         bundle: str | Path | Bundle,
         target: Target | str | None = None,
         *,
+        query_target: Target | str | None = None,
+        document_target: Target | str | None = None,
         profile: str | None = None,
         engine: str | Engine = "onnxruntime",
         threads: int | None = None,
     ) -> "Encoder":
-        """Open a bundle and load one of its targets.
+        """Open a bundle and load one of its targets, or one for queries and one for documents.
 
         Args:
             bundle: the bundle's folder, or a bundle that is open already.
             target: such as ``"3x128"``; without it the deepest and widest fp32 target.
+            query_target: the target for queries, such as ``"3x128"``, instead of ``target``; it needs
+                ``document_target``, of the same dim and space.
+            document_target: the target for documents, such as ``"6x128"``.
             profile: a budget profile of the bundle, such as ``"edge"``, instead of a target; where it had to fall
                 back on something else than it names, a warning says so.
             engine: the inference engine.
@@ -99,28 +98,23 @@ class Encoder:
 
         Raises:
             BundleError: the bundle is missing, damaged or hostile.
-            InputError: the bundle does not hold the target or the profile, or ``threads`` is below 1.
+            InputError: the bundle does not hold a target or the profile, vectors of the two targets cannot be compared,
+                or ``threads`` is below 1.
             EngineError: the engine is not installed, does not compute in the target's dtype, or refused the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        entry = choose_entry(opened, target if profile is None else _profile_target(opened, profile, target))
+        queries, documents = choose_entries(opened, target, query_target, document_target, profile)
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         # Before it is loaded: nobody should install an engine that does not run the target.
         kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
-        require_dtype(kind, str(entry.target), entry.dtype)
+        for entry in (queries, documents):
+            require_dtype(kind, str(entry.target), entry.dtype)
         loaded = load_engine(engine) if isinstance(engine, str) else engine
-        _require_version(loaded, opened)
-        _warn_of_overflow(opened, entry)
-        graph, count = read_graph(opened, entry), threads or available_threads()
-        session = loaded.load(graph, opened.path, count)
-        if not set(session.inputs) <= _KNOWN_INPUTS:
-            raise BundleError(f"{opened.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-        load_streams = (
-            partial(loaded.load_streams, graph, opened.path, count) if isinstance(loaded, Streaming) else None
-        )
-        streams = Streams(session, count, load_streams)
-        return cls(opened, entry, load_tokenizer(opened), streams, batch_for(loaded.name))
+        count = threads or available_threads()
+        first = load_target(opened, documents, loaded, count)
+        second = None if queries == documents else load_target(opened, queries, loaded, count)
+        return cls(opened, load_tokenizer(opened), first, second)
 
     @property
     def bundle(self) -> Bundle:
@@ -134,18 +128,23 @@ class Encoder:
 
     @property
     def target(self) -> Target:
-        """The target that is loaded."""
-        return self._entry.target
+        """The target that embeds texts, and queries too unless they have one of their own."""
+        return self._documents.entry.target
+
+    @property
+    def query_target(self) -> Target:
+        """The target that embeds queries."""
+        return self._queries.entry.target
 
     @property
     def dim(self) -> int:
         """Dimensions of a vector."""
-        return self._entry.dim
+        return self._documents.entry.dim
 
     @property
     def space(self) -> str:
         """Name of the vector space; vectors may be compared only within one."""
-        return self._entry.space
+        return self._documents.entry.space
 
     @property
     def max_seq_length(self) -> int:
@@ -196,27 +195,15 @@ class Encoder:
                 there is no such precision, or the bundle has no ranges for it.
             EngineError: the engine failed.
         """
-        single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
-        batch_size = self._batch.size if batch_size is None else batch_size
-        batch_tokens = self._batch.tokens if batch_tokens is None else batch_tokens
-        if batch_size < 1 or batch_tokens < 1:
-            raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
-        check_precision(precision)
-        ranges = self._ranges if needs_ranges(precision) else None
-        prefix = self._prefix(prompt_name, prompt)
-        if prefix:
-            texts = [prefix + text for text in texts]
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        with _progress_bar(len(texts), show_progress_bar) as advance:
-            for start in range(0, len(texts), _WINDOW):
-                window = texts[start : start + _WINDOW]
-                self._encode_window(window, vectors[start : start + _WINDOW], batch_size, batch_tokens, advance)
-        embeddings = quantize(vectors, precision, ranges)
-        return embeddings[0] if single else embeddings
+        return self._embed(
+            self._documents,
+            sentences,
+            self._prefix(prompt_name, prompt),
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+            precision=precision,
+        )
 
     def encode_query(
         self,
@@ -226,9 +213,12 @@ class Encoder:
         prompt: str | None = None,
         **options: Unpack[EncodeOptions],
     ) -> Embeddings:
-        """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one."""
+        """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one.
+
+        The query target embeds them, where one was named.
+        """
         name = self._role_prompt(prompt_name, prompt, ("query",))
-        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
+        return self._embed(self._queries, sentences, self._prefix(name, prompt), **options)
 
     def encode_document(
         self,
@@ -240,7 +230,7 @@ class Encoder:
     ) -> Embeddings:
         """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
         name = self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS)
-        return self.encode(sentences, prompt_name=name, prompt=prompt, **options)
+        return self._embed(self._documents, sentences, self._prefix(name, prompt), **options)
 
     def encode_iter(
         self,
@@ -304,29 +294,40 @@ class Encoder:
         cosines: Vectors = left @ right.T
         return cosines
 
-    @functools.cached_property
-    def _ranges(self) -> Vectors:
-        return load_ranges(self._bundle, self._entry)
-
-    def _encode_window(
+    def _embed(
         self,
-        texts: list[str],
-        out: Vectors,
-        batch_size: int,
-        batch_tokens: int,
-        advance: Callable[[int], object],
-    ) -> None:
-        tokens = self._tokenizer(texts)
-        if tokens.truncated:
-            self._count_truncated(tokens.truncated)
-        names = self._streams.inputs
-
-        def prepare(rows: NDArray[np.intp]) -> dict[str, NDArray[np.int64]]:
-            return self._tokenizer.collate([tokens.encodings[row] for row in rows], names)
-
-        for rows, vectors in self._streams.run(plan_batches(tokens.lengths, batch_size, batch_tokens), prepare):
-            out[rows] = vectors
-            advance(len(rows))
+        loaded: LoadedTarget,
+        sentences: str | Sequence[str],
+        prefix: str,
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool = False,
+        precision: Precision = "float32",
+    ) -> Embeddings:
+        single = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+        batch = Batch(
+            loaded.batch.size if batch_size is None else batch_size,
+            loaded.batch.tokens if batch_tokens is None else batch_tokens,
+        )
+        if batch.size < 1 or batch.tokens < 1:
+            raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch.size} and {batch.tokens}")
+        check_precision(precision)
+        # Queries lie between the same numbers as documents, or their components could not be compared.
+        ranges = self._documents.ranges if needs_ranges(precision) else None
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        with _progress_bar(len(texts), show_progress_bar) as advance:
+            for start in range(0, len(texts), _WINDOW):
+                tokens = self._tokenizer([prefix + text for text in texts[start : start + _WINDOW]])
+                if tokens.truncated:
+                    self._count_truncated(tokens.truncated)
+                vectors[start : start + _WINDOW] = loaded.embed(self._tokenizer, tokens, batch, advance)
+        embeddings = quantize(vectors, precision, ranges)
+        return embeddings[0] if single else embeddings
 
     def _count_truncated(self, count: int) -> None:
         with self._lock:
@@ -354,42 +355,6 @@ class Encoder:
         if prompt_name is not None or prompt is not None:
             return prompt_name
         return next((name for name in candidates if name in self.prompts), None)
-
-
-def _profile_target(bundle: Bundle, profile: str, target: Target | str | None) -> Target:
-    # Imported here: profiles need the engines' names and the cache, which a plain target does not.
-    from ese_deploy.choose.resolution import profile_target
-
-    if target is not None:
-        raise InputError(f"name a target or a profile, not both; got target {target} and profile {profile}")
-    found = profile_target(bundle, profile)
-    if found.fell_back:
-        warnings.warn(found.why, stacklevel=4)
-    return found.target
-
-
-def _require_version(engine: Engine, bundle: Bundle) -> None:
-    """Refuse a release of ONNX Runtime that is known not to load the bundle's graphs."""
-    installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
-    if installed is not None and _release(installed) < _release(least):
-        raise EngineError(
-            f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
-            f"pip install 'onnxruntime>={least}'"
-        )
-
-
-def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
-    recipe = bundle.manifest.quantization
-    if entry.dtype in _SUMMED and recipe is not None and recipe.weight_bits == 8 and overflows():
-        warnings.warn(
-            f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
-            "and slow; export it with --reduce-range, or choose fp32",
-            stacklevel=3,
-        )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 @contextmanager

@@ -1,0 +1,176 @@
+"""Targets of a bundle: which ones are meant, and one with its graph loaded by an engine: token ids in, vectors out."""
+
+import functools
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ese_deploy.bundle import Bundle, choose_entry, choose_pair, read_graph
+from ese_deploy.engines import Batch, Engine, Streaming, batch_for
+from ese_deploy.engines.integers import overflows
+from ese_deploy.errors import BundleError, EngineError, InputError
+from ese_deploy.manifest import TargetEntry
+from ese_deploy.ranges import load_ranges
+from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.runtime.streams import Streams
+from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
+from ese_deploy.target import Target
+
+__all__ = ["LoadedTarget", "choose_entries", "load_target"]
+
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# Dtypes whose products are sums of whole numbers.
+_SUMMED = ("int8", "int8-dynamic")
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LoadedTarget:
+    """A target that is ready to run; safe to use from many threads.
+
+    Attributes:
+        bundle: where it lies.
+        entry: the target.
+        streams: the sessions of its graph.
+        batch: what suits the engine.
+    """
+
+    bundle: Bundle
+    entry: TargetEntry
+    streams: Streams
+    batch: Batch
+
+    @functools.cached_property
+    def ranges(self) -> Vectors:
+        """Lowest and highest value of each component, float32 [2, dim].
+
+        Raises:
+            InputError: the bundle has none.
+        """
+        return load_ranges(self.bundle, self.entry)
+
+    def embed(
+        self,
+        tokenizer: TextTokenizer,
+        tokens: Tokens,
+        batch: Batch,
+        advance: Callable[[int], object],
+    ) -> Vectors:
+        """Embed texts in batches of like length.
+
+        Args:
+            tokenizer: what made ``tokens``.
+            tokens: of n texts.
+            batch: most rows and tokens of a batch.
+            advance: called with each batch's number of texts.
+
+        Returns:
+            float32 [n, dim], rows of norm 1.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        names = self.streams.inputs
+
+        def prepare(rows: NDArray[np.intp]) -> dict[str, NDArray[np.int64]]:
+            return tokenizer.collate([tokens.encodings[row] for row in rows], names)
+
+        out = np.empty((len(tokens.encodings), self.entry.dim), np.float32)
+        for rows, vectors in self.streams.run(plan_batches(tokens.lengths, batch.size, batch.tokens), prepare):
+            out[rows] = vectors
+            advance(len(rows))
+        return out
+
+
+def choose_entries(
+    bundle: Bundle,
+    target: Target | str | None,
+    query_target: Target | str | None,
+    document_target: Target | str | None,
+    profile: str | None,
+) -> tuple[TargetEntry, TargetEntry]:
+    """The targets of queries and of documents, the same one unless two are named.
+
+    Args:
+        bundle: an open bundle.
+        target: the target of both.
+        query_target: the target of queries; it needs ``document_target``.
+        document_target: the target of documents.
+        profile: a budget profile that names the target of both.
+
+    Raises:
+        InputError: too much or too little is named, the bundle does not hold it, or the two cannot be compared.
+    """
+    given = {"target": target, "query_target": query_target, "document_target": document_target, "profile": profile}
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if query_target is None and document_target is None:
+        if len(named) > 1:
+            raise InputError(f"name a target or a profile, not both; got {' and '.join(named)}")
+        entry = choose_entry(bundle, target if profile is None else _profile_target(bundle, profile))
+        return entry, entry
+    if query_target is None or document_target is None or len(named) > 2:
+        raise InputError(f"name query_target and document_target, and nothing else; got {' and '.join(named)}")
+    return choose_pair(bundle, query_target, document_target)
+
+
+def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int) -> LoadedTarget:
+    """Load a target's graph.
+
+    Args:
+        bundle: an open bundle.
+        entry: one of its targets.
+        engine: the inference engine.
+        threads: threads to compute with, at least 1.
+
+    Raises:
+        BundleError: the graph is not the one that was exported.
+        EngineError: the engine is too old, or refused the graph.
+    """
+    _require_version(engine, bundle)
+    _warn_of_overflow(bundle, entry)
+    graph = read_graph(bundle, entry)
+    session = engine.load(graph, bundle.path, threads)
+    if not set(session.inputs) <= _KNOWN_INPUTS:
+        raise BundleError(f"{bundle.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
+    load_streams = partial(engine.load_streams, graph, bundle.path, threads) if isinstance(engine, Streaming) else None
+    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), batch_for(engine.name))
+
+
+def _profile_target(bundle: Bundle, profile: str) -> Target:
+    # Imported here: profiles need the engines' names and the cache, which a plain target does not.
+    from ese_deploy.choose.resolution import profile_target
+
+    found = profile_target(bundle, profile)
+    if found.fell_back:
+        warnings.warn(found.why, stacklevel=4)
+    return found.target
+
+
+def _require_version(engine: Engine, bundle: Bundle) -> None:
+    """Refuse a release of ONNX Runtime that is known not to load the bundle's graphs."""
+    installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
+    if installed is not None and _release(installed) < _release(least):
+        raise EngineError(
+            f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
+            f"pip install 'onnxruntime>={least}'"
+        )
+
+
+def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
+    recipe = bundle.manifest.quantization
+    if entry.dtype in _SUMMED and recipe is not None and recipe.weight_bits == 8 and overflows():
+        warnings.warn(
+            f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
+            "and slow; export it with --reduce-range, or choose fp32",
+            stacklevel=4,
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
