@@ -24,7 +24,7 @@ class Gate:
     cosine_min: float
     invariance: float
     golden: float
-    recognised: float = 1.0
+    recognised: float = 0.0
 
 
 # Two unit vectors of cosine 0.9995 are 0.032 apart, and so no component can differ by more; those of 0.998, 0.064.
