@@ -94,7 +94,7 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
     """
     entries = bundle.manifest.targets
     if target is None:
-        return max(entries, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, e.dtype))
+        return max(entries, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, "onnxruntime" in e.engines, e.dtype))
     wanted = Target.parse(target) if isinstance(target, str) else target
     for entry in entries:
         if entry.target == wanted:

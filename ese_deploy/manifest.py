@@ -114,7 +114,7 @@ class Calibration(_Strict, frozen=True, kw_only=True):
 
 
 class Fidelity(_Strict, frozen=True, kw_only=True):
-    """What a target of int8 keeps of fp32, on texts that it was not calibrated on."""
+    """What a target of int8 or int8-fp16 keeps of fp32, on texts that it was not calibrated on."""
 
     data: str
     data_sha256: Sha256
@@ -128,7 +128,7 @@ class Fidelity(_Strict, frozen=True, kw_only=True):
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
-    """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
+    """How int8 and int8-fp16 were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
 
     weight_bits: Positive
     """8, which assumes products that are summed in 32 bits (VNNI, AMX, ARM); 7 where two are summed in 16."""
@@ -155,7 +155,7 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     parity: list[Parity] = []
     quality: list[Quality] = []
     fidelity: Fidelity | None = None
-    """Of a target of int8."""
+    """Of a target of int8 or int8-fp16."""
 
     @property
     def target(self) -> Target:
@@ -206,7 +206,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
     quantization: Quantization | None = None
-    """Of the targets of int8."""
+    """Of the targets of int8 and int8-fp16."""
     ranges: FileEntry | None = None
     """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]

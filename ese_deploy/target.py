@@ -5,15 +5,21 @@ from dataclasses import dataclass
 
 from ese_deploy.errors import InputError
 
-__all__ = ["DTYPES", "MIN_DIM", "Target", "default_dims", "parse_range"]
+__all__ = ["CALIBRATED", "DTYPES", "MIN_DIM", "WHOLE", "Target", "default_dims", "parse_range"]
 
-DTYPES = ("fp32", "fp16", "bf16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fp16")
+
+WHOLE = frozenset({"int8", "int8-fp16"})
+"""Dtypes whose weights are whole numbers: held texts decide whether a target of one is worth having."""
+
+CALIBRATED = frozenset({"int8", "int8-fp16"})
+"""Dtypes for which what enters products is calibrated on texts."""
 
 # Below 8 dimensions rounding noise of 1e-7 grows to 1e-5 in the normalised vector: no gate could hold.
 MIN_DIM = 8
 
 _USUAL_DIMS = (16, 32, 64, 128, 256, 512, 768)
-_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9]+))?", re.ASCII)
+_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9]+(?:-[a-z0-9]+)*))?", re.ASCII)
 
 
 def default_dims(width: int) -> list[int]:
@@ -28,7 +34,7 @@ class Target:
     Attributes:
         depth: number of transformer blocks that run, from 1.
         dim: number of leading dimensions kept, at least 8.
-        dtype: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        dtype: one of :data:`DTYPES`.
 
     Raises:
         InputError: a value is out of range.

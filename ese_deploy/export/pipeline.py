@@ -21,7 +21,7 @@ from ese_deploy.files import replace_folder, staging_folder
 from ese_deploy.manifest import Manifest
 from ese_deploy.pca import texts_wanted
 from ese_deploy.progress import Progress, silent
-from ese_deploy.target import Target
+from ese_deploy.target import CALIBRATED, Target
 from ese_deploy.verify import TargetCheck
 
 __all__ = ["ExportRequest", "Exported", "export_bundle"]
@@ -123,12 +123,12 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     if request.profiles:
         asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
-    targets = plan_targets(checkpoint, asked)
+    targets = plan_targets(checkpoint, asked, request.opset)
     if existing is not None:
         entry = calibration.entry if calibration else None
         targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
     described = None
-    if any(target.dtype == "int8" for target in targets):
+    if any(target.dtype in CALIBRATED for target in targets):
         described = describe_recipe(calibration, bits=7 if request.reduce_range else 8)
         check_recipe(existing, described)
     progress("read checkpoint", 1, 1)

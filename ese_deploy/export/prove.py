@@ -22,7 +22,7 @@ from ese_deploy.manifest import Manifest, Parity, Quality, TargetEntry, encode_m
 from ese_deploy.progress import Progress
 from ese_deploy.ranges import RANGES_FILE, decode_ranges, encode_ranges
 from ese_deploy.runtime import Encoder
-from ese_deploy.target import Target
+from ese_deploy.target import WHOLE, Target
 from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
 from ese_deploy.verify import Reference, TargetCheck, check_targets, engine_for
 from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
@@ -57,7 +57,7 @@ def prove(
     checks = []
     exact: dict[int, NDArray[np.float32]] = {}
     for check, reference in check_targets(bundle, checkpoint, engine, entries, progress):
-        if check.entry.dtype == "int8":
+        if check.entry.dtype in WHOLE:
             depth = check.entry.depth
             if depth not in exact:
                 exact[depth] = reference.pool(held_half())
@@ -88,7 +88,8 @@ def _judge(bundle: Bundle, engine: Engine, check: TargetCheck, exact: NDArray[np
     """Let a target of int8 pass the gate on held texts too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # long texts are cut, as PyTorch cuts them
-        found = Encoder.open(bundle, check.entry.target, engine=engine).encode(held_half())
+        runner = engine_for(engine, check.entry.dtype)
+        found = Encoder.open(bundle, check.entry.target, engine=runner).encode(held_half())
     fidelity = measure_fidelity(found, exact, COLLECTION_NAME, collection_sha256())
     failures = (*check.failures, *fidelity_failures(fidelity))
     entry = msgspec.structs.replace(check.entry, fidelity=fidelity)
