@@ -17,7 +17,25 @@ def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
     """Kinds of layers of the parsed network."""
     log = Log(api)
     network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
-    return Counter(str(network.get_layer(number).type).rpartition(".")[2] for number in range(network.num_layers))
+    return Counter(_last(network.get_layer(number).type) for number in range(network.num_layers))
+
+
+def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str, str]]:
+    """Of each product of matrices in the parsed network what makes its factors, and their dtype."""
+    log = Log(api)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    makers = {layer.get_output(n).name: _last(layer.type) for layer in layers for n in range(layer.num_outputs)}
+    found: Counter[tuple[str, str, str]] = Counter()
+    for layer in layers:
+        if _last(layer.type) == "MATRIX_MULTIPLY":
+            first, second = (layer.get_input(place) for place in range(2))
+            found[makers.get(first.name, ""), makers.get(second.name, ""), _last(first.dtype)] += 1
+    return found
+
+
+def _last(value: object) -> str:
+    return str(value).rpartition(".")[2]
 
 
 def test_a_graph_that_does_not_parse_is_refused_with_the_parsers_reason(tensorrt_api: Api, tmp_path: Path) -> None:
