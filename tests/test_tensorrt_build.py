@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -21,17 +22,22 @@ def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
 
 
 def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str, str]]:
-    """Of each product of matrices in the parsed network what makes its factors, and their dtype."""
+    """Of each product of matrices in the network what makes its factors, changes of shape aside, and its dtype."""
     log = Log(api)
     network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
     layers = [network.get_layer(number) for number in range(network.num_layers)]
-    makers = {layer.get_output(n).name: _last(layer.type) for layer in layers for n in range(layer.num_outputs)}
-    found: Counter[tuple[str, str, str]] = Counter()
-    for layer in layers:
-        if _last(layer.type) == "MATRIX_MULTIPLY":
-            first, second = (layer.get_input(place) for place in range(2))
-            found[makers.get(first.name, ""), makers.get(second.name, ""), _last(first.dtype)] += 1
-    return found
+    makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
+
+    def maker(value: Any) -> str:
+        layer = makers.get(value.name)
+        if layer is None:
+            return ""
+        return maker(layer.get_input(0)) if _last(layer.type) == "SHUFFLE" else _last(layer.type)
+
+    products = [layer for layer in layers if _last(layer.type) == "MATRIX_MULTIPLY"]
+    return Counter(
+        (maker(layer.get_input(0)), maker(layer.get_input(1)), _last(layer.get_output(0).dtype)) for layer in products
+    )
 
 
 def _last(value: object) -> str:

@@ -102,7 +102,7 @@ def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
     if not floats:
         return
     results = [value for value in node.outputs if _is_float(value)]
-    if not results:
+    if not results and node.op_type != "QuantizeLinear":
         if len({value.dtype for value in floats}) > 1:  # a comparison
             casts.replace(node, _FLOAT)
         return
