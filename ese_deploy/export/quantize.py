@@ -6,7 +6,7 @@ follows the backbone; ``int8-fp16`` converts that to fp16 afterwards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def to_int8(
         model: the graph with every exit, in fp32; it is not changed.
         activations: for each value of :func:`find_activations` how it is quantised.
         levels: the largest weight; 127, or 63 for processors whose products of 8 bits overflow.
-        half: round to scales that fp16 holds, for a graph that is converted to fp16 next; the table of embeddings then
+        half: round by scales that fp16 holds, for a graph that is converted to fp16 next; the table of embeddings then
             stays as it is, since TensorRT looks up no whole numbers of 8 bits.
 
     Returns:
@@ -107,7 +107,7 @@ def to_int8(
     graph = converted.graph
     zero = _constant(graph, _SIGNED if half else ZERO_POINT, np.array(0, np.int8))
     for name, products in found.items():
-        activation = _with_half_scale(activations[name]) if half else activations[name]
+        activation = _round_to_half(activations[name]) if half else activations[name]
         quantised = _quantise(graph, products, activation, zero)
         for node in products:
             node.replace_input_with(0, quantised)
@@ -152,13 +152,15 @@ def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels:
     return dequantise.outputs[0]
 
 
-def _with_half_scale(activation: Activation) -> Activation:
-    return replace(activation, scale=float(_in_half(np.array(activation.scale, np.float32))))
+def _round_to_half(activation: Activation) -> Activation:
+    """Let fp16 hold what is undone behind: by the scale, and in the weights."""
+    migration = None if activation.migration is None else _in_half(activation.migration)
+    return Activation(float(_in_half(np.array(activation.scale, np.float32))), migration)
 
 
-def _in_half(scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest numbers that fp16 holds."""
-    return np.asarray(np.maximum(scales, _LEAST_HALF).astype(np.float16), np.float32)
+def _in_half(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest positive numbers that fp16 holds."""
+    return np.asarray(np.maximum(numbers, _LEAST_HALF).astype(np.float16), np.float32)
 
 
 def _insert(graph: ir.Graph, before: ir.Node, nodes: Sequence[ir.Node]) -> None:
