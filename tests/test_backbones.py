@@ -153,6 +153,17 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
             assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_GATE
 
 
+def test_int8_with_fp16_around_keeps_its_vectors(exported: Exported, mixed: dict[int, bytes]) -> None:
+    session = Emulated(load_engine("onnxruntime")).load(mixed[LAYERS], exported.folder, 1)
+    for shape in SHAPES:
+        inputs, rows = _batch(exported.checkpoint, shape, "right")
+        expected = exported.references[LAYERS].cut(exported.references[LAYERS].pool_ids(rows), DIMS[-1])
+        found = session.run(inputs)
+        # Random weights: a trained model of many channels keeps more, and the gate is made for those.
+        assert float((found * expected).sum(1).mean()) > 0.97
+        assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_GATE
+
+
 @pytest.mark.tensorrt
 def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tensorrt_api: Api) -> None:
     settings = BuildSettings(lengths=(16, MAX_LENGTH))
@@ -185,7 +196,7 @@ def test_tensorrt_parses_and_builds_every_exit_in_int8_with_fp16_around(
         held = _operators(graph)
         layers = layers_of(tensorrt_api, graph, exported.folder)
         assert layers["QUANTIZE"] == held["QuantizeLinear"] >= 4 * depth
-        assert layers["DEQUANTIZE"] == held["DequantizeLinear"] >= (4 + 6) * depth
+        assert layers["DEQUANTIZE"] == held["DequantizeLinear"] >= 8 * depth
         weights = held["DequantizeLinear"] - held["QuantizeLinear"]
         assert products_of(tensorrt_api, graph, exported.folder)["DEQUANTIZE", "DEQUANTIZE", "HALF"] == weights
         assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)

@@ -7,6 +7,9 @@ from typing import Any
 import onnx
 import pytest
 
+from benchmarks.gpu.cases import SHAPES
+from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
+from ese_deploy.bundle import choose_entry, read_graph
 from ese_deploy.engines.tensorrt.api import Api, Log
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, parse_graph, profiles_for
 from ese_deploy.errors import EngineError
@@ -38,6 +41,23 @@ def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str,
     return Counter(
         (maker(layer.get_input(0)), maker(layer.get_input(1)), _last(layer.get_output(0).dtype)) for layer in products
     )
+
+
+def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
+    tensorrt_api: Api, tmp_path: Path
+) -> None:
+    shape = SHAPES["minilm"]
+    bundle = export_shape(shape, checkpoint_of(shape, tmp_path), ["int8-fp16"], tmp_path)
+    settings = BuildSettings(lengths=(32, 128))
+    for depth in depths_of(shape):
+        graph = read_graph(bundle, choose_entry(bundle, f"{depth}x{shape.hidden}:int8-fp16"))
+        layers = layers_of(tensorrt_api, graph, bundle.path)
+        # What enters query, key and value is quantised once, and so is what enters each of the three other products.
+        assert (layers["QUANTIZE"], layers["DEQUANTIZE"]) == (4 * depth, (4 + 6) * depth)
+        assert products_of(tensorrt_api, graph, bundle.path) == {("DEQUANTIZE", "DEQUANTIZE", "HALF"): 6 * depth}
+        assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (depth, 0)
+        plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+        assert len(plan) > 384 * 1536 * depth
 
 
 def _last(value: object) -> str:
