@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Parses and builds every graph of fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
+# Parses and builds every graph of fp16 and int8-fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
 test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
 

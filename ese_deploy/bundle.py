@@ -100,7 +100,7 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
         usual = [entry for entry in entries if entry.dtype not in BY_NAME]
         if not usual:
             raise InputError(f"{bundle.path} holds only targets that are taken by name; name one of {held}")
-        return max(usual, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, e.dtype))
+        return max(usual, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, "onnxruntime" in e.engines, e.dtype))
     wanted = Target.parse(target) if isinstance(target, str) else target
     for entry in entries:
         if entry.target == wanted:

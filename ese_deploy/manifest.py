@@ -134,7 +134,7 @@ class Fidelity(_Strict, frozen=True, kw_only=True):
 class Quantization(_Strict, frozen=True, kw_only=True):
     """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel.
 
-    The texts are null where there is no such target, and dynamic int8 alone asks for the bits.
+    The texts are null where there is no target of int8 or int8-fp16, and dynamic int8 alone asks for the bits.
     """
 
     weight_bits: Positive
@@ -162,7 +162,7 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     parity: list[Parity] = []
     quality: list[Quality] = []
     fidelity: Fidelity | None = None
-    """Of a target of int8, int8-dynamic or int8-weights."""
+    """Of a target of int8 or a dtype that begins so."""
 
     @property
     def target(self) -> Target:
@@ -213,7 +213,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
     quantization: Quantization | None = None
-    """Of the targets of int8 and int8-dynamic."""
+    """Of the targets of int8, int8-fp16 and int8-dynamic."""
     ranges: FileEntry | None = None
     """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]

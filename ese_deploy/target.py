@@ -7,9 +7,9 @@ from ese_deploy.errors import InputError
 
 __all__ = ["BY_NAME", "CALIBRATED", "DTYPES", "MIN_DIM", "QUANTIZED", "Target", "default_dims", "parse_range"]
 
-DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-dynamic", "int8-weights")
 
-CALIBRATED = frozenset({"int8"})
+CALIBRATED = frozenset({"int8", "int8-fp16"})
 """Dtypes whose activations are calibrated on texts."""
 
 BY_NAME = frozenset({"int8-dynamic", "int8-weights"})
@@ -22,7 +22,7 @@ QUANTIZED = CALIBRATED | BY_NAME
 MIN_DIM = 8
 
 _USUAL_DIMS = (16, 32, 64, 128, 256, 512, 768)
-_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9-]+))?", re.ASCII)
+_TARGET = re.compile(r"(\d{1,4})x(\d{1,5})(?::([a-z0-9]+(?:-[a-z0-9]+)*))?", re.ASCII)
 
 
 def default_dims(width: int) -> list[int]:

@@ -11,16 +11,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 from backbone_table import BackboneRow
-from test_tensorrt_build import layers_of
+from test_tensorrt_build import layers_of, products_of
 from tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
 
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
 from ese_deploy.engines import load_engine
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
-from ese_deploy.export.convert import convert
+from ese_deploy.export.convert import Recipe, convert
 from ese_deploy.export.extract import extract
-from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names, trace
+from ese_deploy.export.observe import calibrate_int8, describe_recipe
+from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET, input_names, trace
 from ese_deploy.export.weights import WeightsFile
 from ese_deploy.gates import GATES, NORM_GATE
 from ese_deploy.target import Target
@@ -46,6 +47,7 @@ class Exported:
     folder: Path
     graphs: dict[tuple[int, int], bytes]
     half: dict[int, bytes]
+    traced: ir.Model
     references: dict[int, Reference]
 
 
@@ -84,7 +86,23 @@ def exported(
             for depth in range(1, LAYERS + 1)
         }
         weights.entry()
-    return Exported(name, request.param, read, folder, graphs, half, references)
+    return Exported(name, request.param, read, folder, graphs, half, model, references)
+
+
+@pytest.fixture(scope="module")
+def mixed(exported: Exported) -> dict[int, bytes]:
+    """Graphs of int8 with fp16 around at every exit and full width; of opset 23, since 18 has no scales of fp16."""
+    if exported.opset < OPSET:
+        pytest.skip(f"opset {exported.opset} has no scales of fp16")
+    recipe = Recipe(describe_recipe(None, 8), calibrate_int8(exported.checkpoint, exported.traced, None))
+    converted = convert(exported.traced, "int8-fp16", recipe)
+    with WeightsFile(exported.folder / "weights.int8-fp16.data", "int8-fp16") as weights:
+        graphs = {
+            depth: extract(converted, Target(depth, DIMS[-1], "int8-fp16"), weights, "test").onnx
+            for depth in range(1, LAYERS + 1)
+        }
+        weights.entry()
+    return graphs
 
 
 def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, backbone_table: list[BackboneRow]) -> None:
@@ -135,6 +153,17 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
             assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_GATE
 
 
+def test_int8_with_fp16_around_keeps_its_vectors(exported: Exported, mixed: dict[int, bytes]) -> None:
+    session = Emulated(load_engine("onnxruntime")).load(mixed[LAYERS], exported.folder, 1)
+    for shape in SHAPES:
+        inputs, rows = _batch(exported.checkpoint, shape, "right")
+        expected = exported.references[LAYERS].cut(exported.references[LAYERS].pool_ids(rows), DIMS[-1])
+        found = session.run(inputs)
+        # Random weights: a trained model of many channels keeps more, and the gate is made for those.
+        assert float((found * expected).sum(1).mean()) > 0.97
+        assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_GATE
+
+
 @pytest.mark.tensorrt
 def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tensorrt_api: Api) -> None:
     settings = BuildSettings(lengths=(16, MAX_LENGTH))
@@ -156,6 +185,24 @@ def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tenso
         )
         assert len(plan) > 10_000
     assert steps[-1][0] == steps[-1][1] > 1
+
+
+@pytest.mark.tensorrt
+def test_tensorrt_parses_and_builds_every_exit_in_int8_with_fp16_around(
+    exported: Exported, mixed: dict[int, bytes], tensorrt_api: Api
+) -> None:
+    settings = BuildSettings(lengths=(16, MAX_LENGTH))
+    for depth, graph in mixed.items():
+        held = _operators(graph)
+        layers = layers_of(tensorrt_api, graph, exported.folder)
+        assert layers["QUANTIZE"] == held["QuantizeLinear"] >= 4 * depth
+        assert layers["DEQUANTIZE"] == held["DequantizeLinear"] >= 8 * depth
+        weights = held["DequantizeLinear"] - held["QuantizeLinear"]
+        assert products_of(tensorrt_api, graph, exported.folder)["DEQUANTIZE", "DEQUANTIZE", "HALF"] == weights
+        assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
+        profiles = profiles_for(settings, MAX_LENGTH)
+        plan, _ = build_plan(tensorrt_api, graph, exported.folder, profiles, settings)
+        assert len(plan) > 10_000
 
 
 def test_a_graph_holds_nothing_of_deeper_blocks(exported: Exported) -> None:

@@ -7,8 +7,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.__main__ import dtypes_of, main
 from benchmarks.gpu.cases import SHAPES, Case, cases, flops
+from benchmarks.gpu.models import checkpoint_of, export_shape
+from benchmarks.gpu.timing import ceiling
 
 QUICK = ["--device", "cpu", "--batches", "1,2", "--lengths", "16", "--case-seconds", "0.001"]
 
@@ -57,6 +59,28 @@ def test_a_model_or_an_engine_that_is_not_there_is_refused(capsys: pytest.Captur
     assert main(["--device", "cpu", "--only", "bert-huge"]) == 2
     assert "got 'bert-huge'; models are minilm, bert-base, bert-large, tiny" in capsys.readouterr().err
     assert main(["--device", "cpu", "--only", "tiny/tensorrt"]) == 2
+
+
+def test_each_engine_measures_the_dtypes_that_it_computes_in() -> None:
+    assert dtypes_of(["onnxruntime-cuda"], "cuda") == ["fp16", "bf16"]
+    assert dtypes_of(["onnxruntime-cuda", "tensorrt"], "cuda") == ["fp16", "bf16", "int8-fp16"]
+    assert dtypes_of(["onnxruntime"], "cpu") == ["fp32"]
+
+
+def test_a_later_piece_adds_a_dtype_and_keeps_those_there_are(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(SHAPES["tiny"], tmp_path)
+    first = export_shape(SHAPES["tiny"], checkpoint, ["fp16"], tmp_path)
+    assert [str(entry.target) for entry in first.manifest.targets] == ["1x64:fp16", "2x64:fp16"]
+    held = export_shape(SHAPES["tiny"], checkpoint, ["int8-fp16"], tmp_path)
+    assert {entry.dtype for entry in held.manifest.targets} == {"fp16", "int8-fp16"}
+    again = export_shape(SHAPES["tiny"], checkpoint, ["fp16"], tmp_path)
+    assert again.manifest == held.manifest
+
+
+def test_the_ceiling_of_whole_numbers_is_measured_too() -> None:
+    import torch
+
+    assert ceiling("cpu", torch.int8, 0.001) > 1e6
 
 
 def test_the_main_case_comes_first_and_all_come_once() -> None:

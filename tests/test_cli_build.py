@@ -19,6 +19,7 @@ from ese_deploy.engines.onnxruntime_tensorrt import require_tensorrt, tensorrt_o
 from ese_deploy.engines.tensorrt import engine as engine_module
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.gates import GATES
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.verify.emulate import widen
@@ -26,7 +27,7 @@ from ese_deploy.verify.emulate import widen
 
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    targets = [Target(3, 32), Target(2, 32, "fp16"), Target(3, 32, "fp16")]
+    targets = [Target(3, 32), Target(2, 32, "fp16"), Target(3, 32, "fp16"), Target(3, 32, "int8-fp16")]
     return export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path_factory.mktemp("build") / "b", targets)).bundle
 
 
@@ -59,20 +60,20 @@ def machine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return state
 
 
-def test_build_makes_the_plans_of_all_fp16_targets_once(
+def test_build_makes_the_plans_of_all_targets_that_it_can_once(
     bundle: Bundle, machine: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", str(bundle.path), "--json"]) == 0
     built = json.loads(capsys.readouterr().out)
-    assert [one["target"] for one in built] == ["2x32:fp16", "3x32:fp16"]
+    assert [one["target"] for one in built] == ["2x32:fp16", "3x32:fp16", "3x32:int8-fp16"]
     assert all(one["passed"] and one["cosine_min"] > 0.9995 and "no plan" in one["why"] for one in built)
     assert main(["build", str(bundle.path)]) == 0
     assert "there already" in capsys.readouterr().out
-    assert machine.builds == 2
+    assert machine.builds == 3
     machine.gpu = replace(GPU, capability=(8, 0))
     assert main(["build", str(bundle.path), "--target", "3x32:fp16"]) == 0
     assert "built for a GPU of sm_90, this one is sm_80" in capsys.readouterr().out
-    assert machine.builds == 3
+    assert machine.builds == 4
 
 
 def test_the_engine_takes_the_plan_that_was_built_however_it_was_built(
@@ -106,6 +107,10 @@ def test_a_plan_that_does_not_equal_pytorch_fails_the_verb(
     machine.change = turn
     assert main(["build", str(bundle.path), "--target", "3x32:fp16"]) == 1
     assert "do not equal PyTorch" in capsys.readouterr().err
+    # Of 8 bits no such nearness is asked.
+    assert main(["build", str(bundle.path), "--target", "3x32:int8-fp16", "--json"]) == 0
+    (built,) = json.loads(capsys.readouterr().out)
+    assert built["passed"] and GATES["int8"].cosine_min < built["cosine_min"] < GATES["fp16"].cosine_min
 
 
 @pytest.mark.parametrize(

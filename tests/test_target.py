@@ -17,7 +17,9 @@ def test_the_name_sorts_by_depth_then_dim() -> None:
     assert Target(12, 64, "int8").name == "d12_k064.int8"
 
 
-@pytest.mark.parametrize("text", ["3*128", "3x", "x128", "3x128:", "3x128:fp32:int8", "-3x128", "3.0x128", "", "٣x128"])
+@pytest.mark.parametrize(
+    "text", ["3*128", "3x", "x128", "3x128:", "3x128:fp32:int8", "3x128:int8-", "-3x128", "3.0x128", "", "٣x128"]
+)
 def test_another_form_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="write for example 3x128"):
         Target.parse(text)

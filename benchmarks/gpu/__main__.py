@@ -13,29 +13,30 @@ import argparse
 import datetime
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch  # before onnxruntime, which then takes CUDA's libraries from it
 
 from benchmarks.gpu.cases import BATCHES, LENGTHS, SHAPES, Case, Shape, cases, flops
-from benchmarks.gpu.models import depths_of, export_shape
+from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
 from benchmarks.gpu.results import Results, Row, Verified, add
 from benchmarks.gpu.runners import ENGINES, Runner, ours, pytorch
 from benchmarks.gpu.timing import ceiling, measure
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import Bundle, choose_entry
 from ese_deploy.choose.machine import describe_machine, library_versions
-from ese_deploy.engines import Engine, load_engine
+from ese_deploy.engines import Engine, load_engine, runs_dtype
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.errors import EngineError, EseDeployError
 from ese_deploy.target import Target
 from ese_deploy.verify import Reference, check_target
 from ese_deploy.verify.texts import verification_texts
 
-_TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_OURS = {"cuda": ("fp16", "bf16"), "cpu": ("fp32",)}
+# The products of a target of int8-fp16 are of int8.
+_TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8-fp16": torch.int8}
+_OURS = {"cuda": ("fp16", "bf16", "int8-fp16"), "cpu": ("fp32",)}
 _PEERS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32",)}
 
 
@@ -73,10 +74,15 @@ def main(arguments: list[str]) -> int:
     end = time.monotonic() + options.seconds
     piece = Piece(options.device, options.case_seconds, end, ceilings, [], [], [])
     grid = cases(options.batches, options.lengths)
-    for shape, engines in plan:
-        checkpoint, bundle = export_shape(shape, _OURS[options.device], options.work)
-        for name in engines:
-            _measure_engine(piece, name, shape, checkpoint, bundle, grid)
+    for shape, names in plan:
+        checkpoint = checkpoint_of(shape, options.work)
+        engines = _load(piece, shape, [name for name in names if not name.startswith("pytorch")])
+        bundle = export_shape(shape, checkpoint, dtypes_of(engines, options.device), options.work) if engines else None
+        for name in names:
+            if name.startswith("pytorch"):
+                _measure_pytorch(piece, name, shape, checkpoint, grid)
+            elif bundle is not None and name in engines:
+                _measure_ours(piece, name, engines[name], shape, checkpoint, bundle, grid)
     results = Results(
         machine=describe_machine(),
         device=gpu.name if gpu else "cpu",
@@ -127,28 +133,41 @@ def _plan(only: str, device: str) -> Iterator[tuple[Shape, list[str]]]:
         yield SHAPES[model], [engine] if engine else list(known)
 
 
-def _measure_engine(
-    piece: Piece, name: str, shape: Shape, checkpoint: Checkpoint, bundle: Bundle, grid: list[Case]
+def dtypes_of(engines: Iterable[str], device: str) -> list[str]:
+    """Dtypes of ours that one of the engines computes in."""
+    return [dtype for dtype in _OURS[device] if any(runs_dtype(name, dtype) for name in engines)]
+
+
+def _load(piece: Piece, shape: Shape, names: list[str]) -> dict[str, Engine]:
+    """The engines that this machine has."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = _engine(name, piece.device)
+        except EngineError as error:
+            print(f"{shape.name} on {name}\n  not measured: {error}")
+            piece.unmeasured.append(f"{shape.name} on {name}: {error}")
+    return found
+
+
+def _measure_pytorch(piece: Piece, name: str, shape: Shape, checkpoint: Checkpoint, grid: list[Case]) -> None:
+    print(f"{shape.name} on {name}", flush=True)
+    for dtype in _PEERS[piece.device]:
+        for depth in reversed(depths_of(shape)):
+            folder, compiled = str(checkpoint.backbone_path), name == "pytorch-compiled"
+            target = Target(depth, shape.hidden)
+            if piece.over:
+                piece.unmeasured += [_name(shape, f"{target}:{dtype}", name, case) for case in grid]
+                continue
+            runner = pytorch(folder, shape, depth, _TORCH[dtype], compiled, piece.device)
+            _measure_cases(piece, runner, name, shape, depth, dtype, grid)
+
+
+def _measure_ours(
+    piece: Piece, name: str, engine: Engine, shape: Shape, checkpoint: Checkpoint, bundle: Bundle, grid: list[Case]
 ) -> None:
     print(f"{shape.name} on {name}", flush=True)
-    if name.startswith("pytorch"):
-        for dtype in _PEERS[piece.device]:
-            for depth in reversed(depths_of(shape)):
-                folder, compiled = str(checkpoint.backbone_path), name == "pytorch-compiled"
-                target = Target(depth, shape.hidden)
-                if piece.over:
-                    piece.unmeasured += [_name(shape, f"{target}:{dtype}", name, case) for case in grid]
-                    continue
-                runner = pytorch(folder, shape, depth, _TORCH[dtype], compiled, piece.device)
-                _measure_cases(piece, runner, name, shape, depth, dtype, grid)
-        return
-    try:
-        engine = _engine(name, piece.device)
-    except EngineError as error:
-        print(f"  not measured: {error}")
-        piece.unmeasured.append(f"{shape.name} on {name}: {error}")
-        return
-    for dtype in _OURS[piece.device]:
+    for dtype in dtypes_of([name], piece.device):
         for depth in reversed(depths_of(shape)):
             target = Target(depth, shape.hidden, dtype)
             if piece.over:

@@ -11,12 +11,14 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from benchmarks.gpu.cases import Shape
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
+from ese_deploy.export.observe import calibrate_int8, describe_recipe
 from ese_deploy.export.trace import trace
-from ese_deploy.target import Target
+from ese_deploy.target import CALIBRATED, Target
 from ese_deploy.texts import collection
 
-__all__ = ["depths_of", "export_shape", "make_checkpoint"]
+__all__ = ["checkpoint_of", "depths_of", "export_shape", "make_checkpoint"]
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _POSITIONS = 512
@@ -52,19 +54,29 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def export_shape(shape: Shape, dtypes: Sequence[str], work: Path) -> tuple[Checkpoint, Bundle]:
-    """Make a checkpoint and its bundle in ``work``; what is there from an earlier piece is used again."""
-    model, out = work / shape.name / "model", work / shape.name / "bundle"
+def checkpoint_of(shape: Shape, work: Path) -> Checkpoint:
+    """A shape's checkpoint in ``work``; one that is there from an earlier piece is used again."""
+    model = work / shape.name / "model"
     if not (model / "tokenizer.json").exists():
         make_checkpoint(shape, model)
-    checkpoint = read_checkpoint(str(model), pooling="mean")
-    wanted = [Target(depth, shape.hidden, dtype) for depth in depths_of(shape) for dtype in dtypes]
+    return read_checkpoint(str(model), pooling="mean")
+
+
+def export_shape(shape: Shape, checkpoint: Checkpoint, dtypes: Sequence[str], work: Path) -> Bundle:
+    """Make a checkpoint's bundle in ``work``; what is there from an earlier piece is used again, or stays in it."""
+    out = work / shape.name / "bundle"
+    wanted = {Target(depth, shape.hidden, dtype) for depth in depths_of(shape) for dtype in dtypes}
     if out.exists():
         held = open_bundle(out)
-        if {entry.target for entry in held.manifest.targets} >= set(wanted):
-            return checkpoint, held
+        targets = {entry.target for entry in held.manifest.targets}
+        if targets >= wanted:
+            return held
+        wanted |= targets
         shutil.rmtree(out)
     out.mkdir(parents=True)
     traced = trace(checkpoint, load_backbone(checkpoint), depths_of(shape))
-    write_graphs(out, checkpoint, traced, sorted(wanted))
-    return checkpoint, open_bundle(out)
+    recipe = None
+    if any(target.dtype in CALIBRATED for target in wanted):
+        recipe = Recipe(describe_recipe(None, bits=8), calibrate_int8(checkpoint, traced, None))
+    write_graphs(out, checkpoint, traced, sorted(wanted), recipe=recipe)
+    return open_bundle(out)

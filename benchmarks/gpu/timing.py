@@ -43,19 +43,30 @@ def measure(run: Callable[[], object], seconds: float) -> Timing:
 
 
 def ceiling(device: str, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP/s of the GPU's own product of square matrices of random numbers, the best of several sizes."""
+    """FLOP/s of the GPU's own product of square matrices of random numbers, the best of several sizes.
+
+    For int8 these are whole numbers, summed in 32 bits.
+    """
     best = 0.0
     for size in _SIZES[device]:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        out = torch.empty_like(a)
+        multiply = _product(device, dtype, size)
 
-        def run(a: torch.Tensor = a, b: torch.Tensor = b, out: torch.Tensor = out) -> None:
-            torch.mm(a, b, out=out)
+        def run(multiply: Callable[[], object] = multiply) -> None:
+            multiply()
             if device == "cuda":
                 torch.cuda.synchronize()
 
         best = max(best, 2 * size**3 / measure(run, seconds).median)
     return best
+
+
+def _product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    if dtype == torch.int8:
+        a, b = (torch.randint(-127, 128, (size, size), device=device, dtype=dtype) for _ in range(2))
+        return lambda: torch._int_mm(a, b.t())  # transposed, as GPUs want it
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out)
 
 
 def _repeat(run: Callable[[], object], seconds: float, least: int) -> list[float]:

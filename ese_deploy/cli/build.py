@@ -49,7 +49,7 @@ class Built:
 def build(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
     engine: Annotated[str, typer.Option("--engine", help="tensorrt, or tensorrt:1 for the second GPU.")] = _ENGINE,
-    target: Annotated[str, typer.Option(help="Such as 3x128:fp16,6x384:fp16; without it all that fit.")] = "",
+    target: Annotated[str, typer.Option(help="Such as 3x128:fp16,6x384:int8-fp16; without it all that fit.")] = "",
     lengths: Annotated[str, typer.Option(help="Longest row of each profile, such as 32,128,512.")] = "",
     batch: Annotated[int, typer.Option(help="Most texts of a batch.")] = BuildSettings.batch,
     tokens: Annotated[int, typer.Option(help="Most tokens of a batch.")] = BuildSettings.tokens,

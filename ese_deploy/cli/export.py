@@ -22,7 +22,9 @@ def export(
         str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
     ] = "",
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-dynamic, int8-weights.")] = "fp32",
+    dtype: Annotated[
+        str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights.")
+    ] = "fp32",
     projection: Annotated[str, typer.Option(help="How dims are cut: prefix, or pca with --calibration.")] = "prefix",
     calibration: Annotated[
         Path | None, typer.Option(help="Texts of your own kind, for int8, pca and output ranges: .txt or .jsonl.")

@@ -25,8 +25,8 @@ _DTYPES = {
     "onnxruntime": ("fp32", "int8", "int8-dynamic", "int8-weights"),
     "openvino": ("fp32", "int8", "int8-dynamic", "int8-weights"),
     "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
-    "tensorrt": ("fp16", "bf16"),
-    "onnxruntime-tensorrt": ("fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16", "int8-fp16"),
+    "onnxruntime-tensorrt": ("fp16", "bf16", "int8-fp16"),
 }
 
 ENGINES = tuple(_DTYPES)

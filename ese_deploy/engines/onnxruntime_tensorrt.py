@@ -21,7 +21,9 @@ _MAJOR = 10
 _BATCH, _TOKENS, _BEST_TOKENS = 512, 65536, 16384
 
 
-def tensorrt_options(index: int, cache: Path, inputs: Sequence[str], longest: int) -> dict[str, str]:
+def tensorrt_options(
+    index: int, cache: Path, inputs: Sequence[str], longest: int, quantised: bool = False
+) -> dict[str, str]:
     """Options of the TensorRT provider.
 
     One profile serves all lengths, so that a plan is compiled once; the native engine has one for each range.
@@ -31,6 +33,7 @@ def tensorrt_options(index: int, cache: Path, inputs: Sequence[str], longest: in
         cache: where compiled plans and timings are kept.
         inputs: names of the graph's inputs.
         longest: the longest row.
+        quantised: the graph quantises. For one that does not, TensorRT would ask for ranges of its own.
     """
     most, best = max(1, min(_BATCH, _TOKENS // longest)), max(1, min(_BATCH, _BEST_TOKENS // longest))
 
@@ -42,6 +45,7 @@ def tensorrt_options(index: int, cache: Path, inputs: Sequence[str], longest: in
         # The graph says which values are fp16; without this the provider would compute all of them in fp32.
         "trt_fp16_enable": "1",
         "trt_bf16_enable": "1",
+        "trt_int8_enable": str(int(quantised)),
         "trt_layer_norm_fp32_fallback": "1",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(cache),
@@ -108,7 +112,8 @@ class OnnxRuntimeTensorRt:
         cache = cache_folder() / "onnxruntime-tensorrt"
         cache.mkdir(parents=True, exist_ok=True)
         manifest = manifest_in(folder)
-        options = tensorrt_options(self._gpu.index, cache, manifest.inputs, manifest.max_seq_length)
+        quantised = b"QuantizeLinear" in graph
+        options = tensorrt_options(self._gpu.index, cache, manifest.inputs, manifest.max_seq_length, quantised)
         # The graph comes as bytes, so the provider must be told where its weights lie.
         options["trt_onnx_model_folder_path"] = str(folder)
         providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]

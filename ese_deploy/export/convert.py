@@ -10,6 +10,7 @@ from ese_deploy.export.half import to_half
 from ese_deploy.export.heads import absorb_heads
 from ese_deploy.export.quantize import LEVELS, Activation, to_dynamic_int8, to_int8, to_int8_weights
 from ese_deploy.manifest import Quantization
+from ese_deploy.target import CALIBRATED
 
 __all__ = ["CONVERTIBLE", "Recipe", "convert"]
 
@@ -20,16 +21,16 @@ _CONVERSIONS: Mapping[str, Callable[[ir.Model], ir.Model]] = {
     "int8-weights": lambda model: absorb_heads(to_int8_weights(model)),
 }
 
-CONVERTIBLE = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights")
+CONVERTIBLE = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-dynamic", "int8-weights")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How int8 and int8-dynamic are made.
+    """How int8, int8-fp16 and int8-dynamic are made.
 
     Attributes:
         entry: what the manifest says of it.
-        activations: for each value that enters a product how it is quantised; empty where no target wants int8.
+        activations: for each value that enters a product how it is quantised; empty where no target wants them.
     """
 
     entry: Quantization
@@ -42,13 +43,15 @@ def convert(model: ir.Model, dtype: str, recipe: Recipe | None = None) -> ir.Mod
     Args:
         model: the traced model, in fp32; it is not changed.
         dtype: the dtype of weights and computation; outputs stay fp32.
-        recipe: how activations and weights are quantised; for ``int8`` and ``int8-dynamic``.
+        recipe: how activations and weights are quantised; for ``int8``, ``int8-fp16`` and ``int8-dynamic``.
 
     Raises:
         InputError: there is no conversion to ``dtype``.
     """
-    if dtype == "int8" and recipe is not None:
-        return absorb_heads(to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits]))
+    if dtype in CALIBRATED and recipe is not None:
+        mixed = dtype == "int8-fp16"
+        quantised = to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits], half=mixed)
+        return to_half(quantised, ir.DataType.FLOAT16) if mixed else absorb_heads(quantised)
     if dtype == "int8-dynamic" and recipe is not None:
         return absorb_heads(to_dynamic_int8(model, LEVELS[recipe.entry.weight_bits]))
     if dtype not in _CONVERSIONS:

@@ -28,6 +28,9 @@ _WIDE = frozenset({"Softmax", "LogSoftmax", "Pow", "Sqrt", "Reciprocal", "Exp", 
 # Norms as one operator: their statistics are in fp32 by this attribute, whatever the dtype of their inputs.
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
+# Of operators whose outputs may come without a type: the input that has the same.
+_TYPED_BY = {"Cos": 0, "Sin": 0, "Mul": 0, "DequantizeLinear": 1, "QuantizeLinear": 2}
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _BACKBONE = "exits.backbone"
 
@@ -82,10 +85,12 @@ def _drop_guards(graph: ir.Graph) -> None:
 
 
 def _state_dtypes(node: ir.Node) -> None:
-    """Type the outputs that a rewrite of torch's left without a type: the angles of rotary embeddings."""
+    """Type the outputs that were left without a type: angles of rotary embeddings, and what quantises."""
+    place = _TYPED_BY.get(node.op_type)
+    typed = None if place is None else node.inputs[place]
     for value in node.outputs:
-        if value.dtype is None and node.op_type in ("Cos", "Sin") and node.inputs[0] is not None:
-            value.type = node.inputs[0].type
+        if value.dtype is None and typed is not None:
+            value.type = typed.type
 
 
 def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
@@ -97,7 +102,7 @@ def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
     if not floats:
         return
     results = [value for value in node.outputs if _is_float(value)]
-    if not results:
+    if not results and node.op_type != "QuantizeLinear":
         if len({value.dtype for value in floats}) > 1:  # a comparison
             casts.replace(node, _FLOAT)
         return

@@ -129,13 +129,15 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     if request.profiles:
         asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
-    targets = plan_targets(checkpoint, asked)
+    targets = plan_targets(checkpoint, asked, request.opset)
     if existing is not None:
         entry = calibration.entry if calibration else None
         targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
     bits = 7 if request.reduce_range else 8
     if plan_recipe(existing, targets, calibration, bits) is None and request.reduce_range:
-        raise InputError("--reduce-range is for int8 and int8-dynamic, and no target is of either; leave it out")
+        raise InputError(
+            "--reduce-range is for int8, int8-fp16 and int8-dynamic, and no target is of one; leave it out"
+        )
     progress("read checkpoint", 1, 1)
     with ExitStack() as stack:
         backbone = load_backbone(checkpoint)

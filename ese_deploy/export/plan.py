@@ -10,11 +10,14 @@ from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.observe import describe_recipe
 from ese_deploy.export.projection import PROJECTIONS
-from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME
+from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET
 from ese_deploy.manifest import Calibration, Quantization
 from ese_deploy.target import CALIBRATED, Target
 
 __all__ = ["check_output", "check_update", "check_way", "grid", "plan_recipe", "plan_targets"]
+
+# Since then QuantizeLinear takes fp16.
+_HALF_SCALES = 19
 
 
 def grid(
@@ -30,11 +33,12 @@ def grid(
     return [Target(depth, dim, dtype) for depth in depths for dim in dims for dtype in dtypes]
 
 
-def plan_targets(checkpoint: Checkpoint, targets: Sequence[Target]) -> list[Target]:
+def plan_targets(checkpoint: Checkpoint, targets: Sequence[Target], opset: int = OPSET) -> list[Target]:
     """Check targets against the model and sort them.
 
     Raises:
-        InputError: there are none, one stands twice, is deeper or wider than the model, or cannot be converted.
+        InputError: there are none, one stands twice, is deeper or wider than the model, or cannot be converted at that
+            opset.
     """
     if not targets:
         raise InputError("no target was asked for; write for example --targets 3x128")
@@ -49,6 +53,11 @@ def plan_targets(checkpoint: Checkpoint, targets: Sequence[Target]) -> list[Targ
             )
         if target.dtype not in CONVERTIBLE:
             raise InputError(f"dtype '{target.dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
+        if target.dtype == "int8-fp16" and opset < _HALF_SCALES:
+            raise InputError(
+                f"target '{target}' needs opset {_HALF_SCALES} or newer, whose scales may be fp16, got {opset}; "
+                f"choose --opset {OPSET}, or fp16"
+            )
         if targets.count(target) > 1:
             raise InputError(f"target '{target}' is asked for twice; name each target once")
     return sorted(targets)

@@ -88,7 +88,8 @@ def _judge(bundle: Bundle, engine: Engine, check: TargetCheck, exact: NDArray[np
     """Let a target of int8 pass the gate on held texts too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # long texts are cut, as PyTorch cuts them
-        found = Encoder.open(bundle, check.entry.target, engine=engine).encode(held_half())
+        runner = engine_for(engine, check.entry.dtype)
+        found = Encoder.open(bundle, check.entry.target, engine=runner).encode(held_half())
     fidelity = msgspec.structs.replace(
         measure_fidelity(found, exact, COLLECTION_NAME, collection_sha256()),
         batch_max_abs=check.batch_max_abs,

@@ -1,8 +1,8 @@
 """int8: products of activations with weights as whole numbers of 8 bits, by the standard Q/DQ operators.
 
 Weights are symmetric with a scale for each output channel, activations symmetric with one scale. The large embedding
-table is kept in 8 bits with a scale for each row. All else stays in fp32: norms, attention, activations, and what
-follows the backbone.
+table is kept in 8 bits with a scale for each row. All else stays as it was: norms, attention, activations, and what
+follows the backbone; ``int8-fp16`` converts that to fp16 afterwards.
 
 Two further ways need no calibration: dynamic int8 finds the scale of an activation while the graph runs, and with
 weights of int8 the products are those of fp32.
@@ -38,6 +38,10 @@ _BACKBONE = "exits.backbone"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 # A scale of zero would divide by zero; a channel of zeros has no other.
 _LEAST = 1e-12
+# fp16 holds smaller numbers too, but with too few digits.
+_LEAST_HALF = 2.0**-20
+# The engine for CPUs knows its zero point by name, and gives it another dtype; this one keeps its own.
+_SIGNED = "zero_point"
 
 
 @dataclass(frozen=True)
@@ -78,19 +82,29 @@ def weight_of(node: ir.Node) -> NDArray[np.float32]:
     return np.asarray(weight.const_value.numpy(), np.float32)
 
 
-def round_columns(weight: NDArray[np.float32], levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a weight, [in, out], to int8 within ``levels`` with a scale for each column; the scales come second."""
+def round_columns(
+    weight: NDArray[np.float32], levels: int, half: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a weight, [in, out], to int8 within ``levels`` with a scale for each column; the scales come second.
+
+    With ``half`` they are numbers that fp16 holds, so that converting them moves no weight.
+    """
     scales = (np.maximum(np.abs(weight).max(0), _LEAST) / levels).astype(np.float32)
+    scales = _in_half(scales) if half else scales
     return np.clip(np.rint(weight / scales), -levels, levels).astype(np.int8), scales
 
 
-def to_int8(model: ir.Model, activations: Mapping[str, Activation], levels: int = _LEVELS) -> ir.Model:
+def to_int8(
+    model: ir.Model, activations: Mapping[str, Activation], levels: int = _LEVELS, half: bool = False
+) -> ir.Model:
     """Convert a traced model to int8.
 
     Args:
         model: the graph with every exit, in fp32; it is not changed.
         activations: for each value of :func:`find_activations` how it is quantised.
         levels: the largest weight; 127, or 63 for processors whose products of 8 bits overflow.
+        half: round by scales that fp16 holds, for a graph that is converted to fp16 next; the table of embeddings then
+            stays as it is, since TensorRT looks up no whole numbers of 8 bits.
 
     Returns:
         A graph of the same inputs and outputs.
@@ -101,17 +115,18 @@ def to_int8(model: ir.Model, activations: Mapping[str, Activation], levels: int 
     converted = model.clone()
     found = _found(converted)
     graph = converted.graph
-    zero = _constant(graph, ZERO_POINT, np.array(0, np.int8))
+    zero = _constant(graph, _SIGNED if half else ZERO_POINT, np.array(0, np.int8))
     for name, products in found.items():
-        activation = activations[name]
+        activation = _round_to_half(activations[name]) if half else activations[name]
         quantised = _quantise(graph, products, activation, zero)
         for node in products:
             node.replace_input_with(0, quantised)
             weight = weight_of(node)
             if activation.migration is not None:
                 weight = weight / activation.migration[:, None]
-            node.replace_input_with(1, _weight(graph, node, weight, levels))
-    _tables(graph)
+            node.replace_input_with(1, _weight(graph, node, weight, levels, half))
+    if not half:
+        _tables(graph)
     return converted
 
 
@@ -174,21 +189,21 @@ def _quantise(graph: ir.Graph, products: Sequence[ir.Node], activation: Activati
     scale = _constant(graph, f"{value.name}.scale", np.array(activation.scale, np.float32))
     nodes.append(_node("QuantizeLinear", [last, scale, zero], f"{value.name}.int8"))
     nodes.append(_node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero], f"{value.name}.dequantised"))
-    graph.insert_before(products[0], nodes)
+    _insert(graph, products[0], nodes)
     return nodes[-1].outputs[0]
 
 
-def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels: int) -> ir.Value:
+def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels: int, half: bool = False) -> ir.Value:
     """A weight in 8 bits and its DQ, with a scale for each column."""
     name = f"{node.outputs[0].name}.weight"
-    whole, scales = round_columns(weight, levels)
+    whole, scales = round_columns(weight, levels, half)
     inputs = [
         _constant(graph, f"{name}.int8", whole),
         _constant(graph, f"{name}.scale", scales),
         _constant(graph, f"{name}.zero", np.zeros(len(scales), np.int8)),
     ]
     dequantise = _node("DequantizeLinear", inputs, name, {"axis": 1})
-    graph.insert_before(node, [dequantise])
+    _insert(graph, node, [dequantise])
     return dequantise.outputs[0]
 
 
@@ -220,6 +235,24 @@ def _tables(graph: ir.Graph) -> None:
     for node in list(graph):
         if _is_token_table(graph, node):
             _table(graph, node)
+
+
+def _round_to_half(activation: Activation) -> Activation:
+    """Let fp16 hold what is undone behind: by the scale, and in the weights."""
+    migration = None if activation.migration is None else _in_half(activation.migration)
+    return Activation(float(_in_half(np.array(activation.scale, np.float32))), migration)
+
+
+def _in_half(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest positive numbers that fp16 holds."""
+    return np.asarray(np.maximum(numbers, _LEAST_HALF).astype(np.float16), np.float32)
+
+
+def _insert(graph: ir.Graph, before: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes before another, as coming from the same module: by that it is decided what computes in fp16."""
+    for node in nodes:
+        node.metadata_props.update({key: before.metadata_props[key] for key in {_SCOPES} & set(before.metadata_props)})
+    graph.insert_before(before, nodes)
 
 
 def _is_token_table(graph: ir.Graph, node: ir.Node) -> bool:

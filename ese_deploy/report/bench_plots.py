@@ -16,7 +16,7 @@ _SIZE = (4.5, 3.4)
 # Each keeps a contrast of 3 with white and with a near-black page.
 _COLOURS = ("#2f81f7", "#d9730d", "#2a9d4e", "#a06be8", "#e5534b", "#178f9e", "#c2569b", "#8a7a2b", "#8b949e")
 _OWN = _COLOURS[0]
-_MARKS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
+_MARKS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^", "int8-fp16": "v"}
 
 
 @dataclass(frozen=True)

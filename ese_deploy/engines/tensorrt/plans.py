@@ -28,7 +28,7 @@ __all__ = [
 
 ANY_AMPERE = "ampere+"
 
-_WEIGHTS = re.compile(rb"weights\.[a-z0-9]+\.data")
+_WEIGHTS = re.compile(rb"weights\.[a-z0-9-]+\.data")
 
 
 class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
