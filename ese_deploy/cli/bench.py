@@ -176,7 +176,9 @@ def _words(value: object) -> str:
 
 def _show(results: "Results") -> None:
     """Print the rows of every group that varies the depth."""
-    from ese_deploy.bench.results import median_rate, ratio, reference_row
+    from ese_deploy.bench.results import OWN, median_rate, ratio, reference_row
+
+    several = len(results.engines) > 1
 
     for group in results.groups:
         if group.study != "depth":
@@ -190,7 +192,7 @@ def _show(results: "Results") -> None:
             rate = f"{row.percentiles['p50'] * 1e3:.2f}" if single else f"{median_rate(texts.texts, row.seconds):.0f}"
             rows.append(
                 [
-                    row.who,
+                    f"{row.who}, {row.engine}" if several and row.who == OWN else row.who,
                     row.target,
                     row.dtype,
                     row.setting,
