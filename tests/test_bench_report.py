@@ -64,6 +64,13 @@ def test_losses_stand_beside_wins() -> None:
     assert figures[:3] == ["12.0/s", "0.80 ×", "2.50 ×"]
 
 
+def test_a_peer_of_fewer_bits_is_compared_with_ours_of_as_few() -> None:
+    int8 = [make_row(seconds=[time] * 5, dtype="int8") for time in (0.5, 0.4)]
+    peers = [make_row(who="OpenVINO", seconds=[0.6] * 5, dtype=dtype, cosine=0.99) for dtype in ("int8", "bf16")]
+    found = peer_ratios(make_results([make_group([*depth_rows(), *int8, *peers])]))
+    assert [(one.own.dtype, round(one.ratio.value, 2)) for one in found] == [("int8", 1.5), ("fp32", 0.6)]
+
+
 def test_time_over_depth_is_held_against_the_line_through_its_ends() -> None:
     lines = depth_lines(make_results())
     assert len(lines) == 4
@@ -114,7 +121,7 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_tables_mark_losses_noise_and_wrong_vectors() -> None:
     tables = {table.key: table for table in result_tables(make_results())}
-    ratios = {row[3].text: row[7].mark for row in tables["peers"].rows}
+    ratios = {row[3].text: row[8].mark for row in tables["peers"].rows}
     assert ratios == {"sentence-transformers": "win", "OpenVINO": "loss"}
     remarks = {row[3].text: row[-1].text for row in tables["throughput"].rows}
     assert remarks["wrong"] == "other vectors (cosine 0.300): does not count"

@@ -36,11 +36,14 @@ class PeerRatio:
     Attributes:
         group: where both ran.
         peer: the peer's row.
-        ratio: how many times as fast the full model in fp32 is here; above 1 it wins.
+        own: the full model here: in the peer's dtype where it was timed in that, on the engine that was fastest; beside
+            a peer of fp32, or of another dtype, in fp32 on the default engine.
+        ratio: how many times as fast it is here; above 1 it wins.
     """
 
     group: Group
     peer: Row
+    own: Row
     ratio: Ratio
 
 
@@ -108,9 +111,19 @@ def peer_ratios(results: Results) -> list[PeerRatio]:
         reference = reference_row(group, results)
         if reference is None:
             continue
-        peers = [row for row in group.rows if row.who != OWN and row.counted]
-        found += [PeerRatio(group, row, ratio(reference, row)) for row in peers]
+        for peer in group.rows:
+            if peer.who != OWN and peer.counted:
+                own = _rival(group, peer, reference)
+                found.append(PeerRatio(group, peer, own, ratio(own, peer)))
     return found
+
+
+def _rival(group: Group, peer: Row, reference: Row) -> Row:
+    """What of ours a peer is compared with."""
+    rows = [row for row in group.rows if (row.who, row.target, row.dtype) == (OWN, reference.target, peer.dtype)]
+    if peer.dtype == reference.dtype or not rows:
+        return reference
+    return min(rows, key=lambda row: statistics.median(row.seconds))
 
 
 def depth_lines(results: Results) -> list[DepthLine]:

@@ -1,5 +1,6 @@
 """The plots of a throughput report."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -135,11 +136,13 @@ def _lengths(axes: Any, results: Results) -> bool:
         return False
     order = sorted(lines, key=lambda name: -max(rate for _, rate in lines[name]))
     others = [name for name in order if not name.startswith(OWN)]
+    styles = dict(zip((name for name in order if name.startswith(OWN)), itertools.cycle(("-", "--", ":", "-."))))
     for name in order:
         own = name.startswith(OWN)
         colour = _OWN if own else _COLOURS[1 + others.index(name) % (len(_COLOURS) - 1)]
         xs, ys = zip(*sorted(lines[name]), strict=True)
-        axes.plot(xs, ys, marker="o", ms=4, lw=2.2 if own else 1.2, color=colour, label=name, zorder=3 if own else 2)
+        width, style = (2.2, styles[name]) if own else (1.2, "-")
+        axes.plot(xs, ys, marker="o", ms=4, lw=width, ls=style, color=colour, label=name, zorder=3 if own else 2)
     axes.set_xscale("log")
     _plain(axes.xaxis)
     axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
@@ -170,7 +173,7 @@ def _against(axes: Any, results: Results) -> bool:
     axes.set_xscale("log")
     _plain(axes.xaxis)
     _label(axes, "× the peer's speed", "")
-    _legend_below(axes, _peers_height(results), len(lengths))
+    _legend_below(axes, _peers_height(results), 2)
     return True
 
 
@@ -293,7 +296,7 @@ PLOTS = (
     Plot(
         "against",
         "Against peers",
-        "The full model in fp32, text to vectors; left of 1 the peer is faster. Bars: quartiles over rounds.",
+        "The full model in the peer's dtype, or else in fp32; left of 1 the peer is faster. Bars: quartiles.",
         _against,
         _peers_height,
     ),

@@ -80,7 +80,7 @@ def losses(results: Results) -> list[str]:
             sure = "" if one.ratio.high < 1 else "; the spread reaches 1"
             found.append(
                 f"{one.peer.who} {one.peer.dtype} is faster on {one.group.kind} of {one.group.length} texts: "
-                f"ese-deploy's fp32 runs at {_words(one.ratio)} of its speed{sure}"
+                f"ese-deploy's {one.own.dtype} runs at {_words(one.ratio)} of its speed{sure}"
             )
     return found
 
