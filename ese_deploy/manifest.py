@@ -193,7 +193,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     """Dimensions of the full embedding, after pooling."""
     pooling: str
     projection: str
-    """How the full vector becomes a target's: ``prefix`` or ``pca``."""
+    """How the full vector becomes a target's: ``prefix``, ``pca`` or ``aligned``."""
     calibration: Calibration | None = None
     """The texts that projection and output ranges were fitted on; null: the ranges on the project's collection."""
     projection_file: FileEntry | None = None

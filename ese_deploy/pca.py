@@ -1,35 +1,22 @@
-"""Principal components of an exit's vectors: fitting them, and keeping them in one file."""
+"""Principal components of an exit's vectors.
 
-from collections.abc import Mapping
+The components are those of the covariance about the mean, but the mean is not subtracted from a vector: a rotation of
+the full width then keeps every cosine. On all-MiniLM-L6-v2 that ranks as well at the trained exit, and at most of the
+others better (docs/backbones.md).
+"""
+
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.errors import BundleError, InputError
+from ese_deploy.errors import InputError
+from ese_deploy.linear import LinearMap
 
-__all__ = ["PCA_FILE", "Moments", "Pca", "fit_pca", "load_pcas", "save_pcas", "texts_wanted"]
-
-PCA_FILE = "projection.safetensors"
+__all__ = ["Moments", "fit_pca", "texts_wanted"]
 
 # n texts span at most n - 1 directions; twice the width leaves no direction to chance.
 _TEXTS_PER_DIM = 2
-
-
-@dataclass(frozen=True)
-class Pca:
-    """A rotation of an exit's vectors onto their principal components: y = components x.
-
-    The components are those of the covariance about the mean, but the mean is not subtracted from x: a rotation of
-    the full width then keeps every cosine. On all-MiniLM-L6-v2 that ranks as well at the trained exit, and at most of
-    the others better (docs/backbones.md).
-
-    Attributes:
-        components: float32 [width, width], a component in each row, by falling variance.
-    """
-
-    components: NDArray[np.float32]
 
 
 @dataclass
@@ -70,9 +57,10 @@ def texts_wanted(width: int) -> int:
     return _TEXTS_PER_DIM * width
 
 
-def fit_pca(moments: Moments) -> Pca:
-    """Principal components by an exact eigendecomposition of the covariance, in float64.
+def fit_pca(moments: Moments) -> LinearMap:
+    """Principal components, one in each row, by falling variance.
 
+    By an exact eigendecomposition of the covariance, in float64.
     The sign of a component is free: here its entry of largest magnitude is positive, so that the same texts give the
     same file.
 
@@ -90,30 +78,4 @@ def fit_pca(moments: Moments) -> Pca:
     largest = np.abs(components).argmax(1)
     signs = np.sign(components[np.arange(moments.width), largest])
     # safetensors writes an array's memory as it lies.
-    return Pca(np.ascontiguousarray(components * signs[:, None], np.float32))
-
-
-def save_pcas(path: Path, pcas: Mapping[int, Pca]) -> None:
-    """Write the projections of several exits to one file."""
-    from safetensors.numpy import save_file
-
-    save_file({f"exit{depth:02d}": pca.components for depth, pca in sorted(pcas.items())}, path)
-
-
-def load_pcas(content: bytes, where: str) -> dict[int, Pca]:
-    """Read the projections of several exits.
-
-    Args:
-        content: the file's bytes.
-        where: its path, for the error message.
-
-    Raises:
-        BundleError: the content is something else.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return {int(name.removeprefix("exit")): Pca(tensor) for name, tensor in load(content).items()}
-    except (SafetensorError, ValueError) as error:
-        raise BundleError(f"{where} cannot be read as projections: {error}; export the bundle again") from error
+    return LinearMap(np.ascontiguousarray(components * signs[:, None], np.float32))

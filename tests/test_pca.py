@@ -16,7 +16,8 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.calibrate import LEAST_TEXTS
-from ese_deploy.pca import PCA_FILE, Moments, fit_pca, load_pcas, texts_wanted
+from ese_deploy.linear import MAPS_FILE, load_maps
+from ese_deploy.pca import Moments, fit_pca, texts_wanted
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
@@ -47,14 +48,14 @@ def test_batches_make_no_difference_and_memory_is_two_moments() -> None:
         parts.add(x[start : start + 7])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     np.testing.assert_allclose(parts.covariance(), np.cov(unit.T, bias=True), atol=1e-15)
-    np.testing.assert_array_equal(fit_pca(whole).components, fit_pca(parts).components)
+    np.testing.assert_array_equal(fit_pca(whole).matrix, fit_pca(parts).matrix)
 
 
 def test_components_are_orthonormal_sorted_and_signed() -> None:
     moments = Moments(12)
     x = np.random.default_rng(1).normal(size=(400, 12)) * np.arange(1, 13)
     moments.add(x)
-    components = fit_pca(moments).components.astype(np.float64)
+    components = fit_pca(moments).matrix.astype(np.float64)
     np.testing.assert_allclose(components @ components.T, np.eye(12), atol=1e-6)
     variances = np.diag(components @ moments.covariance() @ components.T)
     assert (np.diff(variances) < 0).all()
@@ -101,7 +102,7 @@ def test_vectors_are_rotated_prefixes_and_the_full_width_keeps_cosines(
     bundle = open_bundle(request_.out)
     sample = [item.text for item in collection()[:20]]
     pooled = Reference(read_checkpoint(str(tiny_checkpoint)), 3).pool(sample)
-    components = load_pcas(read_projection(bundle) or b"", "")[3].components
+    components = load_maps(read_projection(bundle) or b"", "")[3].matrix
     rotated = pooled @ components.T
     full = Encoder.open(bundle, "3x32").encode(sample)
     half = Encoder.open(bundle, "3x16").encode(sample)
@@ -124,7 +125,7 @@ def test_verification_fails_on_a_graph_of_another_projection(
     # Another bundle's plain graph, said to be projected.
     folder = tmp_path / "false"
     shutil.copytree(tiny_bundle.path, folder)
-    shutil.copy(bundle.path / PCA_FILE, folder)
+    shutil.copy(bundle.path / MAPS_FILE, folder)
     manifest = msgspec.structs.replace(tiny_bundle.manifest, projection_file=bundle.manifest.projection_file)
     ((bad, _),) = check_targets(
         replace(tiny_bundle, path=folder, manifest=manifest), checkpoint, engine, [tiny_bundle.manifest.targets[-1]]
@@ -133,13 +134,13 @@ def test_verification_fails_on_a_graph_of_another_projection(
 
 
 def test_an_update_keeps_the_projections_of_exits_that_are_there(request_: ExportRequest, texts: Path) -> None:
-    before = load_pcas(read_projection(open_bundle(request_.out)) or b"", "")
+    before = load_maps(read_projection(open_bundle(request_.out)) or b"", "")
     export_bundle(replace(request_, targets=[Target(2, 8), Target(3, 8)], update=True))
     bundle = open_bundle(request_.out)
-    after = load_pcas(read_projection(bundle) or b"", "")
+    after = load_maps(read_projection(bundle) or b"", "")
     assert sorted(after) == [1, 2, 3]
     for depth, pca in before.items():
-        np.testing.assert_array_equal(after[depth].components, pca.components)
+        np.testing.assert_array_equal(after[depth].matrix, pca.matrix)
     assert len(bundle.manifest.targets) == 5
     plain = replace(request_, targets=[Target(1, 16)], update=True, projection="prefix", calibration=None)
     with pytest.raises(InputError, match="other projection"):

@@ -1,13 +1,15 @@
 """The user's calibration texts, and fitting projections on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from ese_deploy.alignment import CrossMoments, fit_alignment
 from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.bundle import Bundle, read_projection
@@ -16,8 +18,9 @@ from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.files import sha256_file
+from ese_deploy.linear import LinearMap, load_maps
 from ese_deploy.manifest import Calibration
-from ese_deploy.pca import Moments, fit_pca, load_pcas
+from ese_deploy.pca import Moments, fit_pca
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.textfile import TextFile, chunks, open_texts
@@ -72,18 +75,20 @@ def fit_projections(
     checkpoint: Checkpoint,
     backbone: nn.Module,
     depths: Iterable[int],
+    kind: str,
     calibration: CalibrationTexts,
     existing: Bundle | None = None,
     progress: Progress = silent,
 ) -> Fitted:
-    """Fit the principal components of several exits in one pass over the texts.
+    """Fit the maps of several exits in one pass over the texts.
 
-    Memory holds a window of texts and one matrix [width, width] for each exit, however many texts there are.
+    Memory holds a window of texts and one or two matrices [width, width] for each exit, however many texts there are.
 
     Args:
         checkpoint: the checkpoint.
         backbone: its backbone, loaded.
         depths: the exits.
+        kind: ``pca`` turns each onto its own principal components, ``aligned`` maps it into the full model's space.
         calibration: the texts.
         existing: a bundle made with the same texts, whose projections are kept as they are.
         progress: called after each window.
@@ -92,12 +97,43 @@ def fit_projections(
         InputError: the file changed since it was checked and holds too few texts now.
         BundleError: the existing projections cannot be read.
     """
-    held = {} if existing is None else load_pcas(read_projection(existing) or b"", str(existing.path))
+    held = {} if existing is None else load_maps(read_projection(existing) or b"", str(existing.path))
     wanted = sorted(set(depths) - set(held))
     if not wanted:
-        return Fitted(calibration.entry, held)
-    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, load_head(checkpoint.head))
-    moments = {depth: Moments(checkpoint.width) for depth in exits.depths}
+        return Fitted(kind, calibration.entry, held)
+    full, width = checkpoint.depth, checkpoint.width
+    computed = {*wanted, full} if kind == "aligned" else wanted
+    batches = _exit_vectors(checkpoint, backbone, computed, calibration, progress)
+    if kind == "aligned":
+        return Fitted(kind, calibration.entry, {**held, **_fit_aligned(batches, wanted, full, width)})
+    moments = {depth: Moments(width) for depth in wanted}
+    for vectors in batches:
+        for depth in wanted:
+            moments[depth].add(vectors[depth])
+    return Fitted(kind, calibration.entry, {**held, **{depth: fit_pca(moments[depth]) for depth in wanted}})
+
+
+def _fit_aligned(
+    batches: Iterable[Mapping[int, NDArray[np.float32]]], wanted: Iterable[int], full: int, width: int
+) -> dict[int, LinearMap]:
+    """Maps into the full model's space, where that of the full model is the identity."""
+    moments = {depth: CrossMoments(width) for depth in wanted if depth != full}
+    for vectors in batches:
+        for depth, found in moments.items():
+            found.add(vectors[depth], vectors[full])
+    maps = {depth: fit_alignment(found) for depth, found in moments.items()}
+    return {**maps, full: LinearMap(np.eye(width, dtype=np.float32))}
+
+
+def _exit_vectors(
+    checkpoint: Checkpoint,
+    backbone: nn.Module,
+    depths: Iterable[int],
+    calibration: CalibrationTexts,
+    progress: Progress,
+) -> Iterator[dict[int, NDArray[np.float32]]]:
+    """Vectors of every exit, float32 [batch, width], a batch of the texts at a time."""
+    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, sorted(depths), load_head(checkpoint.head))
     tokenizer = text_tokenizer(checkpoint)
     names = input_names(checkpoint)
     prefix = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
@@ -109,8 +145,6 @@ def fit_projections(
             batch = tokenizer.collate([tokens.encodings[place] for place in places], names)
             with torch.no_grad():
                 vectors = exits(*(torch.from_numpy(batch[name]) for name in names))
-            for depth, found in vectors.items():
-                moments[depth].add(found.numpy().astype(np.float64))
+            yield {depth: found.numpy() for depth, found in vectors.items()}
         done += len(rows)
         progress("calibrate", done, total)
-    return Fitted(calibration.entry, {**held, **{depth: fit_pca(moments[depth]) for depth in wanted}})

@@ -26,6 +26,7 @@ from ese_deploy.export.projection import Fitted, fitted_space
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
 from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
+from ese_deploy.linear import MAPS_FILE, save_maps
 from ese_deploy.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -36,7 +37,6 @@ from ese_deploy.manifest import (
     WeightsEntry,
     encode_manifest,
 )
-from ese_deploy.pca import PCA_FILE, save_pcas
 from ese_deploy.progress import Progress, silent
 from ese_deploy.ranges import RANGES_FILE
 from ese_deploy.target import Target
@@ -93,12 +93,12 @@ def write_graphs(
             (folder / RANGES_FILE).write_bytes(ranges)
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries, profiles=None)
     if fitted is not None:
-        save_pcas(folder / PCA_FILE, fitted.pcas)
+        save_maps(folder / MAPS_FILE, fitted.maps)
         manifest = msgspec.structs.replace(
             manifest,
-            projection="pca",
+            projection=fitted.kind,
             calibration=fitted.calibration,
-            projection_file=describe_file(folder / PCA_FILE),
+            projection_file=describe_file(folder / MAPS_FILE),
         )
     if recipe is not None:
         manifest = msgspec.structs.replace(manifest, quantization=recipe.entry)
@@ -144,7 +144,7 @@ def _write_target(
         depth=target.depth,
         dim=target.dim,
         dtype=target.dtype,
-        space=fitted_space(target.depth, fitted.calibration) if fitted else checkpoint.space(target.depth),
+        space=fitted_space(target.depth, fitted.kind, fitted.calibration) if fitted else checkpoint.space(target.depth),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
         engines=engines_for(target.dtype),

@@ -17,6 +17,7 @@ from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.observe import calibrate_int8
 from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_recipe, plan_targets
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
+from ese_deploy.export.projection import FITTED
 from ese_deploy.export.prove import prove
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.trace import OPSET, trace
@@ -43,7 +44,7 @@ class ExportRequest:
         pooling: for a plain transformers folder.
         revision: branch, tag or commit of the hub.
         allow_pickle: accept weights in pickle files.
-        projection: ``prefix``, or ``pca`` fitted on ``calibration``.
+        projection: ``prefix``, or ``pca`` or ``aligned``, fitted on ``calibration``.
         calibration: a file of texts of the user's own kind, on which projection and output ranges are fitted; without
             it the ranges are those of the project's collection.
         opset: of the graphs; 18 for engines of old.
@@ -123,7 +124,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     )
     calibration = None
     if request.calibration is not None:
-        fitting = request.projection == "pca"
+        fitting = request.projection in FITTED
         wanted = max(LEAST_TEXTS, texts_wanted(checkpoint.width)) if fitting else LEAST_TEXTS
         calibration = read_calibration(request.calibration, wanted)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
@@ -143,10 +144,11 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         backbone = load_backbone(checkpoint)
         depths = sorted({target.depth for target in targets})
         fitted = None
-        if calibration is not None and request.projection == "pca":
-            fitted = fit_projections(checkpoint, backbone, depths, calibration, existing, progress)
+        if calibration is not None and request.projection in FITTED:
+            kind = request.projection
+            fitted = fit_projections(checkpoint, backbone, depths, kind, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, backbone, depths, request.opset, fitted.pcas if fitted else None)
+        traced = trace(checkpoint, backbone, depths, request.opset, fitted.maps if fitted else None)
         progress("trace", 1, 1)
         activations: dict[str, Activation] = {}
 

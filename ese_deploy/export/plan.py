@@ -9,7 +9,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.observe import describe_recipe
-from ese_deploy.export.projection import PROJECTIONS
+from ese_deploy.export.projection import FITTED, PROJECTIONS
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET
 from ese_deploy.manifest import Calibration, Quantization
 from ese_deploy.target import CALIBRATED, Target
@@ -98,8 +98,10 @@ def check_way(opset: int, projection: str, calibration: Path | None) -> None:
         raise InputError(f"opset {opset} cannot be exported; choose one of {', '.join(map(str, MINIMUM_ONNXRUNTIME))}")
     if projection not in PROJECTIONS:
         raise InputError(f"there is no projection '{projection}'; choose one of {', '.join(PROJECTIONS)}")
-    if projection == "pca" and calibration is None:
-        raise InputError("projection 'pca' is fitted on texts of your own kind; name them with --calibration FILE")
+    if projection in FITTED and calibration is None:
+        raise InputError(
+            f"projection '{projection}' is fitted on texts of your own kind; name them with --calibration FILE"
+        )
 
 
 def check_update(

@@ -12,12 +12,15 @@ from onnx_ir.tape import Tape
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ese_deploy.linear import LinearMap
 from ese_deploy.manifest import Calibration
-from ese_deploy.pca import Pca
 
-__all__ = ["PROJECTIONS", "Fitted", "Rotation", "append_cut", "fitted_space"]
+__all__ = ["FITTED", "PROJECTIONS", "Fitted", "Rotation", "append_cut", "fitted_space"]
 
-PROJECTIONS = ("prefix", "pca")
+PROJECTIONS = ("prefix", "pca", "aligned")
+
+FITTED = frozenset({"pca", "aligned"})
+"""Projections that are fitted on texts."""
 
 # As in torch's normalize: a zero vector stays zero.
 _NORM_FLOOR = 1e-12
@@ -28,30 +31,33 @@ class Fitted:
     """Projections that were fitted.
 
     Attributes:
+        kind: ``pca`` or ``aligned``.
         calibration: what on.
-        pcas: for each exit its principal components.
+        maps: for each exit the map of its vectors.
     """
 
+    kind: str
     calibration: Calibration
-    pcas: Mapping[int, Pca]
+    maps: Mapping[int, LinearMap]
 
 
 class Rotation(nn.Module):
-    """Turns the vectors of every exit onto their principal components; leaves an exit without them as it is.
+    """Maps the vectors of every exit; leaves those of an exit without a map, or with the identity, as they are.
 
     Args:
-        pcas: for each exit its principal components; none of them for plain prefixes.
+        maps: for each exit its map; none of them for plain prefixes.
     """
 
-    def __init__(self, pcas: Mapping[int, Pca]) -> None:
+    def __init__(self, maps: Mapping[int, LinearMap]) -> None:
         super().__init__()
-        for depth, pca in pcas.items():
-            self.register_buffer(f"components_{depth}", torch.from_numpy(pca.components.copy()))
+        for depth, fitted in maps.items():
+            if not np.array_equal(fitted.matrix, np.eye(*fitted.matrix.shape)):
+                self.register_buffer(f"matrix_{depth}", torch.from_numpy(fitted.matrix.copy()))
 
     def forward(self, vectors: Tensor, depth: int) -> Tensor:
-        """Rotate [batch, width] of exit ``depth``; one matrix serves all targets of the exit."""
-        components: Tensor | None = getattr(self, f"components_{depth}", None)
-        return vectors if components is None else linear(vectors, components)
+        """Map [batch, width] of exit ``depth``; one matrix serves all targets of the exit."""
+        matrix: Tensor | None = getattr(self, f"matrix_{depth}", None)
+        return vectors if matrix is None else linear(vectors, matrix)
 
 
 def append_cut(graph: ir.Graph, dim: int) -> None:
@@ -86,6 +92,10 @@ def append_cut(graph: ir.Graph, dim: int) -> None:
     graph.outputs[0] = unit
 
 
-def fitted_space(depth: int, calibration: Calibration) -> str:
-    """Name of the space of principal components: they are an exit's own, and of the texts that they were fitted on."""
-    return f"exit{depth:02d}.pca-{calibration.sha256[:8]}"
+def fitted_space(depth: int, kind: str, calibration: Calibration) -> str:
+    """Name of the space of a fitted projection, which is of the texts that it was fitted on.
+
+    Principal components are an exit's own; exits that were aligned share one.
+    """
+    fitted = f"{kind}-{calibration.sha256[:8]}"
+    return fitted if kind == "aligned" else f"exit{depth:02d}.{fitted}"

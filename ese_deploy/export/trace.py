@@ -15,7 +15,7 @@ from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
 from ese_deploy.export.projection import Rotation
 from ese_deploy.export.simplify import simplify
-from ese_deploy.pca import Pca
+from ese_deploy.linear import LinearMap
 
 __all__ = ["MINIMUM_ONNXRUNTIME", "OPSET", "input_names", "output_name", "trace"]
 
@@ -45,7 +45,7 @@ def trace(
     backbone: nn.Module,
     depths: Sequence[int],
     opset: int = OPSET,
-    pcas: Mapping[int, Pca] | None = None,
+    maps: Mapping[int, LinearMap] | None = None,
 ) -> ir.Model:
     """Trace a checkpoint once.
 
@@ -54,7 +54,7 @@ def trace(
         backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
         depths: the exits wanted, each an output [batch, width] of the graph, not normalised.
         opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
-        pcas: for each exit its principal components, onto which its vectors are turned.
+        maps: for each exit a map of its vectors.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
@@ -64,7 +64,7 @@ def trace(
     """
     simplify(backbone)
     exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, load_head(checkpoint.head))
-    module = _Rotated(exits, Rotation(pcas or {})).eval()
+    module = _Rotated(exits, Rotation(maps or {})).eval()
     names = input_names(checkpoint)
     # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)

@@ -20,7 +20,7 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.backbones.dense import Dense
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
-from ese_deploy.pca import Pca
+from ese_deploy.linear import LinearMap
 
 __all__ = ["Reference"]
 
@@ -50,7 +50,7 @@ class Reference:
     Args:
         checkpoint: the checkpoint to load from.
         depth: number of blocks, from 1.
-        pca: the projection of this exit, where the bundle has one.
+        fitted: the projection of this exit, where the bundle has one.
 
     Attributes:
         model: the model of transformers.
@@ -59,11 +59,11 @@ class Reference:
         InputError: transformers did not build ``depth`` blocks.
     """
 
-    def __init__(self, checkpoint: Checkpoint, depth: int, pca: Pca | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, depth: int, fitted: LinearMap | None = None) -> None:
         folder = checkpoint.backbone_path
         self._poolings = checkpoint.pooling.split("+")
         self._max_length = checkpoint.max_seq_length
-        self._pca = pca
+        self._fitted = fitted
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.padding_side = "right"
         if checkpoint.lower_case:
@@ -121,8 +121,8 @@ class Reference:
     def cut(self, pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
         """Project [n, width], keep the first ``dim`` columns and scale rows to norm 1."""
         vectors = pooled.astype(np.float64)
-        if self._pca is not None:
-            vectors = vectors @ self._pca.components.astype(np.float64).T
+        if self._fitted is not None:
+            vectors = vectors @ self._fitted.matrix.astype(np.float64).T
         cut: NDArray[np.float32] = _unit(vectors[:, :dim]).astype(np.float32)
         return cut
 

@@ -7,8 +7,8 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import Bundle, read_projection
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
+from ese_deploy.linear import load_maps
 from ese_deploy.manifest import TargetEntry
-from ese_deploy.pca import load_pcas
 from ese_deploy.progress import Progress, silent
 from ese_deploy.verify.parity import TargetCheck, check_target
 from ese_deploy.verify.reference import Reference
@@ -40,13 +40,13 @@ def check_targets(
         BundleError: the bundle lacks the projection of an exit.
     """
     fitted = read_projection(bundle)
-    pcas = {} if fitted is None else load_pcas(fitted, str(bundle.path))
+    maps = {} if fitted is None else load_maps(fitted, str(bundle.path))
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
-        if fitted is not None and depth not in pcas:
+        if fitted is not None and depth not in maps:
             raise BundleError(f"{bundle.path} holds no projection of exit {depth}; export the bundle again")
-        reference = Reference(checkpoint, depth, pcas.get(depth))
+        reference = Reference(checkpoint, depth, maps.get(depth))
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
         pooled = reference.pool(texts)
         for entry in group:

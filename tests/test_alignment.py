@@ -1,0 +1,96 @@
+"""Exits mapped into the full model's space: what is fitted, what the graphs make of it, and what may be compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ese_deploy.alignment import CrossMoments, fit_alignment
+from ese_deploy.backbones import read_checkpoint
+from ese_deploy.bundle import Bundle, read_projection
+from ese_deploy.engines import load_engine
+from ese_deploy.errors import InputError
+from ese_deploy.evaluate.agreement import agreement
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.linear import load_maps
+from ese_deploy.runtime import Encoder
+from ese_deploy.target import Target
+from ese_deploy.texts import collection
+from ese_deploy.verify import check_targets
+
+TEXTS = [item.text for item in collection()]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "calibration.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), "utf-8")
+    return path
+
+
+def export(checkpoint: Path, out: Path, texts: Path | None, targets: list[Target]) -> Bundle:
+    projection = "prefix" if texts is None else "aligned"
+    return export_bundle(ExportRequest(str(checkpoint), out, targets, projection=projection, calibration=texts)).bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    targets = [Target(1, 32), Target(2, 16), Target(3, 16), Target(3, 32)]
+    return export(tiny_checkpoint, tmp_path_factory.mktemp("aligned") / "bundle", texts, targets)
+
+
+def test_a_linear_relation_is_found_and_batches_make_no_difference() -> None:
+    random = np.random.default_rng(0)
+    exact = random.normal(size=(12, 12))
+    x = random.normal(size=(500, 12))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    y = x @ exact.T
+    norms = np.linalg.norm(y, axis=1, keepdims=True)
+    whole, parts = CrossMoments(12), CrossMoments(12)
+    whole.add(x, y)
+    for start in range(0, 500, 7):
+        parts.add(x[start : start + 7] * 3, y[start : start + 7])
+    np.testing.assert_allclose(whole.solve(1e-3), parts.solve(1e-3), atol=1e-9)
+    best = np.linalg.lstsq(x, y / norms, rcond=None)[0].T
+    np.testing.assert_allclose(whole.solve(0), best, atol=1e-9)
+    assert np.linalg.norm(fit_alignment(whole, 10.0).matrix) < 0.2 * np.linalg.norm(best)
+
+
+def test_all_exits_share_a_space_and_the_full_model_stays(
+    bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert len({entry.space for entry in bundle.manifest.targets}) == 1
+    assert bundle.manifest.projection == "aligned"
+    maps = load_maps(read_projection(bundle) or b"", "")
+    np.testing.assert_array_equal(maps[3].matrix, np.eye(len(maps[3].matrix)))
+    plain = export(tiny_checkpoint, tmp_path / "plain", None, [Target(3, 32)])
+    np.testing.assert_allclose(
+        Encoder.open(bundle, "3x32").encode(TEXTS[:20]), Encoder.open(plain, "3x32").encode(TEXTS[:20]), atol=1e-6
+    )
+
+
+def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> None:
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
+    checks = check_targets(bundle, checkpoint, load_engine("onnxruntime"), bundle.manifest.targets)
+    assert all(not check.failures for check, _ in checks)
+
+
+def test_a_shallow_exit_comes_nearer_to_the_full_model(bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    full = Encoder.open(bundle, "3x32").encode(TEXTS)
+    aligned = Encoder.open(bundle, "1x32").encode(TEXTS)
+    plain = Encoder.open(export(tiny_checkpoint, tmp_path / "plain", None, [Target(1, 32)]), "1x32").encode(TEXTS)
+    assert (aligned * full).sum(1).mean() > (plain * full).sum(1).mean() + 0.1
+    assert agreement(aligned, full) > agreement(plain, full)
+
+
+def test_queries_may_stop_early_in_an_index_of_full_depth(bundle: Bundle) -> None:
+    encoder = Encoder.open(bundle, query_target="2x16", document_target="3x16")
+    scores = encoder.similarity(encoder.encode_query(TEXTS[:50]), encoder.encode_document(TEXTS[:50]))
+    assert (scores.argmax(1) == np.arange(50)).mean() > 0.5
+
+
+def test_without_texts_it_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16)], projection="aligned")
+    with pytest.raises(InputError, match="'aligned' is fitted on texts of your own kind; name them with --calibration"):
+        export_bundle(request)
