@@ -36,10 +36,12 @@ def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
 @pytest.fixture
 def gate_between(whole: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gate that one of the two targets of int8 fails; which one."""
-    found = {name: one.cosine_mean for name, one in fidelities(whole).items()}
-    assert len(set(found.values())) == 2
-    monkeypatch.setitem(fidelity_module.FIDELITY_GATE, "cosine_mean", sum(found.values()) / 2)
-    return min(found, key=lambda name: found[name])
+    for figure in fidelity_module.FIDELITY_GATE:
+        found = {name: getattr(one, figure) for name, one in fidelities(whole).items()}
+        if len(set(found.values())) == 2:
+            monkeypatch.setitem(fidelity_module.FIDELITY_GATE, figure, sum(found.values()) / 2)
+            return min(found, key=lambda name: found[name])
+    raise AssertionError("the two are as good as each other by every figure")
 
 
 def nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +55,7 @@ def test_a_target_that_fails_is_named_and_left_out_and_the_others_are_written(
     wanted = ",".join(map(str, TARGETS))
     assert main(["export", str(tiny_checkpoint), "--out", str(out), "--targets", wanted]) == 0
     said = capsys.readouterr()
-    assert f"warning: {gate_between} is left out: mean cosine with fp32" in said.err
+    assert f"warning: {gate_between} is left out: " in said.err and " with fp32" in said.err
     assert "--keep-failed writes it still" in said.err
     assert "1 failed the gate of int8 and are left out" in said.out
     bundle = open_bundle(out)

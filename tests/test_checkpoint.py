@@ -27,7 +27,7 @@ def test_a_sentence_transformers_folder_says_all_of_itself(tiny_checkpoint: Path
     read = read_checkpoint(str(tiny_checkpoint))
     assert (read.architecture.model_type, read.depth, read.width, read.pooling) == ("bert", LAYERS, 32, "mean")
     assert (read.max_seq_length, read.prompts, read.default_prompt_name) == (48, {"query": "find: "}, None)
-    assert (read.trained_exits, read.aligned_exits) == ([LAYERS], False)
+    assert (read.trained_exits, read.space(1)) == ([LAYERS], "exit01")
 
 
 def test_the_real_model_is_found_in_its_package() -> None:
@@ -62,7 +62,8 @@ def test_ese_json_names_the_trained_exits(checkpoint: Path) -> None:
     contract = {"schema_version": 1, "variant": "espresso", "trained_exits": [1, 2], "trained_dims": [16]}
     write_json(checkpoint / "ese.json", {**contract, "aligned_exits": True})
     read = read_checkpoint(str(checkpoint))
-    assert (read.trained_exits, read.aligned_exits) == ([1, 2, LAYERS], True)
+    assert read.trained_exits == [1, 2, LAYERS]
+    assert {read.space(depth) for depth in read.trained_exits} == {"aligned"}
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,10 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
         (["--min-quality", "0.8 beauty"], "'beauty' names no quality figure, or several; the bundle holds agreement@"),
         (["--profile", "none"], "there is no profile 'none'; there is edge, balanced, server, full"),
         (["--engine", "steam"], "there is no engine steam; there is onnxruntime"),
-        (["--dtype", "int4"], "--dtype is of fp32, fp16, bf16, int8, int8-dynamic, int8-weights, got 'int4'"),
+        (
+            ["--dtype", "int4"],
+            "--dtype is of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
+        ),
         (["--prefer", "luck"], "--prefer is quality, speed or size"),
         (["--measurements", "none.json"], "cannot read none.json"),
         (["--plot", "a.gif"], "a.gif is not a .png or .svg file"),

@@ -62,7 +62,10 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
         (["--depths", "0"], "depth must be at least 1"),
         (["--dims", "4"], "dim must be at least 8"),
         (["--dims", "64"], "choose 8 to 32"),
-        (["--dtype", "int4"], "dtype must be one of fp32, fp16, bf16, int8, got 'int4'"),
+        (
+            ["--dtype", "int4"],
+            "dtype must be one of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
+        ),
         (["--targets", "1x16", "--dims", "8"], "choose one way"),
         (["--pooling", "cls"], "was trained with pooling 'mean'"),
         (["--no-such-option"], "No such option: --no-such-option"),

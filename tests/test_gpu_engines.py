@@ -151,7 +151,8 @@ def test_io_binding_gives_the_vectors_of_a_plain_run(bound: GpuSession, tiny_bun
     plain = load_engine("onnxruntime").load(graph, tiny_bundle.path, 1)
     for shape in ((1, 1), (7, 5), (3, 48)):
         batch = batch_of(shape, bound.inputs)
-        np.testing.assert_array_equal(bound.run(batch), plain.run(batch))
+        # On the CPU alone one fusion is left out, which rounds otherwise.
+        np.testing.assert_allclose(bound.run(batch), plain.run(batch), atol=1e-6)
     bound.prepare(batch_of((4, 9), bound.inputs))()
 
 

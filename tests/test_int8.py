@@ -26,7 +26,7 @@ from ese_deploy.export.recipe import choose_activation
 from ese_deploy.export.trace import trace
 from ese_deploy.gates import GATES
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime import encoder as encoder_module
+from ese_deploy.runtime import loaded as loaded_module
 from ese_deploy.target import Target
 from ese_deploy.texts import COLLECTION_NAME, collection
 from ese_deploy.verify import Reference, check_target
@@ -284,7 +284,7 @@ def test_a_processor_without_vnni_is_known_by_its_flags(
 def test_opening_int8_without_vnni_warns_and_reduced_range_does_not(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_module, "overflows", lambda: True)
+    monkeypatch.setattr(loaded_module, "overflows", lambda: True)
     with pytest.warns(UserWarning, match="3x32:int8 assumes a processor with VNNI"):
         Encoder.open(bundle, "3x32:int8")
     assert bundle.manifest.quantization is not None

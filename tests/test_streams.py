@@ -67,5 +67,5 @@ def test_the_encoder_gives_the_same_vectors_in_streams(tiny_bundle: Bundle) -> N
     texts = [item.text for item in collection()]
     streamed, plain = (Encoder.open(tiny_bundle, "3x32", threads=threads) for threads in (3, 1))
     vectors = streamed.encode(texts, batch_tokens=64)
-    assert streamed._streams._several is not None and plain._streams._several is None
+    assert streamed._documents.streams._several is not None and plain._documents.streams._several is None
     np.testing.assert_allclose(vectors, plain.encode(texts, batch_tokens=64), atol=1e-6)

@@ -94,7 +94,7 @@ class Checkpoint:
     def space(self, depth: int) -> str:
         """Name of the space that an exit's vectors lie in: one for all exits that were trained to be aligned."""
         contract = self.contract
-        aligned = contract is not None and contract.aligned_exits and depth in contract.trained_exits
+        aligned = contract is not None and contract.aligned_exits and depth in self.trained_exits
         return "aligned" if aligned else f"exit{depth:02d}"
 
     def weights_sha256(self) -> str:
