@@ -123,7 +123,7 @@ def choose_pair(bundle: Bundle, query: Target | str, document: Target | str) -> 
     if queries.space != documents.space:
         raise InputError(
             f"queries of target {queries.target} (space {queries.space}) cannot search documents of target "
-            f"{documents.target} (space {documents.space}); name two of one space, or train the exits with --align_w"
+            f"{documents.target} (space {documents.space}); name two of one space, or export with --projection aligned"
         )
     return queries, documents
 
