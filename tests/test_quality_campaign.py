@@ -250,8 +250,8 @@ def test_training_takes_the_rows_flags_and_leaves_out_what_the_protocol_leaves_o
     assert (row.rate, run.seed, run.failed) == (2e-4, 2, "") and run.minutes is not None
     prepared = (place / "trained/data/triplets-1.jsonl").read_text("utf-8")
     assert len(prepared.splitlines()) == 64 and "not this" not in prepared
-    model = next((place / "trained/models").glob("alone.*.seed2-*"))
-    settings = json.loads((model / "ese.json").read_text("utf-8"))["settings"]
+    (written,) = (place / "trained/models").glob("alone.*.seed2-*/ese.json")  # beside it lies the folder of the run
+    settings = json.loads(written.read_text("utf-8"))["settings"]
     assert (settings["seed"], settings["training"]["max_steps"]) == (2, 2)
     assert sweep.test() == 1
     assert sweep.test() == 0, "test sets are looked at once"
