@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.linear import LinearMap
+from ese_deploy.linear import LinearMap, unit_rows
 
 __all__ = ["CrossMoments", "fit_alignment"]
 
@@ -37,7 +37,7 @@ class CrossMoments:
 
     def add(self, vectors: NDArray[np.floating], full: NDArray[np.floating]) -> None:
         """Add the vectors of an exit and of the full model of the same texts, [n, width] each, scaled to norm 1."""
-        x, y = _unit(vectors), _unit(full)
+        x, y = unit_rows(vectors), unit_rows(full)
         self.count += len(x)
         self._own += x.T @ x
         self._cross += y.T @ x
@@ -52,9 +52,3 @@ class CrossMoments:
 def fit_alignment(moments: CrossMoments, ridge: float = _RIDGE) -> LinearMap:
     """The map of an exit's vectors nearest to the full model's."""
     return LinearMap(np.ascontiguousarray(moments.solve(ridge), np.float32))
-
-
-def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    x = vectors.astype(np.float64)
-    unit: NDArray[np.float64] = x / np.linalg.norm(x, axis=1, keepdims=True)
-    return unit

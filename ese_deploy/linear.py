@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ese_deploy.errors import BundleError
 
-__all__ = ["MAPS_FILE", "LinearMap", "load_maps", "save_maps"]
+__all__ = ["MAPS_FILE", "LinearMap", "load_maps", "save_maps", "unit_rows"]
 
 MAPS_FILE = "projection.safetensors"
 
@@ -49,3 +49,10 @@ def load_maps(content: bytes, where: str) -> dict[int, LinearMap]:
         return {int(name.removeprefix("exit")): LinearMap(tensor) for name, tensor in load(content).items()}
     except (SafetensorError, ValueError) as error:
         raise BundleError(f"{where} cannot be read as projections: {error}; export the bundle again") from error
+
+
+def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Rows scaled to norm 1, [n, width]."""
+    x = vectors.astype(np.float64)
+    unit: NDArray[np.float64] = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return unit

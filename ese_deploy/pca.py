@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import InputError
-from ese_deploy.linear import LinearMap
+from ese_deploy.linear import LinearMap, unit_rows
 
 __all__ = ["Moments", "fit_pca", "texts_wanted"]
 
@@ -39,8 +39,7 @@ class Moments:
 
     def add(self, vectors: NDArray[np.floating]) -> None:
         """Add vectors, [n, width]; each is scaled to norm 1 first."""
-        x = vectors.astype(np.float64)
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        x = unit_rows(vectors)
         self.count += len(x)
         self._sum += x.sum(0)
         self._products += x.T @ x
