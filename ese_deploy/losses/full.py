@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ese_deploy.losses.batch import bind_objective, check_finite
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective
+from ese_deploy.losses.pieces import compute_in_pieces
 
 __all__ = ["AngleLoss"]
 
@@ -37,7 +38,7 @@ class AngleLoss(nn.Module):
             TrainingError: it is not finite.
         """
         features = list(sentence_features)
-        columns = [gather(self.model(dict(column))["sentence_embedding"].float()) for column in features]
+        columns = [gather(vectors) for vectors in compute_in_pieces(features, self._vectors)]
         with torch.autocast(columns[0].device.type, enabled=False):
             loss = bind_objective(self.objective, [len(column) for column in columns], features, labels)(
                 torch.cat(columns)
@@ -45,3 +46,7 @@ class AngleLoss(nn.Module):
         parts = {"express": loss}
         check_finite(parts, self.global_step)
         return parts
+
+    def _vectors(self, features: Mapping[str, Any]) -> Tensor:
+        vectors: Tensor = self.model(dict(features))["sentence_embedding"]
+        return vectors.float()

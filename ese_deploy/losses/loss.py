@@ -19,6 +19,7 @@ from ese_deploy.losses.espresso import Cell, Targets, espresso_parts, espresso_s
 from ese_deploy.losses.exits import exit_vectors, model_parts
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective
+from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.published import paper_parts, reference_parts
 from ese_deploy.target import default_dims
 
@@ -107,10 +108,7 @@ class EseLoss(nn.Module):
             TrainingError: a part is not finite.
         """
         features = list(sentence_features)
-        columns = [
-            gather(torch.stack(exit_vectors(self.model, self.parts, column, raw=self.variant == "reference"), dim=1))
-            for column in features
-        ]
+        columns = [gather(vectors) for vectors in compute_in_pieces(features, self._exit_vectors)]
         device = columns[0].device
         with torch.autocast(device.type, enabled=False):
             states = torch.cat(columns).unbind(1)
@@ -188,14 +186,18 @@ class EseLoss(nn.Module):
         targets = Targets(unit, self.covariance.components)
         return espresso_parts(exits, self._draw_cells(), targets, self.settings, objective)
 
+    def _exit_vectors(self, features: Mapping[str, Any]) -> Tensor:
+        """Float32 [n, exits, width]."""
+        return torch.stack(exit_vectors(self.model, self.parts, features, raw=self.variant == "reference"), dim=1)
+
     @torch.no_grad()
     def _teach(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
         (teacher,) = self._teacher
         device = features[0]["input_ids"].device
         if teacher.device != device:
             teacher.to(device)
-        outputs = [teacher(dict(column))["sentence_embedding"] for column in features]
-        return torch.cat([gather(output.float()) for output in outputs])
+        outputs = compute_in_pieces(features, lambda piece: teacher(dict(piece))["sentence_embedding"].float())
+        return torch.cat([gather(output) for output in outputs])
 
     def _draw_cells(self) -> list[Cell]:
         cells = [cell for cell in product(self.exits, self.dims) if cell != (self.parts.depth, self.parts.width)]
