@@ -2,34 +2,48 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import BundleError
 
-__all__ = ["MAPS_FILE", "LinearMap", "load_maps", "save_maps", "unit_rows"]
+__all__ = ["MAPS_FILE", "LinearMap", "encode_maps", "load_maps", "read_states", "unit_rows"]
 
 MAPS_FILE = "projection.safetensors"
 
 
+_MOST_STATES = 6
+
+
 @dataclass(frozen=True)
 class LinearMap:
-    """A map of an exit's vectors: y = matrix x.
+    """A map of what an exit has computed: y = matrix x.
 
     Attributes:
-        matrix: float32 [width, width].
+        matrix: float32 [width, inputs].
+        states: x is the exit's own vector where there are none; else the pooled token states of these blocks, each
+            scaled to norm 1, one behind another. State 0 is the output of the embeddings.
     """
 
     matrix: NDArray[np.float32]
+    states: tuple[int, ...] = ()
 
 
-def save_maps(path: Path, maps: Mapping[int, LinearMap]) -> None:
-    """Write the maps of several exits to one file."""
-    from safetensors.numpy import save_file
+def read_states(depth: int) -> tuple[int, ...]:
+    """The states that a map of exit ``depth`` reads: the first, the last, and evenly between, at most six.
 
-    save_file({f"exit{depth:02d}": fitted.matrix for depth, fitted in sorted(maps.items())}, path)
+    More would make the matrices of deep models as large as blocks.
+    """
+    count = min(depth + 1, _MOST_STATES)
+    return tuple(round(place * depth / (count - 1)) for place in range(count))
+
+
+def encode_maps(maps: Mapping[int, LinearMap]) -> bytes:
+    """The maps of several exits as the bytes of one file."""
+    from safetensors.numpy import save
+
+    return save({_name(depth, fitted): fitted.matrix for depth, fitted in sorted(maps.items())})
 
 
 def load_maps(content: bytes, where: str) -> dict[int, LinearMap]:
@@ -46,9 +60,22 @@ def load_maps(content: bytes, where: str) -> dict[int, LinearMap]:
     from safetensors.numpy import load
 
     try:
-        return {int(name.removeprefix("exit")): LinearMap(tensor) for name, tensor in load(content).items()}
+        return dict(_named(name, tensor) for name, tensor in load(content).items())
     except (SafetensorError, ValueError) as error:
-        raise BundleError(f"{where} cannot be read as projections: {error}; export the bundle again") from error
+        raise BundleError(f"{where} cannot be read as projections of exits: {error}; make it again") from error
+
+
+def _name(depth: int, fitted: LinearMap) -> str:
+    states = f".states_{'_'.join(map(str, fitted.states))}" if fitted.states else ""
+    return f"exit{depth:02d}{states}"
+
+
+def _named(name: str, tensor: NDArray[np.float32]) -> tuple[int, LinearMap]:
+    depth, _, states = name.removeprefix("exit").partition(".states_")
+    read = tuple(int(state) for state in states.split("_")) if states else ()
+    if tensor.ndim != 2 or tensor.dtype != np.float32 or any(not 0 <= state <= int(depth) for state in read):
+        raise ValueError(f"'{name}' is not a map of an exit")
+    return int(depth), LinearMap(tensor, read)
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -193,11 +193,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     """Dimensions of the full embedding, after pooling."""
     pooling: str
     projection: str
-    """How the full vector becomes a target's: ``prefix``, ``pca`` or ``aligned``."""
+    """How the full vector becomes a target's: ``prefix``, ``pca``, ``aligned`` or ``trained``."""
     calibration: Calibration | None = None
     """The texts that projection and output ranges were fitted on; null: the ranges on the project's collection."""
     projection_file: FileEntry | None = None
-    """The matrices of a fitted projection, which ``verify`` compares with; the graphs hold their own."""
+    """The matrices of a projection, which ``verify`` compares with; the graphs hold their own."""
     prompts: dict[str, str]
     default_prompt_name: str | None = None
     max_seq_length: Positive

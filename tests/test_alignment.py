@@ -13,7 +13,7 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.linear import load_maps
+from ese_deploy.linear import LinearMap, load_maps, read_states
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
@@ -47,27 +47,39 @@ def test_a_linear_relation_is_found_and_batches_make_no_difference() -> None:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     y = x @ exact.T
     norms = np.linalg.norm(y, axis=1, keepdims=True)
-    whole, parts = CrossMoments(12), CrossMoments(12)
+    whole, parts = CrossMoments(12, 12), CrossMoments(12, 12)
     whole.add(x, y)
     for start in range(0, 500, 7):
-        parts.add(x[start : start + 7] * 3, y[start : start + 7])
+        parts.add(x[start : start + 7], y[start : start + 7] * 3)
     np.testing.assert_allclose(whole.solve(1e-3), parts.solve(1e-3), atol=1e-9)
     best = np.linalg.lstsq(x, y / norms, rcond=None)[0].T
     np.testing.assert_allclose(whole.solve(0), best, atol=1e-9)
-    assert np.linalg.norm(fit_alignment(whole, 10.0).matrix) < 0.2 * np.linalg.norm(best)
+    plain = LinearMap(np.eye(12, dtype=np.float32))
+    assert np.linalg.norm(fit_alignment(whole, (1,), plain, 10.0).matrix) < 0.2 * np.linalg.norm(best)
 
 
-def test_all_exits_share_a_space_and_the_full_model_stays(
+def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states() -> None:
+    assert read_states(1) == (0, 1)
+    assert read_states(3) == (0, 1, 2, 3)
+    assert read_states(12) == (0, 2, 5, 7, 10, 12)
+    for depth in range(1, 49):
+        states = read_states(depth)
+        assert (states[0], states[-1]) == (0, depth) and len(set(states)) == min(depth + 1, 6)
+
+
+def test_all_exits_share_a_space_in_which_the_full_model_is_turned(
     bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
+    """Its cosines stay, and its first dimensions say the most."""
     assert len({entry.space for entry in bundle.manifest.targets}) == 1
     assert bundle.manifest.projection == "aligned"
     maps = load_maps(read_projection(bundle) or b"", "")
-    np.testing.assert_array_equal(maps[3].matrix, np.eye(len(maps[3].matrix)))
-    plain = export(tiny_checkpoint, tmp_path / "plain", None, [Target(3, 32)])
-    np.testing.assert_allclose(
-        Encoder.open(bundle, "3x32").encode(TEXTS[:20]), Encoder.open(plain, "3x32").encode(TEXTS[:20]), atol=1e-6
-    )
+    assert (maps[1].states, maps[2].states, maps[3].states) == ((0, 1), (0, 1, 2), ())
+    assert maps[2].matrix.shape == (32, 96)
+    plain = Encoder.open(export(tiny_checkpoint, tmp_path / "plain", None, [Target(3, 32)]), "3x32").encode(TEXTS)
+    turned = Encoder.open(bundle, "3x32").encode(TEXTS)
+    np.testing.assert_allclose(turned @ turned.T, plain @ plain.T, atol=1e-5)
+    assert turned[:, :16].var(0).sum() > 1.5 * plain[:, :16].var(0).sum()
 
 
 def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> None:

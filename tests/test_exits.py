@@ -15,8 +15,8 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 def test_every_exit_is_the_output_of_a_model_of_that_depth(model_type: str) -> None:
     full = make_backbone(model_type)
     states = exit_states(full, ARCHITECTURES[model_type], IDS, MASK)
-    assert len(states) == LAYERS
-    for depth, state in enumerate(states, start=1):
+    assert len(states) == LAYERS + 1
+    for depth, state in enumerate(states[1:], start=1):
         shallow = make_backbone(model_type, **_depth(model_type, depth))
         shallow.load_state_dict(full.state_dict(), strict=False)
         expected = shallow(input_ids=IDS, attention_mask=MASK).last_hidden_state
@@ -39,7 +39,8 @@ def test_a_final_norm_is_applied_to_all_exits_but_the_last() -> None:
             return type("Output", (), {"hidden_states": states, "last_hidden_state": states[-1]})
 
     model = PreNorm()
-    first, last = exit_states(model, Architecture("x", final_norm="norm"), IDS, MASK)
+    embedded, first, last = exit_states(model, Architecture("x", final_norm="norm"), IDS, MASK)
+    torch.testing.assert_close(embedded, model.inner)
     torch.testing.assert_close(first, model.norm(model.inner + 1))
     torch.testing.assert_close(last, model.norm(model.inner**2))
 

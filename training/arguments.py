@@ -17,6 +17,7 @@ _LOSS_FLAGS = {
     "ese_variant": "variant",
     "exits": "exits",
     "dims": "dims",
+    "maps": "maps",
     "align_w": "align_w",
     "ese_compression_size": "compression_size",
     "ese_kl_temperature": "kl_temperature",

@@ -52,13 +52,16 @@ class Collator:
         draw = self._draw(rows, columns[0])
         for column in columns:
             texts = [draw.choice(row[column]) if isinstance(row[column], list) else row[column] for row in rows]
-            template = self.prompts.get(column, _SLOT)
-            prompted = [template.replace(_SLOT, text) for text in texts]
+            prompted = [self.prompted(column, text) for text in texts]
             for key, value in self.model.preprocess(prompted, max_length=self.max_length).items():
                 batch[f"{column}_{key}"] = value
         if "label" in rows[0]:
             batch["label"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
         return batch
+
+    def prompted(self, column: str, text: str) -> str:
+        """A text with the prompt of its column around it."""
+        return self.prompts.get(column, _SLOT).replace(_SLOT, text)
 
     def _draw(self, rows: list[dict[str, Any]], column: str) -> random.Random:
         digest = blake2b(str(self.seed).encode())

@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,11 +18,13 @@ from ese_deploy.backbones.contract import EseContract
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.files import explain_os_error, replace_folder, staging_folder
+from ese_deploy.linear import LinearMap
 from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data, load_formats
+from training.maps import all_texts, begin_maps, plan_maps
 from training.model import LoadedModel, load_model, set_dropout, spell_out_attention, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
@@ -53,16 +56,19 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     data = _load_formats(settings, tell)
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts, tell)
-    loss = _build_loss(settings, loaded.model, layouts, tell)
+    texts = all_texts(data, collator)
+    loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows)
+    if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
+        begin_maps(loss, texts, collator.max_length, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
     callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit), Console()]
     contract = _contract(loss, settings)
     if settings.valid_name_or_path_for_callback:
         scored = _load_data(settings, "callback", tell)
-        callbacks.append(SpearmanEachEpoch(scored, lambda folder: _write(loaded.model, contract, folder)))
+        callbacks.append(SpearmanEachEpoch(scored, lambda folder: _write(loaded.model, contract, folder, _maps(loss))))
     trainer = EseTrainer(
         model=loaded.model,
         args=arguments,
@@ -76,7 +82,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
     _run(trainer, run)
     if trainer.is_world_process_zero():
-        _finish(loaded, contract, settings, tell)
+        _finish(loaded, contract, settings, tell, _maps(loss))
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
@@ -92,7 +98,7 @@ def truncate_only(settings: argparse.Namespace, tell: Tell) -> None:
     if save_dir.exists() and (not save_dir.is_dir() or any(save_dir.iterdir())):
         raise InputError(f"{save_dir} holds something already, which is never overwritten; choose another --save_dir")
     loaded = _load(settings, tell)
-    _finish(loaded, loaded.contract, settings, tell)
+    _finish(loaded, loaded.contract, settings, tell, loaded.maps)
 
 
 def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
@@ -172,7 +178,7 @@ def _collator(settings: argparse.Namespace, loaded: LoadedModel, layouts: Sequen
 
 
 def _build_loss(
-    settings: argparse.Namespace, model: SentenceTransformer, layouts: Sequence[Layout], tell: Tell
+    settings: argparse.Namespace, model: SentenceTransformer, layouts: Sequence[Layout], texts: int, tell: Tell
 ) -> EseLoss | AngleLoss:
     label_free = all(layout.label_free for layout in layouts)
     variant = settings.loss.get("variant", "espresso") if settings.apply_ese else "--apply_ese 0"
@@ -192,6 +198,7 @@ def _build_loss(
         if unused:
             tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
     objective = None if label_free else AngleObjective(**settings.objective)
+    plan_maps(chosen, model, texts, tell)
     try:
         return EseLoss(model, objective, seed=settings.seed, **chosen)
     except TypeError as error:
@@ -235,7 +242,17 @@ def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseCon
     return msgspec.structs.replace(contract, settings={**contract.settings, "training": used})
 
 
-def _finish(loaded: LoadedModel, contract: EseContract | None, settings: argparse.Namespace, tell: Tell) -> None:
+def _maps(loss: EseLoss | AngleLoss) -> dict[int, LinearMap]:
+    return loss.fitted_maps() if isinstance(loss, EseLoss) else {}
+
+
+def _finish(
+    loaded: LoadedModel,
+    contract: EseContract | None,
+    settings: argparse.Namespace,
+    tell: Tell,
+    maps: Mapping[int, LinearMap] = MappingProxyType({}),
+) -> None:
     """Truncate if asked, write the model, say where."""
     depth = loaded.depth
     if settings.truncate_to:
@@ -246,19 +263,22 @@ def _finish(loaded: LoadedModel, contract: EseContract | None, settings: argpars
         if contract is not None:
             kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
             contract = msgspec.structs.replace(contract, trained_exits=kept)
+        maps = {exit_: fitted for exit_, fitted in maps.items() if exit_ <= depth}
     save_dir = Path(settings.save_dir).expanduser().absolute()
-    _write(loaded.model, contract, save_dir)
+    _write(loaded.model, contract, save_dir, maps)
     exits = f"; trained exits: {', '.join(map(str, contract.trained_exits))}" if contract else ""
     tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
 
 
-def _write(model: SentenceTransformer, contract: EseContract | None, folder: Path) -> None:
+def _write(
+    model: SentenceTransformer, contract: EseContract | None, folder: Path, maps: Mapping[int, LinearMap]
+) -> None:
     """Write a checkpoint beside its place, then let it take it."""
     with staging_folder(folder) as staging:
         with quiet_transformers():
             model.save_pretrained(str(staging), create_model_card=False)
         if contract is not None:
-            save_contract(staging, contract)
+            save_contract(staging, contract, maps)
         replace_folder(staging, folder)
 
 

@@ -122,6 +122,7 @@ FLAGS = (
     Flag("label_free", switch, None, "learn from texts alone; default: only where there are no labels"),
     Flag("exits", str, None, "depths to train, such as 1-6 or 2,4; espresso"),
     Flag("dims", str, None, "prefixes to train, such as 32,64,128; espresso"),
+    Flag("maps", switch, None, "train exits through matrices, in the full model's space (1); espresso"),
     Flag("align_w", positive, None, "weight of aligning exits, so that queries of one search another's index (0)"),
     Flag("ese_compression_size", natural, None, "the prefix that the published variants train"),
     Flag("ese_kl_temperature", positive, None, "of the published compression; 0 leaves its KL out"),

@@ -1,5 +1,6 @@
 """The model to train: found, checked as the exporter checks it, and loaded; and a shallower one made of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ese_deploy.backbones.contract import EseContract
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
+from ese_deploy.linear import LinearMap
 
 __all__ = ["LoadedModel", "load_model", "pooling_name", "set_dropout", "spell_out_attention", "truncate_model"]
 
@@ -31,6 +33,7 @@ class LoadedModel:
         pooling: as it pools now.
         max_seq_length: longest input in tokens that it takes, which training does not change.
         contract: what an earlier training said of the exits, if it said anything.
+        maps: what it mapped them by, if it did.
         notes: lines for a person.
     """
 
@@ -39,6 +42,7 @@ class LoadedModel:
     pooling: str
     max_seq_length: int
     contract: EseContract | None
+    maps: Mapping[int, LinearMap]
     notes: tuple[str, ...]
 
 
@@ -97,7 +101,8 @@ def load_model(name: str, pooling_strategy: str | None) -> LoadedModel:
     for parameter_name, parameter in backbone.named_parameters():
         if parameter_name.startswith("pooler."):
             parameter.requires_grad_(False)
-    return LoadedModel(model, checkpoint.depth, pooling, checkpoint.max_seq_length, checkpoint.contract, tuple(notes))
+    about = (checkpoint.max_seq_length, checkpoint.contract, checkpoint.maps)
+    return LoadedModel(model, checkpoint.depth, pooling, *about, tuple(notes))
 
 
 def set_dropout(model: SentenceTransformer, probability: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.quality.protocol import STAGES, Protocol, Row
+from benchmarks.quality.protocol import PROJECTED, STAGES, Protocol, Row
 from benchmarks.quality.records import Record, criterion
 from ese_deploy.rows import stem_of
 
@@ -77,7 +77,7 @@ def planned(plan: Plan, records: Mapping[str, Record]) -> Iterator[Run]:
             yield from _tuning(plan, row, records)
     for stage in STAGES:
         members = [row for row in rows if row.stage == stage]
-        for number in range(max((len(plan.protocol.seeds[stage]) for _ in members), default=0)):
+        for number in range(max((len(seeds_of(plan, row)) for row in members), default=0)):
             for row in members:
                 found = runs_of(plan, row, records)
                 yield from found[number : number + 1]
@@ -87,11 +87,11 @@ def runs_of(plan: Plan, row: Row, records: Mapping[str, Record]) -> list[Run]:
     """The runs that a row is reported by: its best rate with each seed; none while the rate is not known."""
     if row.how == "untouched":
         return [_make(plan, row, None, None)]
-    if row.how == "pca":
+    if row.how in PROJECTED:
         sources = runs_of(plan, plan.protocol.whole(plan.protocol.row(row.of)), records)
         return [_make(plan, row, None, source.seed, source) for source in sources]
     rate = chosen_rate(plan, row, records)
-    return [] if rate is None else [_make(plan, row, rate, seed) for seed in plan.protocol.seeds[row.stage]]
+    return [] if rate is None else [_make(plan, row, rate, seed) for seed in seeds_of(plan, row)]
 
 
 def chosen_rate(plan: Plan, row: Row, records: Mapping[str, Record]) -> float | None:
@@ -103,6 +103,11 @@ def chosen_rate(plan: Plan, row: Row, records: Mapping[str, Record]) -> float | 
     if any(rate not in scores for rate in rates_wanted(row.rates, scores)) or max(scores.values()) == float("-inf"):
         return None
     return max(scores, key=lambda rate: (scores[rate], -rate))
+
+
+def seeds_of(plan: Plan, row: Row) -> list[int]:
+    """The seeds that a row is run with; the first one tunes."""
+    return row.seeds or plan.protocol.seeds[row.stage]
 
 
 def rates_wanted(rates: list[float], scores: Mapping[float, float]) -> list[float]:
@@ -144,7 +149,7 @@ def rates_tried(plan: Plan, row: Row, records: Mapping[str, Record]) -> dict[flo
 
 def _tuning(plan: Plan, row: Row, records: Mapping[str, Record]) -> Iterator[Run]:
     """The runs that tune a row, as far as they are known to be wanted."""
-    seed = plan.protocol.seeds[row.stage][0]
+    seed = seeds_of(plan, row)[0]
     scores: dict[float, float] = {}
     while missing := [rate for rate in rates_wanted(row.rates, scores) if rate not in scores]:
         run = _make(plan, row, missing[0], seed)

@@ -14,7 +14,8 @@ __all__ = ["PROTOCOL", "STAGES", "Data", "Protocol", "Row", "read_protocol"]
 PROTOCOL = Path(__file__).with_name("protocol.toml")
 
 Stage = Literal["finalist", "ablation", "idea"]
-How = Literal["train", "matryoshka2d", "pca", "untouched"]
+How = Literal["train", "matryoshka2d", "pca", "aligned", "untouched"]
+PROJECTED: tuple[How, ...] = ("pca", "aligned")
 STAGES: tuple[Stage, ...] = ("finalist", "ablation", "idea")
 
 
@@ -24,10 +25,11 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: as tables show it.
         stage: finalists are tuned, run with all seeds and tested.
-        how: ``train`` by ``training.train``; ``matryoshka2d`` by sentence-transformers' loss; ``pca``, a projection of
-            the model of the row ``of``; ``untouched``.
+        how: ``train`` by ``training.train``; ``matryoshka2d`` by sentence-transformers' loss; ``pca`` or
+            ``aligned``, a projection of the model of the row ``of``; ``untouched``.
         of: the row whose data, flags, settings and learning rate this one takes where it has none of its own.
         data: sets of training data.
+        seeds: without them those of the stage.
         rates: learning rates to try; a single one is taken as it is.
         cell: the one cell that counts, such as ``1x32``; without it the mean of the grid.
         flags: of ``training.train``.
@@ -40,6 +42,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     how: How = "train"
     of: str = ""
     data: list[str] = []
+    seeds: list[int] = []
     rates: list[float] = []
     cell: str = ""
     flags: dict[str, Any] = {}
@@ -102,7 +105,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def whole(self, row: Row) -> Row:
         """A row with all that it takes from the protocol and from the row that it is ``of``."""
-        base = self.whole(self.row(row.of)) if row.of and row.how != "pca" else None
+        base = self.whole(self.row(row.of)) if row.of and row.how not in PROJECTED else None
         return msgspec.structs.replace(
             row,
             how=base.how if base else row.how,

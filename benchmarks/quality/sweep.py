@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.quality.children import Child, module, run_child, terminable
 from benchmarks.quality.plan import Plan, Run, criterion_of, planned, runs_of
-from benchmarks.quality.protocol import Protocol
+from benchmarks.quality.protocol import PROJECTED, Protocol
 from benchmarks.quality.records import Figures, Record, read_records, write_json
 from benchmarks.quality.texts import TrainingFiles
 from ese_deploy.choose.machine import describe_machine, library_versions
@@ -125,7 +125,7 @@ class Sweep:
         trained: Child | None = None
         if run.row.how in ("train", "matryoshka2d") and not self._model(run).exists():
             trained = run_child(self._training(run), self._log(run), self._pause)
-        elif run.row.how == "pca":
+        elif run.row.how in PROJECTED:
             trained = run_child(self._projecting(run), self._log(run), self._pause)
         if trained is not None and trained.code < 0:
             return None
@@ -158,16 +158,16 @@ class Sweep:
     def _projecting(self, run: Run) -> list[str]:
         protocol = self.protocol
         source = self._model(run.source) if run.source else protocol.model
-        texts = self.files.calibration(run.row.data[0])
+        texts = self.files.calibration(tuple(run.row.data))
         depths, dims = (",".join(map(str, numbers)) for numbers in (protocol.depths, protocol.dims))
-        options = ["--depths", depths, "--dims", dims, "--projection", "pca", "--calibration", texts, "--force"]
+        options = ["--depths", depths, "--dims", dims, "--projection", run.row.how, "--calibration", texts, "--force"]
         return module("ese_deploy.cli", "export", source, "--out", self._model(run), *options)
 
     def _evaluate(self, run: Run, sts: list[Path], retrieval: list[Path]) -> tuple[Figures, int]:
         """Figures of the grid, and the exit code of the process that found them."""
         found = self.out / _LOGS / f"{run.label}-{run.key}.figures.json"
         data = [*(f"--sts={path}" for path in sts), *(f"--retrieval={path}" for path in retrieval)]
-        if run.row.how == "pca":
+        if run.row.how in PROJECTED:
             command = module("ese_deploy.cli", "evaluate", self._model(run), *data, "--out", found)
             command += ["--against", str(self._model(run.source)) if run.source else self.protocol.model]
         else:

@@ -45,16 +45,17 @@ class TrainingFiles:
         data = self._protocol.data
         return [self._path(name) for name in data.test_sts], [self._path(name) for name in data.test_retrieval]
 
-    def calibration(self, name: str) -> Path:
-        """All texts of a set, each once, a line each."""
+    def calibration(self, names: tuple[str, ...]) -> Path:
+        """All texts of some sets, each once, a line each."""
         texts = dict.fromkeys(
             " ".join(str(text).split())
+            for name in names
             for path in self.files(name)
             for _, row in read_rows(path)
             for column, text in row.items()
             if column not in _ABOUT
         )
-        path = self._work / f"{name}.txt"
+        path = self._work / f"{'-'.join(names)}.txt"
         _write(path, "".join(f"{text}\n" for text in texts).encode())
         return path
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from ese_deploy.backbones.pooling import POOLINGS, check_pooling
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
 from ese_deploy.backbones.tokenizer import CheckpointTokenizer, read_tokenizer
-from ese_deploy.errors import InputError
+from ese_deploy.errors import BundleError, InputError
+from ese_deploy.linear import MAPS_FILE, LinearMap, load_maps
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
@@ -54,6 +56,7 @@ class Checkpoint:
         prompts: prompts by name.
         default_prompt_name: the prompt used where none is named.
         contract: what training said of the exits, if it said anything.
+        maps: what training maps the exits by, if it did.
     """
 
     location: Location
@@ -70,6 +73,7 @@ class Checkpoint:
     prompts: dict[str, str]
     default_prompt_name: str | None
     contract: EseContract | None
+    maps: Mapping[int, LinearMap]
 
     @property
     def depth(self) -> int:
@@ -94,7 +98,8 @@ class Checkpoint:
     def space(self, depth: int) -> str:
         """Name of the space that an exit's vectors lie in: one for all exits that were trained to be aligned."""
         contract = self.contract
-        aligned = contract is not None and contract.aligned_exits and depth in self.trained_exits
+        placed = depth in (self.maps or self.trained_exits)
+        aligned = contract is not None and contract.aligned_exits and placed
         return "aligned" if aligned else f"exit{depth:02d}"
 
     def weights_sha256(self) -> str:
@@ -144,10 +149,14 @@ def read_checkpoint(
     if max_seq_length is not None and not 8 <= max_seq_length <= longest:
         raise InputError(f"max_seq_length {max_seq_length} is outside what {model} allows; choose 8 to {longest}")
     prompts = _read_json(location.path / "config_sentence_transformers.json", optional=True)
+    maps_file = location.path / MAPS_FILE
+    pooled = int(config.hidden_size) * len(described.pooling.split("+"))
+    width = described.head[-1].out_features if described.head else pooled
+    maps = _read_maps(maps_file, int(config.num_hidden_layers), pooled, width)
     return Checkpoint(
         location=location,
         backbone_path=folder,
-        weight_files=(*weight_files, *(layer.weights for layer in described.head)),
+        weight_files=(*weight_files, *(layer.weights for layer in described.head), *([maps_file] if maps else [])),
         allow_pickle=allow_pickle,
         config=config,
         architecture=architecture,
@@ -159,6 +168,7 @@ def read_checkpoint(
         prompts=dict(prompts.get("prompts") or {}),
         default_prompt_name=prompts.get("default_prompt_name"),
         contract=read_contract(location.path, int(config.num_hidden_layers)),
+        maps=maps,
     )
 
 
@@ -268,6 +278,23 @@ def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int 
             f"{folder} does not say how long a text may be; put max_seq_length into its sentence_bert_config.json"
         )
     return int(min(limits[0], of_positions or limits[0]))
+
+
+def _read_maps(path: Path, depth: int, pooled: int, width: int) -> dict[int, LinearMap]:
+    if not path.is_file():
+        return {}
+    try:
+        maps = load_maps(path.read_bytes(), str(path))
+    except (OSError, BundleError) as error:
+        raise InputError(str(error)) from error
+    for exit_, fitted in maps.items():
+        wanted = (width, pooled * len(fitted.states) or width)
+        if exit_ > depth or fitted.matrix.shape != wanted:
+            raise InputError(
+                f"{path} has a map of exit {exit_} with the shape {list(fitted.matrix.shape)}; this model has {depth} "
+                f"blocks and takes {list(wanted)}; the checkpoint does not fit together"
+            )
+    return maps
 
 
 def _read_config(folder: Path) -> Any:

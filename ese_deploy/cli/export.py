@@ -25,7 +25,10 @@ def export(
     dtype: Annotated[
         str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights.")
     ] = "fp32",
-    projection: Annotated[str, typer.Option(help="prefix, or with --calibration pca, or aligned.")] = "prefix",
+    projection: Annotated[
+        str | None,
+        typer.Option(help="trained (default, where training left one), prefix; with --calibration aligned, pca."),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Texts of your own kind, for int8, pca and output ranges: .txt or .jsonl.")
     ] = None,

@@ -57,7 +57,8 @@ class CheckpointExits:
         self._device = device
         backbone = load_backbone(checkpoint)
         head = load_head(checkpoint.head)
-        self._model = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head).eval().to(device)
+        exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head, checkpoint.maps)
+        self._model = exits.eval().to(device)
         self._tokenizer = text_tokenizer(checkpoint)
         self._names = ["input_ids", "attention_mask"]
         self._names += ["token_type_ids"] if uses_token_types(checkpoint.config) else []

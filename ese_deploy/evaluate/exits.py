@@ -135,11 +135,9 @@ class BundleExits:
 
     @property
     def full(self) -> Target | None:
-        """The full model in fp32, where the bundle holds it; a projection that was fitted is not the model's own."""
+        """The full model in fp32, where the bundle holds it; a projection turns its vectors and keeps their cosines."""
         manifest = self._bundle.manifest
         full = Target(manifest.depth, manifest.width)
-        if manifest.projection != "prefix":
-            return None
         return full if any(entry.target == full for entry in manifest.targets) else None
 
     def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:

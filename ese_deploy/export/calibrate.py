@@ -1,24 +1,23 @@
 """The user's calibration texts, and fitting projections on them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ese_deploy.alignment import CrossMoments, fit_alignment
-from ese_deploy.backbones import Checkpoint, Exits
+from ese_deploy.backbones import Checkpoint, exit_states, pool
 from ese_deploy.backbones.dense import load_head
+from ese_deploy.backbones.exits import join_states
 from ese_deploy.bundle import Bundle, read_projection
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.files import sha256_file
-from ese_deploy.linear import LinearMap, load_maps
+from ese_deploy.linear import LinearMap, load_maps, read_states
 from ese_deploy.manifest import Calibration
 from ese_deploy.pca import Moments, fit_pca
 from ese_deploy.progress import Progress, silent
@@ -82,13 +81,15 @@ def fit_projections(
 ) -> Fitted:
     """Fit the maps of several exits in one pass over the texts.
 
-    Memory holds a window of texts and one or two matrices [width, width] for each exit, however many texts there are.
+    Memory holds a window of texts and one or two matrices for each exit, as wide as what its map reads, however many
+    texts there are.
 
     Args:
         checkpoint: the checkpoint.
         backbone: its backbone, loaded.
         depths: the exits.
-        kind: ``pca`` turns each onto its own principal components, ``aligned`` maps it into the full model's space.
+        kind: ``pca`` turns each onto its own principal components; ``aligned`` maps what the model has computed up to
+            it onto the principal components of the full model's vectors.
         calibration: the texts.
         existing: a bundle made with the same texts, whose projections are kept as they are.
         progress: called after each window.
@@ -101,39 +102,58 @@ def fit_projections(
     wanted = sorted(set(depths) - set(held))
     if not wanted:
         return Fitted(kind, calibration.entry, held)
-    full, width = checkpoint.depth, checkpoint.width
-    computed = {*wanted, full} if kind == "aligned" else wanted
-    batches = _exit_vectors(checkpoint, backbone, computed, calibration, progress)
-    if kind == "aligned":
-        return Fitted(kind, calibration.entry, {**held, **_fit_aligned(batches, wanted, full, width)})
-    moments = {depth: Moments(width) for depth in wanted}
-    for vectors in batches:
-        for depth in wanted:
-            moments[depth].add(vectors[depth])
-    return Fitted(kind, calibration.entry, {**held, **{depth: fit_pca(moments[depth]) for depth in wanted}})
+    fit = _fit_aligned if kind == "aligned" else _fit_pca
+    return Fitted(kind, calibration.entry, {**held, **fit(checkpoint, backbone, wanted, calibration, progress)})
+
+
+def _fit_pca(
+    checkpoint: Checkpoint,
+    backbone: nn.Module,
+    depths: Sequence[int],
+    calibration: CalibrationTexts,
+    progress: Progress,
+) -> dict[int, LinearMap]:
+    moments = {depth: Moments(checkpoint.width) for depth in depths}
+    head = load_head(checkpoint.head)
+    for pooled in _pooled_states(checkpoint, backbone, depths, calibration, progress):
+        for depth in depths:
+            moments[depth].add(head(pooled[depth]).numpy())
+    return {depth: fit_pca(moments[depth]) for depth in depths}
 
 
 def _fit_aligned(
-    batches: Iterable[Mapping[int, NDArray[np.float32]]], wanted: Iterable[int], full: int, width: int
-) -> dict[int, LinearMap]:
-    """Maps into the full model's space, where that of the full model is the identity."""
-    moments = {depth: CrossMoments(width) for depth in wanted if depth != full}
-    for vectors in batches:
-        for depth, found in moments.items():
-            found.add(vectors[depth], vectors[full])
-    maps = {depth: fit_alignment(found) for depth, found in moments.items()}
-    return {**maps, full: LinearMap(np.eye(width, dtype=np.float32))}
-
-
-def _exit_vectors(
     checkpoint: Checkpoint,
     backbone: nn.Module,
-    depths: Iterable[int],
+    depths: Sequence[int],
     calibration: CalibrationTexts,
     progress: Progress,
-) -> Iterator[dict[int, NDArray[np.float32]]]:
-    """Vectors of every exit, float32 [batch, width], a batch of the texts at a time."""
-    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, sorted(depths), load_head(checkpoint.head))
+) -> dict[int, LinearMap]:
+    """Maps onto the principal components of the full model's vectors, which the full model's own map turns to."""
+    full, width = checkpoint.depth, checkpoint.width
+    read = {depth: read_states(depth) for depth in depths if depth != full}
+    pooled_width = checkpoint.hidden_size * (checkpoint.pooling.count("+") + 1)
+    moments = {depth: CrossMoments(pooled_width * len(states), width) for depth, states in read.items()}
+    own, head = Moments(width), load_head(checkpoint.head)
+    needed = {full, *(state for states in read.values() for state in states)}
+    for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress):
+        target = head(pooled[full]).numpy()
+        own.add(target)
+        for depth, states in read.items():
+            moments[depth].add(join_states([pooled[state] for state in states]).numpy(), target)
+    components = fit_pca(own)
+    maps = {depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()}
+    return {**maps, full: components}
+
+
+def _pooled_states(
+    checkpoint: Checkpoint,
+    backbone: nn.Module,
+    states: Iterable[int],
+    calibration: CalibrationTexts,
+    progress: Progress,
+) -> Iterator[dict[int, Tensor]]:
+    """The pooled token states of some blocks, float32 [batch, pooled], a batch of the texts at a time."""
+    wanted = sorted(states)
     tokenizer = text_tokenizer(checkpoint)
     names = input_names(checkpoint)
     prefix = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
@@ -143,8 +163,9 @@ def _exit_vectors(
         tokens = tokenizer([prefix + row.text for row in rows])
         for places in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
             batch = tokenizer.collate([tokens.encodings[place] for place in places], names)
+            inputs = [torch.from_numpy(batch[name]) for name in names]
             with torch.no_grad():
-                vectors = exits(*(torch.from_numpy(batch[name]) for name in names))
-            yield {depth: found.numpy() for depth, found in vectors.items()}
+                found = exit_states(backbone, checkpoint.architecture, *inputs)
+                yield {state: pool(found[state], inputs[1], checkpoint.pooling) for state in wanted}
         done += len(rows)
         progress("calibrate", done, total)

@@ -26,7 +26,7 @@ from ese_deploy.export.projection import Fitted, fitted_space
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
 from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
-from ese_deploy.linear import MAPS_FILE, save_maps
+from ese_deploy.linear import MAPS_FILE, encode_maps
 from ese_deploy.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -93,7 +93,7 @@ def write_graphs(
             (folder / RANGES_FILE).write_bytes(ranges)
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries, profiles=None)
     if fitted is not None:
-        save_maps(folder / MAPS_FILE, fitted.maps)
+        (folder / MAPS_FILE).write_bytes(encode_maps(fitted.maps))
         manifest = msgspec.structs.replace(
             manifest,
             projection=fitted.kind,
@@ -144,11 +144,17 @@ def _write_target(
         depth=target.depth,
         dim=target.dim,
         dtype=target.dtype,
-        space=fitted_space(target.depth, fitted.kind, fitted.calibration) if fitted else checkpoint.space(target.depth),
+        space=_space(checkpoint, target.depth, fitted),
         trained=target.depth in checkpoint.trained_exits,
         weight_bytes=graph.weight_bytes,
         engines=engines_for(target.dtype),
     )
+
+
+def _space(checkpoint: Checkpoint, depth: int, fitted: Fitted | None) -> str:
+    if fitted is None or fitted.calibration is None:
+        return checkpoint.space(depth)
+    return fitted_space(depth, fitted.kind, fitted.calibration)
 
 
 def _new_manifest(

@@ -15,9 +15,17 @@ from ese_deploy.export.calibrate import LEAST_TEXTS, fit_projections, read_calib
 from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.observe import calibrate_int8
-from ese_deploy.export.plan import check_output, check_update, check_way, grid, plan_recipe, plan_targets
+from ese_deploy.export.plan import (
+    check_output,
+    check_update,
+    check_way,
+    choose_projection,
+    grid,
+    plan_recipe,
+    plan_targets,
+)
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
-from ese_deploy.export.projection import FITTED
+from ese_deploy.export.projection import FITTED, TRAINED, Fitted
 from ese_deploy.export.prove import prove
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.trace import OPSET, trace
@@ -44,7 +52,8 @@ class ExportRequest:
         pooling: for a plain transformers folder.
         revision: branch, tag or commit of the hub.
         allow_pickle: accept weights in pickle files.
-        projection: ``prefix``, or ``pca`` or ``aligned``, fitted on ``calibration``.
+        projection: ``trained``, as training left the exits; ``prefix``, of their own vectors; ``pca`` or ``aligned``,
+            fitted on ``calibration``. Without it the first that the checkpoint has.
         calibration: a file of texts of the user's own kind, on which projection and output ranges are fitted; without
             it the ranges are those of the project's collection.
         opset: of the graphs; 18 for engines of old.
@@ -67,7 +76,7 @@ class ExportRequest:
     pooling: str | None = None
     revision: str | None = None
     allow_pickle: bool = False
-    projection: str = "prefix"
+    projection: str | None = None
     calibration: Path | None = None
     opset: int = OPSET
     max_seq_length: int | None = None
@@ -122,9 +131,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         allow_pickle=request.allow_pickle,
         max_seq_length=request.max_seq_length,
     )
+    projection = choose_projection(checkpoint, request.projection)
     calibration = None
     if request.calibration is not None:
-        fitting = request.projection in FITTED
+        fitting = projection in FITTED
         wanted = max(LEAST_TEXTS, texts_wanted(checkpoint.width)) if fitting else LEAST_TEXTS
         calibration = read_calibration(request.calibration, wanted)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
@@ -133,7 +143,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     targets = plan_targets(checkpoint, asked, request.opset)
     if existing is not None:
         entry = calibration.entry if calibration else None
-        targets = check_update(existing, checkpoint, request.opset, request.projection, entry, targets)
+        targets = check_update(existing, checkpoint, request.opset, projection, entry, targets)
     bits = 7 if request.reduce_range else 8
     if plan_recipe(existing, targets, calibration, bits) is None and request.reduce_range:
         raise InputError(
@@ -143,10 +153,9 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     with ExitStack() as stack:
         backbone = load_backbone(checkpoint)
         depths = sorted({target.depth for target in targets})
-        fitted = None
-        if calibration is not None and request.projection in FITTED:
-            kind = request.projection
-            fitted = fit_projections(checkpoint, backbone, depths, kind, calibration, existing, progress)
+        fitted = Fitted(projection, None, checkpoint.maps) if projection == TRAINED else None
+        if calibration is not None and projection in FITTED:
+            fitted = fit_projections(checkpoint, backbone, depths, projection, calibration, existing, progress)
         progress("trace", 0, 1)
         traced = trace(checkpoint, backbone, depths, request.opset, fitted.maps if fitted else None)
         progress("trace", 1, 1)

@@ -9,12 +9,13 @@ from ese_deploy.errors import InputError
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.observe import describe_recipe
-from ese_deploy.export.projection import FITTED, PROJECTIONS
+from ese_deploy.export.projection import FITTED, PROJECTIONS, TRAINED
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET
+from ese_deploy.linear import MAPS_FILE
 from ese_deploy.manifest import Calibration, Quantization
 from ese_deploy.target import CALIBRATED, Target
 
-__all__ = ["check_output", "check_update", "check_way", "grid", "plan_recipe", "plan_targets"]
+__all__ = ["check_output", "check_update", "check_way", "choose_projection", "grid", "plan_recipe", "plan_targets"]
 
 # Since then QuantizeLinear takes fp16.
 _HALF_SCALES = 19
@@ -88,7 +89,7 @@ def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
     return None
 
 
-def check_way(opset: int, projection: str, calibration: Path | None) -> None:
+def check_way(opset: int, projection: str | None, calibration: Path | None) -> None:
     """Check how the targets are to be made.
 
     Raises:
@@ -96,12 +97,26 @@ def check_way(opset: int, projection: str, calibration: Path | None) -> None:
     """
     if opset not in MINIMUM_ONNXRUNTIME:
         raise InputError(f"opset {opset} cannot be exported; choose one of {', '.join(map(str, MINIMUM_ONNXRUNTIME))}")
-    if projection not in PROJECTIONS:
+    if projection is not None and projection not in PROJECTIONS:
         raise InputError(f"there is no projection '{projection}'; choose one of {', '.join(PROJECTIONS)}")
     if projection in FITTED and calibration is None:
         raise InputError(
             f"projection '{projection}' is fitted on texts of your own kind; name them with --calibration FILE"
         )
+
+
+def choose_projection(checkpoint: Checkpoint, wanted: str | None) -> str:
+    """The projection that was asked for; without one, that which training left.
+
+    Raises:
+        InputError: training left none.
+    """
+    if wanted == TRAINED and not checkpoint.maps:
+        raise InputError(
+            f"projection '{TRAINED}' was asked for, and {checkpoint.location.path} has no {MAPS_FILE}; training writes "
+            "one with the loss 'espresso'; 'aligned' fits one on texts"
+        )
+    return wanted or (TRAINED if checkpoint.maps else "prefix")
 
 
 def check_update(

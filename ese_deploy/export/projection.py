@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
-from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from ese_deploy.linear import LinearMap
 from ese_deploy.manifest import Calibration
 
-__all__ = ["FITTED", "PROJECTIONS", "Fitted", "Rotation", "append_cut", "fitted_space"]
+__all__ = ["FITTED", "PROJECTIONS", "TRAINED", "Fitted", "append_cut", "fitted_space"]
 
-PROJECTIONS = ("prefix", "pca", "aligned")
+TRAINED = "trained"
+PROJECTIONS = ("prefix", "pca", "aligned", TRAINED)
 
 FITTED = frozenset({"pca", "aligned"})
 """Projections that are fitted on texts."""
@@ -31,33 +29,14 @@ class Fitted:
     """Projections that were fitted.
 
     Attributes:
-        kind: ``pca`` or ``aligned``.
-        calibration: what on.
-        maps: for each exit the map of its vectors.
+        kind: ``pca``, ``aligned`` or ``trained``.
+        calibration: what on; None for those that training left.
+        maps: for each exit its map.
     """
 
     kind: str
-    calibration: Calibration
+    calibration: Calibration | None
     maps: Mapping[int, LinearMap]
-
-
-class Rotation(nn.Module):
-    """Maps the vectors of every exit; leaves those of an exit without a map, or with the identity, as they are.
-
-    Args:
-        maps: for each exit its map; none of them for plain prefixes.
-    """
-
-    def __init__(self, maps: Mapping[int, LinearMap]) -> None:
-        super().__init__()
-        for depth, fitted in maps.items():
-            if not np.array_equal(fitted.matrix, np.eye(*fitted.matrix.shape)):
-                self.register_buffer(f"matrix_{depth}", torch.from_numpy(fitted.matrix.copy()))
-
-    def forward(self, vectors: Tensor, depth: int) -> Tensor:
-        """Map [batch, width] of exit ``depth``; one matrix serves all targets of the exit."""
-        matrix: Tensor | None = getattr(self, f"matrix_{depth}", None)
-        return vectors if matrix is None else linear(vectors, matrix)
 
 
 def append_cut(graph: ir.Graph, dim: int) -> None:

@@ -13,7 +13,6 @@ from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.architectures import position_limit, uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
-from ese_deploy.export.projection import Rotation
 from ese_deploy.export.simplify import simplify
 from ese_deploy.linear import LinearMap
 
@@ -54,7 +53,7 @@ def trace(
         backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
         depths: the exits wanted, each an output [batch, width] of the graph, not normalised.
         opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
-        maps: for each exit a map of its vectors.
+        maps: for some exits a map of what they have computed.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
@@ -63,8 +62,10 @@ def trace(
         InputError: torch cannot trace the model with symbolic axes.
     """
     simplify(backbone)
-    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, load_head(checkpoint.head))
-    module = _Rotated(exits, Rotation(maps or {})).eval()
+    head = load_head(checkpoint.head)
+    used = {depth: fitted for depth, fitted in (maps or {}).items() if depth in depths}
+    exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, head, used)
+    module = _Flat(exits).eval()
     names = input_names(checkpoint)
     # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)
@@ -89,16 +90,15 @@ def trace(
     return model
 
 
-class _Rotated(nn.Module):
-    """Exits with their rotations, as a flat tuple in the order of the depths."""
+class _Flat(nn.Module):
+    """Exits as a flat tuple in the order of the depths."""
 
-    def __init__(self, exits: Exits, rotation: Rotation) -> None:
+    def __init__(self, exits: Exits) -> None:
         super().__init__()
         self.exits = exits
-        self.rotation = rotation
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.rotation(vectors, depth) for depth, vectors in self.exits(*inputs).items())
+        return tuple(self.exits(*inputs).values())
 
 
 def _check_axes(model: ir.Model, checkpoint: Checkpoint) -> None:

@@ -1,6 +1,8 @@
 """What a checkpoint of the trainer needs besides the model: the loss's state and ``ese.json``."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -11,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ese_deploy.backbones.contract import ESE_FILE, EseContract
 from ese_deploy.errors import InputError
 from ese_deploy.files import explain_os_error, write_atomic
+from ese_deploy.linear import MAPS_FILE, LinearMap, encode_maps
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import EseLoss
 
@@ -62,16 +65,20 @@ class EseCallback(TrainerCallback):
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.loss.training_state().items()}
         with explain_os_error(folder), write_atomic(folder / STATE_FILE) as file:
             file.write(save(tensors))
-        save_contract(folder, self.loss.contract())
+        save_contract(folder, self.loss.contract(), self.loss.fitted_maps())
 
 
-def save_contract(folder: Path, contract: EseContract) -> None:
-    """Write ``ese.json`` into a checkpoint, whole or not at all.
+def save_contract(folder: Path, contract: EseContract, maps: Mapping[int, LinearMap] = MappingProxyType({})) -> None:
+    """Write ``ese.json`` into a checkpoint, and its exits' maps if it has any, each file whole or not at all.
 
     Args:
         folder: the checkpoint, where ``model.save_pretrained`` wrote it.
         contract: of :meth:`EseLoss.contract`.
+        maps: of :meth:`EseLoss.fitted_maps`.
     """
+    if maps:
+        with explain_os_error(folder), write_atomic(folder / MAPS_FILE) as file:
+            file.write(encode_maps(maps))
     with explain_os_error(folder), write_atomic(folder / ESE_FILE) as file:
         file.write(msgspec.json.format(msgspec.json.encode(contract)) + b"\n")
 

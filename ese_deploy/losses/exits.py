@@ -1,6 +1,6 @@
 """The vectors at every exit of a sentence-transformers model, from one forward pass of the trainer's model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from ese_deploy.backbones.exits import finish_states
 from ese_deploy.backbones.pooling import check_pooling, pool
 from ese_deploy.errors import InputError
 
-__all__ = ["ModelParts", "exit_vectors", "model_parts", "text_keys"]
+__all__ = ["ModelParts", "exit_vectors", "model_parts", "pooled_states", "text_keys"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,29 @@ def exit_vectors(
     Returns:
         float32 [n, width] for exits 1 to depth, not normalised; with ``raw`` for 0 to depth.
     """
-    with _hidden_states(parts.backbone):
-        output = model(dict(features))
-    hidden, last = output["all_layer_embeddings"], output["token_embeddings"]
-    states = (*hidden[:-1], last) if raw else finish_states(parts.backbone, parts.architecture, hidden, last)
-    mask = features["attention_mask"]
-    with torch.autocast(last.device.type, enabled=False):
-        return tuple(_apply_head(parts, pool(state.float(), mask, parts.pooling)) for state in states)
+    states, mask = _states(model, parts, features, raw)
+    with torch.autocast(mask.device.type, enabled=False):
+        return tuple(_apply_head(parts, pool(state.float(), mask, parts.pooling)) for state in states[not raw :])
+
+
+def pooled_states(
+    model: nn.Module, parts: ModelParts, features: Mapping[str, Any], wanted: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Run a model once and pool the token states of some blocks, and the full model's.
+
+    Args:
+        model: as in :func:`exit_vectors`.
+        parts: the parts of the model.
+        features: what the trainer's collator made of one column of texts.
+        wanted: blocks from 1; 0 is the embeddings' output.
+
+    Returns:
+        float32 [n, pooled] for each that was wanted, and float32 [n, width], the full model's vectors; none normalised.
+    """
+    states, mask = _states(model, parts, features)
+    with torch.autocast(mask.device.type, enabled=False):
+        pooled = {state: pool(states[state].float(), mask, parts.pooling) for state in {*wanted, len(states) - 1}}
+        return {state: pooled[state] for state in wanted}, _apply_head(parts, pooled[len(states) - 1])
 
 
 def text_keys(features: Mapping[str, Any]) -> Tensor:
@@ -95,6 +111,17 @@ def text_keys(features: Mapping[str, Any]) -> Tensor:
     # Sums of products that wrap around at 64 bits; padding adds nothing.
     keys: Tensor = ((ids + 1) * (place * 2654435761 + 1) * (place * 40503 + ids * 2246822519 + 7) * mask).sum(1)
     return keys
+
+
+def _states(
+    model: nn.Module, parts: ModelParts, features: Mapping[str, Any], raw: bool = False
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Token states of the embeddings and of every block, and the mask of the tokens."""
+    with _hidden_states(parts.backbone):
+        output = model(dict(features))
+    hidden, last = output["all_layer_embeddings"], output["token_embeddings"]
+    states = (*hidden[:-1], last) if raw else finish_states(parts.backbone, parts.architecture, hidden, last)
+    return states, features["attention_mask"]
 
 
 @contextmanager

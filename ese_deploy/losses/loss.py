@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.errors import InputError
+from ese_deploy.linear import LinearMap
 from ese_deploy.losses.batch import bind_objective, check_finite
 from ese_deploy.losses.covariance import RunningCovariance
 from ese_deploy.losses.espresso import Cell, Targets, espresso_parts, espresso_settings
-from ese_deploy.losses.exits import exit_vectors, model_parts
+from ese_deploy.losses.exits import exit_vectors, model_parts, pooled_states
 from ese_deploy.losses.gather import gather
+from ese_deploy.losses.maps import ExitMaps
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.published import paper_parts, reference_parts
@@ -50,6 +52,9 @@ class EseLoss(nn.Module):
         dims: prefixes to train, for ``espresso``; None means 16, 32, 64 and so on up to the full width.
         compression_size: the one prefix that the published variants train.
         kl_temperature: of the published compression; ``reference`` alone.
+        maps: of :func:`ese_deploy.losses.fit_maps`, for ``espresso``: exits are then trained in the full model's space,
+            each through a matrix that is trained with it. They belong into the checkpoint:
+            :func:`ese_deploy.losses.save_contract`.
         seed: of what is drawn in each step.
         **settings: of ``espresso``, the fields of :class:`ese_deploy.losses.EspressoSettings`.
 
@@ -67,6 +72,7 @@ class EseLoss(nn.Module):
         dims: Sequence[int] | None = None,
         compression_size: int = 128,
         kl_temperature: float = 1.0,
+        maps: Mapping[int, LinearMap] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -74,7 +80,7 @@ class EseLoss(nn.Module):
         self.model = model
         self.parts = model_parts(model)
         self.objective = objective
-        self.variant = _check_variant(variant, objective, exits, dims, settings)
+        self.variant = _check_variant(variant, objective, {"exits": exits, "dims": dims, "maps": maps, **settings})
         self.exits = _check_choice("exits", exits or range(1, self.parts.depth + 1), self.parts.depth)
         self.dims = _check_choice("dims", dims or default_dims(self.parts.width), self.parts.width)
         if variant != "espresso":
@@ -87,6 +93,7 @@ class EseLoss(nn.Module):
         self.batches: Tensor
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._teacher: tuple[SentenceTransformer, ...] = ()  # a tuple hides it from parameters() and state_dict()
+        self.maps = None if maps is None else ExitMaps(maps)
         if variant == "espresso":
             self.covariance = RunningCovariance(self.parts.width, self.settings.covariance_momentum)
             if self.settings.teacher == "frozen":
@@ -108,23 +115,23 @@ class EseLoss(nn.Module):
             TrainingError: a part is not finite.
         """
         features = list(sentence_features)
-        columns = [gather(vectors) for vectors in compute_in_pieces(features, self._exit_vectors)]
+        columns = [gather(vectors) for vectors in compute_in_pieces(features, self._compute)]
         device = columns[0].device
         with torch.autocast(device.type, enabled=False):
-            states = torch.cat(columns).unbind(1)
+            states = torch.cat(columns)
             sizes = [len(column) for column in columns]
             # Plain texts may take turns with labelled data; they are learnt from without labels.
             labelled = self.objective if len(columns) > 1 or self.variant != "espresso" else None
             objective = bind_objective(labelled, sizes, features, labels) if labelled is not None else None
             if self.variant == "espresso":
-                parts = self._espresso(states, features, objective)
+                parts = self._espresso(self._exits(states), features, objective)
             elif objective is None:
                 raise InputError(f"variant '{self.variant}' needs an objective and labelled data")
             elif self.variant == "reference":
                 drawn = self.seed + int(self.batches)
-                parts = reference_parts(states, objective, self.compression_size, self.kl_temperature, drawn)
+                parts = reference_parts(states.unbind(1), objective, self.compression_size, self.kl_temperature, drawn)
             else:
-                parts = paper_parts(states, objective, self.compression_size)
+                parts = paper_parts(states.unbind(1), objective, self.compression_size)
         check_finite(parts, self.global_step)
         if self.model.training:
             self.batches += 1
@@ -148,7 +155,7 @@ class EseLoss(nn.Module):
             variant=self.variant,
             trained_exits=exits,
             trained_dims=dims,
-            aligned_exits=self.variant == "espresso" and self.settings.align_w > 0,
+            aligned_exits=self.maps is not None or (self.variant == "espresso" and self.settings.align_w > 0),
             settings={**settings, "seed": self.seed},
             versions={name: version(name) for name in _PACKAGES},
         )
@@ -172,23 +179,52 @@ class EseLoss(nn.Module):
         for name, value in own.items():
             value.copy_(state[name])
 
+    def set_maps(self, maps: Mapping[int, LinearMap]) -> None:
+        """Begin with other maps than those that the loss was made with."""
+        self.maps = ExitMaps(maps)
+
+    def fitted_maps(self) -> dict[int, LinearMap]:
+        """The maps as training left them; none where it was without."""
+        return {} if self.maps is None else self.maps.fitted()
+
     def _espresso(
         self,
-        states: Sequence[Tensor],
+        exits: Mapping[int, Tensor],
         features: Sequence[Mapping[str, Any]],
         objective: Callable[[Tensor], Tensor] | None,
     ) -> dict[str, Tensor]:
-        exits = {depth: states[depth - 1] for depth in (*self.exits, self.parts.depth)}
-        vectors = self._teach(features) if self._teacher else states[-1].detach()
+        if self._teacher:
+            taught = self._teach(features)
+            vectors = taught if self.maps is None else self.maps.turn(taught)
+        else:
+            vectors = exits[self.parts.depth].detach()
         unit = nn.functional.normalize(vectors.float(), dim=-1)
-        if self.model.training and self.settings.compress_w > 0:
-            self.covariance.update(unit)
-        targets = Targets(unit, self.covariance.components)
-        return espresso_parts(exits, self._draw_cells(), targets, self.settings, objective)
+        if self.maps is not None:
+            # The maps' first dimensions are the teacher's principal components.
+            components = torch.eye(self.parts.width, device=unit.device)
+        else:
+            if self.model.training and self.settings.compress_w > 0:
+                self.covariance.update(unit)
+            components = self.covariance.components
+        return espresso_parts(exits, self._draw_cells(), Targets(unit, components), self.settings, objective)
 
-    def _exit_vectors(self, features: Mapping[str, Any]) -> Tensor:
-        """Float32 [n, exits, width]."""
-        return torch.stack(exit_vectors(self.model, self.parts, features, raw=self.variant == "reference"), dim=1)
+    def _compute(self, features: Mapping[str, Any]) -> Tensor:
+        """What the exits are made of, float32: [n, exits, width], or with maps [n, all that they read]."""
+        if self.maps is None:
+            vectors = exit_vectors(self.model, self.parts, features, raw=self.variant == "reference")
+            return torch.stack(vectors, dim=1)
+        pooled, full = pooled_states(self.model, self.parts, features, self.maps.reads)
+        return torch.cat([*pooled.values(), full], dim=1)
+
+    def _exits(self, computed: Tensor) -> dict[int, Tensor]:
+        """float32 [n, width] by depth, out of what all texts of the batch were computed to."""
+        if self.maps is None:
+            return {depth: computed[:, depth - 1] for depth in (*self.exits, self.parts.depth)}
+        # After all processes' texts were joined: then every process finds the same gradient of the matrices.
+        full, reads = computed[:, -self.parts.width :], self.maps.reads
+        parts = computed[:, : -self.parts.width].chunk(len(reads), dim=1) if reads else ()
+        mapped: dict[int, Tensor] = self.maps(dict(zip(reads, parts, strict=True)), full)
+        return mapped
 
     @torch.no_grad()
     def _teach(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -212,13 +248,11 @@ class EseLoss(nn.Module):
 def _check_variant(
     variant: Variant,
     objective: AngleObjective | None,
-    exits: Sequence[int] | None,
-    dims: Sequence[int] | None,
     settings: Mapping[str, Any],
 ) -> Variant:
     if variant not in VARIANTS:
         raise InputError(f"variant '{variant}' is unknown; choose one of {', '.join(VARIANTS)}")
-    given = [name for name, value in {"exits": exits, "dims": dims, **settings}.items() if value is not None]
+    given = [name for name, value in settings.items() if value is not None]
     if variant != "espresso" and given:
         raise InputError(f"{given[0]} was given, but variant '{variant}' has its own; leave it out or use 'espresso'")
     if variant != "espresso" and objective is None:

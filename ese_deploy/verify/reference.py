@@ -6,7 +6,7 @@ Nothing here comes from ``backbones/exits``, ``backbones/pooling`` or ``export``
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Reference:
         self._poolings = checkpoint.pooling.split("+")
         self._max_length = checkpoint.max_seq_length
         self._fitted = fitted
+        self._final_norm = checkpoint.architecture.final_norm
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.padding_side = "right"
         if checkpoint.lower_case:
@@ -104,7 +105,7 @@ class Reference:
         """Embed texts one by one, so that no padding is involved.
 
         Returns:
-            float32 [n, width], not normalised, before the projection.
+            float32 [n, inputs], what the projection takes; without one [n, width], not normalised.
         """
         rows = [
             self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt") for text in texts
@@ -119,7 +120,7 @@ class Reference:
         return vectors
 
     def cut(self, pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-        """Project [n, width], keep the first ``dim`` columns and scale rows to norm 1."""
+        """Project [n, inputs], keep the first ``dim`` columns and scale rows to norm 1."""
         vectors = pooled.astype(np.float64)
         if self._fitted is not None:
             vectors = vectors @ self._fitted.matrix.astype(np.float64).T
@@ -129,11 +130,25 @@ class Reference:
     def _pool(self, features: Mapping[str, torch.Tensor]) -> Vector:
         known = {name: value for name, value in features.items() if name in self._arguments}
         with torch.no_grad():
-            states = self.model(**known).last_hidden_state[0].double().numpy()
-        vector = np.concatenate([_POOLINGS[name](states) for name in self._poolings])
+            output = self.model(**known, output_hidden_states=True)
+            if self._fitted is not None and self._fitted.states:
+                hidden = [self._state(output, state) for state in self._fitted.states]
+                return np.concatenate([_unit(self._pooled(state)[None])[0] for state in hidden])
+        vector = self._pooled(output.last_hidden_state)
         for layer, tensors in self._head:
             vector = _dense(layer, tensors, vector)
         return vector
+
+    def _state(self, output: Any, state: int) -> torch.Tensor:
+        """The tokens after a block as a model that ends there would give them; state 0 is before the first."""
+        if state == len(output.hidden_states) - 1:
+            return cast(torch.Tensor, output.last_hidden_state)
+        hidden: torch.Tensor = output.hidden_states[state]
+        return self.model.get_submodule(self._final_norm)(hidden) if state and self._final_norm else hidden
+
+    def _pooled(self, states: torch.Tensor) -> Vector:
+        tokens = states[0].double().numpy()
+        return np.concatenate([_POOLINGS[name](tokens) for name in self._poolings])
 
 
 def _truncate(config: Any, depth: int) -> Any:

@@ -44,7 +44,7 @@ def check_targets(
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
-        if fitted is not None and depth not in maps:
+        if fitted is not None and depth not in maps and bundle.manifest.projection != "trained":
             raise BundleError(f"{bundle.path} holds no projection of exit {depth}; export the bundle again")
         reference = Reference(checkpoint, depth, maps.get(depth))
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)

@@ -1,0 +1,146 @@
+"""Maps of exits into the full model's space that training goes on with."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ese_deploy.alignment import CrossMoments, fit_alignment
+from ese_deploy.backbones.exits import join_states
+from ese_deploy.linear import LinearMap, read_states
+from ese_deploy.losses.exits import model_parts, pooled_states
+from ese_deploy.pca import Moments, fit_pca
+from ese_deploy.progress import Progress, silent
+
+__all__ = ["MAP_TEXTS", "ExitMaps", "blank_maps", "fit_maps"]
+
+MAP_TEXTS = 12_288
+"""More texts than so are not needed to begin with."""
+
+_BATCH = 32
+_WINDOW = 2048
+
+
+class ExitMaps(nn.Module):
+    """A trained matrix for each exit, and the full model's turn onto its principal components, which stays.
+
+    Args:
+        maps: for each exit its map, that of the full depth included.
+
+    Attributes:
+        reads: the states that some map reads, ascending.
+    """
+
+    components: Tensor
+
+    def __init__(self, maps: Mapping[int, LinearMap]) -> None:
+        super().__init__()
+        self.depth = max(maps)
+        self._states = {depth: fitted.states for depth, fitted in maps.items() if depth != self.depth}
+        self.reads = tuple(sorted({state for states in self._states.values() for state in states}))
+        self.matrices = nn.ParameterDict(
+            {f"exit{depth:02d}": nn.Parameter(torch.from_numpy(maps[depth].matrix.copy())) for depth in self._states}
+        )
+        self.register_buffer("components", torch.from_numpy(maps[self.depth].matrix.copy()))
+
+    def forward(self, pooled: Mapping[int, Tensor], full: Tensor) -> dict[int, Tensor]:
+        """Map every exit.
+
+        Args:
+            pooled: float32 [n, pooled] for each of ``reads``.
+            full: float32 [n, width], the full model's vectors.
+
+        Returns:
+            float32 [n, width] for each exit and the full depth.
+        """
+        mapped = {
+            depth: linear(join_states([pooled[state] for state in states]), self.matrices[f"exit{depth:02d}"])
+            for depth, states in self._states.items()
+        }
+        return {**mapped, self.depth: self.turn(full)}
+
+    def turn(self, vectors: Tensor) -> Tensor:
+        """Turn vectors of the full model, [n, width]."""
+        return linear(vectors, self.components)
+
+    def fitted(self) -> dict[int, LinearMap]:
+        """The maps as they are now."""
+        maps = {
+            depth: LinearMap(self.matrices[f"exit{depth:02d}"].detach().cpu().numpy().copy(), states)
+            for depth, states in self._states.items()
+        }
+        return {**maps, self.depth: LinearMap(self.components.cpu().numpy().copy())}
+
+
+def fit_maps(
+    model: SentenceTransformer,
+    texts: Iterable[str],
+    exits: Sequence[int],
+    max_length: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[int, LinearMap]:
+    """Fit the maps to begin with, by ridge regression onto the full model's vectors of plain texts.
+
+    Args:
+        model: on the device where it shall compute; it is not changed.
+        texts: of all kinds that it shall serve; of more than :data:`MAP_TEXTS` so many are drawn.
+        exits: depths to fit.
+        max_length: longest text in tokens.
+        seed: of the draw.
+        progress: called between batches.
+
+    Returns:
+        A map for each exit, and for the full depth.
+
+    Raises:
+        InputError: there are fewer texts than twice the width.
+    """
+    parts = model_parts(model)
+    distinct = list(dict.fromkeys(texts))
+    chosen = random.Random(seed).sample(distinct, min(len(distinct), MAP_TEXTS))
+    read = {depth: read_states(depth) for depth in exits if depth != parts.depth}
+    moments: dict[int, CrossMoments] = {}
+    own = Moments(parts.width)
+    for pooled, full in _vectors(model, chosen, max_length, sorted({*sum(read.values(), ())}), progress):
+        own.add(full.cpu().numpy())
+        for depth, states in read.items():
+            joined = join_states([pooled[state] for state in states]).cpu().numpy()
+            moments.setdefault(depth, CrossMoments(joined.shape[1], parts.width)).add(joined, full.cpu().numpy())
+    components = fit_pca(own)
+    maps = {depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()}
+    return {**maps, parts.depth: components}
+
+
+def blank_maps(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, LinearMap]:
+    """Maps of the right shapes that hold nothing yet, for a run that goes on with those that it saved."""
+    parts = model_parts(model)
+    config: Any = parts.backbone.config
+    pooled = int(config.hidden_size) * (parts.pooling.count("+") + 1)
+    states = {depth: read_states(depth) for depth in exits if depth != parts.depth}
+    maps = {depth: LinearMap(torch.zeros(parts.width, pooled * len(of)).numpy(), of) for depth, of in states.items()}
+    return {**maps, parts.depth: LinearMap(torch.eye(parts.width).numpy())}
+
+
+@torch.no_grad()
+def _vectors(
+    model: SentenceTransformer, texts: Sequence[str], max_length: int, states: Sequence[int], progress: Progress
+) -> Iterable[tuple[dict[int, Tensor], Tensor]]:
+    parts = model_parts(model)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    progress("fit maps", 0, len(texts))
+    for first in range(0, len(texts), _WINDOW):
+        window = sorted(texts[first : first + _WINDOW], key=len)
+        for start in range(0, len(window), _BATCH):
+            features = model.preprocess(window[start : start + _BATCH], max_length=max_length)
+            for name, value in features.items():
+                features[name] = value.to(device) if isinstance(value, Tensor) else value
+            yield pooled_states(model, parts, features, states)
+        progress("fit maps", min(first + _WINDOW, len(texts)), len(texts))
+    model.train(training)

@@ -1,0 +1,90 @@
+"""The maps of the exits that training begins with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from torch import distributed
+
+from ese_deploy.errors import InputError
+from ese_deploy.losses import EseLoss, blank_maps, fit_maps
+from ese_deploy.losses.exits import model_parts
+from ese_deploy.losses.maps import MAP_TEXTS
+from ese_deploy.pca import texts_wanted
+from training.collate import Collator
+from training.data import TrainingData
+
+__all__ = ["all_texts", "begin_maps", "plan_maps"]
+
+Tell = Callable[[str], None]
+
+
+def all_texts(data: Sequence[TrainingData], collator: Collator) -> list[str]:
+    """Every text of the training data as the model will see it, each once."""
+    texts = (
+        collator.prompted(column, text)
+        for part in data
+        for column in part.layout.texts
+        for value in part.dataset[column]
+        for text in (value if isinstance(value, list) else [value])
+    )
+    return list(dict.fromkeys(texts))
+
+
+def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, tell: Tell) -> None:
+    """Decide whether there are maps; changes the setting ``maps`` of the loss from a switch to what EseLoss takes.
+
+    Args:
+        chosen: settings of the loss.
+        model: the model to train.
+        texts: how many there are to begin with.
+        tell: takes lines for a person.
+
+    Raises:
+        InputError: maps were asked for and cannot be.
+    """
+    wanted = chosen.pop("maps", None)
+    if chosen.get("variant", "espresso") != "espresso":
+        if wanted:
+            raise InputError(f"--maps 1 is for the variant espresso, got {chosen['variant']}; leave it out")
+        return
+    parts = model_parts(model)
+    least = texts_wanted(parts.width)
+    if wanted is False:
+        return
+    if texts < least and wanted:
+        raise InputError(f"--maps 1 begins with {least} different texts, got {texts}; give more texts, or --maps 0")
+    if texts < least:
+        tell(f"without maps of the exits, which begin with {least} different texts; there are {texts}")
+        return
+    exits = [exit_ for exit_ in chosen.get("exits") or range(1, parts.depth + 1) if 1 <= exit_ <= parts.depth]
+    chosen["maps"] = blank_maps(model, exits)
+
+
+def begin_maps(
+    loss: EseLoss,
+    texts: Sequence[str],
+    max_length: int,
+    arguments: SentenceTransformerTrainingArguments,
+    tell: Tell,
+) -> None:
+    """Fit the maps of a loss on texts of the training data; all processes have the same.
+
+    Args:
+        loss: with maps.
+        texts: all that there are.
+        max_length: longest text in tokens.
+        arguments: of the trainer.
+        tell: takes lines for a person.
+    """
+    device = arguments.device
+    tell(f"fitting maps of the exits on {min(len(texts), MAP_TEXTS):,} texts")
+    loss.model.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+        loss.set_maps(fit_maps(loss.model, texts, loss.exits, max_length, loss.seed))
+    if distributed.is_initialized():
+        assert loss.maps is not None
+        loss.maps.to(device)
+        for tensor in (*loss.maps.parameters(), *loss.maps.buffers()):
+            distributed.broadcast(tensor.data, 0)
