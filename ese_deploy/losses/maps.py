@@ -26,13 +26,15 @@ _WINDOW = 2048
 
 
 class ExitMaps(nn.Module):
-    """A trained matrix for each exit, and the full model's turn onto its principal components, which stays.
+    """A trained matrix for each exit, that of the full depth included.
 
     Args:
         maps: for each exit its map, that of the full depth included.
 
     Attributes:
         reads: the states that some map reads, ascending.
+        components: float32 [width, width], what the full depth's map was to begin with, which stays: it turns the
+            teacher's vectors.
     """
 
     components: Tensor
@@ -43,7 +45,7 @@ class ExitMaps(nn.Module):
         self._states = {depth: fitted.states for depth, fitted in maps.items() if depth != self.depth}
         self.reads = tuple(sorted({state for states in self._states.values() for state in states}))
         self.matrices = nn.ParameterDict(
-            {f"exit{depth:02d}": nn.Parameter(torch.from_numpy(maps[depth].matrix.copy())) for depth in self._states}
+            {_name(depth): nn.Parameter(torch.from_numpy(fitted.matrix.copy())) for depth, fitted in maps.items()}
         )
         self.register_buffer("components", torch.from_numpy(maps[self.depth].matrix.copy()))
 
@@ -58,22 +60,25 @@ class ExitMaps(nn.Module):
             float32 [n, width] for each exit and the full depth.
         """
         mapped = {
-            depth: linear(join_states([pooled[state] for state in states]), self.matrices[f"exit{depth:02d}"])
+            depth: linear(join_states([pooled[state] for state in states]), self.matrices[_name(depth)])
             for depth, states in self._states.items()
         }
-        return {**mapped, self.depth: self.turn(full)}
+        return {**mapped, self.depth: linear(full, self.matrices[_name(self.depth)])}
 
     def turn(self, vectors: Tensor) -> Tensor:
-        """Turn vectors of the full model, [n, width]."""
+        """Turn vectors of the teacher, [n, width], onto its principal components."""
         return linear(vectors, self.components)
 
     def fitted(self) -> dict[int, LinearMap]:
         """The maps as they are now."""
-        maps = {
-            depth: LinearMap(self.matrices[f"exit{depth:02d}"].detach().cpu().numpy().copy(), states)
-            for depth, states in self._states.items()
+        return {
+            depth: LinearMap(self.matrices[_name(depth)].detach().cpu().numpy().copy(), self._states.get(depth, ()))
+            for depth in sorted({*self._states, self.depth})
         }
-        return {**maps, self.depth: LinearMap(self.components.cpu().numpy().copy())}
+
+
+def _name(depth: int) -> str:
+    return f"exit{depth:02d}"
 
 
 def fit_maps(
