@@ -59,6 +59,8 @@ def export(
 
     if targets and (depths or dims):
         raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")
+    if targets and dtype != "fp32":
+        raise InputError("--dtype is of the grid that --depths and --dims make; with --targets write 3x128:int8")
     if targets and profile:
         raise InputError("--targets names every target, --profile chooses among a grid; choose one way")
     wanted = [name.strip() for name in profile.split(",") if name.strip()]
