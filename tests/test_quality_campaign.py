@@ -258,6 +258,39 @@ def test_training_takes_the_rows_flags_and_leaves_out_what_the_protocol_leaves_o
     assert sweep.test() == 0, "test sets are looked at once"
 
 
+def test_projections_are_evaluated_as_a_checkpoint_and_the_first_seed_searches_the_collections(place: Path) -> None:
+    row = """
+[[rows]]
+name = "aligned"
+stage = "finalist"
+how = "aligned"
+of = "untouched"
+data = ["triplets", "texts"]
+"""
+    folder = place / "data/search"
+    folder.mkdir(exist_ok=True)
+    for name, texts in (("corpus", TEXTS[:12]), ("queries", TEXTS[20:24])):
+        rows = [{"id": f"{name}{number}", "text": text} for number, text in enumerate(texts)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    judged = "".join(f"queries{number}\tcorpus{number}\t1\n" for number in range(4))
+    (folder / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", "utf-8")
+    text = (SMALL + row).replace("test_retrieval = []", 'test_retrieval = ["search"]').replace("[1e-4, 2e-4]", "[1e-4]")
+    sweep = Sweep(protocol_of(place, "test_bf16 = true\n" + text, str(place / "model")), place / "data", place / "al")
+    assert sweep.run("untouched", None) == 1 and sweep.run("aligned", None) == 1 and sweep.run("espresso", None) == 2
+    plain, aligned = (sweep.records()[run.key] for run in sweep.finalists(sweep.records())[:2])
+    assert plain.figures["sts_spearman@dev"] != aligned.figures["sts_spearman@dev"]
+    assert [path.name for path in (place / "al/models").iterdir() if path.name.startswith("aligned")][1:] == []
+    assert sweep.test() == 4
+    results = collect(sweep)
+    searched = [[bool(run.test.get("ndcg_at_10@search")) for run in row.runs] for row in results.rows]
+    assert searched == [[True], [True, False], [True]]
+    for name in ("espresso", "aligned"):
+        named = results.named(name)
+        assert named is not None and len(named.runs[0].test["ndcg_at_10_across@search"]) == 3 * 3 * 2
+    table = fill_page("<!-- table: across -->\n<!-- end -->", collect(sweep))
+    assert "| row | dims | 1 → 3 | 2 → 3 | 3 → 3 |" in table and "\n| aligned | 32 | " in table
+
+
 def test_what_a_run_said_last_is_kept_where_it_failed(place: Path) -> None:
     text = SMALL.replace("hold_w = 0.5", 'teacher = "nobody"').replace("[1e-4, 2e-4]", "[1e-4]")
     protocol = protocol_of(place, text, str(place / "model"))

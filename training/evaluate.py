@@ -33,6 +33,9 @@ def evaluate(
     dims: Annotated[str, typer.Option(help="Of a checkpoint, such as 64,128; without it 16, 32, 64 and so on.")] = "",
     pooling: Annotated[str | None, typer.Option(help="For a plain transformers folder: mean or cls.")] = None,
     device: Annotated[str, typer.Option(help="Device of PyTorch for a checkpoint: cpu, cuda.")] = "cpu",
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Multiply in bf16 (a checkpoint's): faster, a little off.")
+    ] = False,
     against: AgainstOption = None,
     out: OutOption = None,
     plots: PlotsOption = None,
@@ -53,6 +56,7 @@ def evaluate(
                 parse_range(depths, "--depths") if depths else None,
                 parse_range(dims, "--dims") if dims else None,
                 device,
+                bf16,
             )
         figures, pairs = evaluate_model(exits, sts, retrieval, progress, bundle, against)
     show(exits, figures, pairs, out, plots, json)

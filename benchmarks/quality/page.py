@@ -63,8 +63,10 @@ def _draw(results: Results, images: Path) -> None:
     sets = "the test sets" if tested else stem_of(Path(results.protocol.data.dev))
     for name, grid in grids.items():
         title = f"{name}: Spearman x 100, mean of {sets}" if tested else f"{name}: Spearman x 100 on {sets}"
-        heat_map(images / f"quality_{name}.png", grid, title, "depth", "dimensions")
-    others = [grid for name, grid in grids.items() if name != _BASE]
+        heat_map(images / f"quality_{name.replace(' ', '_').replace(',', '')}.png", grid, title, "depth", "dimensions")
+    kin = [row.row.name for row in rows if row.row.of == _BASE or row.row.name == _BASE]
+    kin += [row.row.name for row in rows if row.row.of in kin]
+    others = [grid for name, grid in grids.items() if name not in kin]
     if _BASE in grids and others:
         gain = {cell: value - max(grid[cell] for grid in others) for cell, value in grids[_BASE].items()}
         heat_map(images / "quality_gain.png", gain, f"{_BASE} minus the best of the others", "depth", "dimensions")

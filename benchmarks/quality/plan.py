@@ -22,6 +22,7 @@ __all__ = [
     "rates_tried",
     "rates_wanted",
     "runs_of",
+    "seeds_of",
 ]
 
 _MOST_RATES = 7

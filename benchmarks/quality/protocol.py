@@ -80,6 +80,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data: the files.
         flags: of every row.
         rows: in the order in which they are run.
+        test_bf16: whether test sets are computed in bf16.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: Data
     flags: dict[str, Any]
     rows: list[Row]
+    test_bf16: bool = False
 
     def row(self, name: str) -> Row:
         """A row as it stands in the protocol.

@@ -12,10 +12,13 @@ from ese_deploy.choose.machine import Machine
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
 
-__all__ = ["DEV", "Figures", "Record", "criterion", "mean_and_spread", "read_records", "write_json"]
+__all__ = ["ACROSS", "DEV", "Figures", "Record", "criterion", "mean_and_spread", "read_records", "write_json"]
 
 DEV = "sts_spearman"
 """What choices are made by."""
+
+ACROSS = "ndcg_at_10_across"
+"""Of queries of one depth among documents of another: cells such as ``3>6x128``."""
 
 Figures = dict[str, dict[str, float]]
 """``METRIC@DATA`` to a value for each cell, such as ``{"sts_spearman@stsb_dev": {"1x32": 0.676}}``."""

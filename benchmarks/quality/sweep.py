@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.children import Child, module, run_child, terminable
-from benchmarks.quality.plan import Plan, Run, criterion_of, planned, runs_of
+from benchmarks.quality.plan import Plan, Run, criterion_of, planned, runs_of, seeds_of
 from benchmarks.quality.protocol import PROJECTED, Protocol
-from benchmarks.quality.records import Figures, Record, read_records, write_json
+from benchmarks.quality.records import ACROSS, Figures, Record, read_records, write_json
 from benchmarks.quality.texts import TrainingFiles
+from ese_deploy.backbones.source import locate
 from ese_deploy.choose.machine import describe_machine, library_versions
 from ese_deploy.errors import InputError
+from ese_deploy.files import replace_folder, staging_folder
+from ese_deploy.linear import MAPS_FILE
 from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 
 __all__ = ["RUNS", "TESTS", "Sweep"]
@@ -97,7 +100,10 @@ class Sweep:
                 if run.key in done or run.key not in records or records[run.key].failed:
                     continue
                 self._say(f"{run.label}: test")
-                figures, code = self._evaluate(run, *self.files.tests())
+                sts, retrieval = self.files.tests()
+                # Collections take most of the time: the first seed alone searches them.
+                searches = run.seed in (None, seeds_of(self.plan, run.row)[0])
+                figures, code = self._evaluate(run, sts, retrieval if searches else [], self.protocol.test_bf16)
                 if code:
                     raise InputError(f"{run.label} could not be tested; see {self._log(run)}")
                 write_json(self.out / TESTS / f"{run.label}-{run.key}.json", _record(run, figures))
@@ -131,6 +137,8 @@ class Sweep:
             return None
         if trained is not None and trained.code:
             return _record(run, {}, trained, _last_line(self._log(run)))
+        if run.row.how in PROJECTED:
+            self._take_maps(run)
         figures, code = self._evaluate(run, [self.files.dev()], [])
         if code < 0:
             return None
@@ -159,21 +167,26 @@ class Sweep:
         protocol = self.protocol
         source = self._model(run.source) if run.source else protocol.model
         texts = self.files.calibration(tuple(run.row.data))
-        depths, dims = (",".join(map(str, numbers)) for numbers in (protocol.depths, protocol.dims))
-        options = ["--depths", depths, "--dims", dims, "--projection", run.row.how, "--calibration", texts, "--force"]
-        return module("ese_deploy.cli", "export", source, "--out", self._model(run), *options)
+        depths = ",".join(map(str, protocol.depths))
+        options = ["--depths", depths, "--dims", str(protocol.dims[-1]), "--projection", run.row.how, "--force"]
+        return module("ese_deploy.cli", "export", source, "--out", self._bundle(run), "--calibration", texts, *options)
 
-    def _evaluate(self, run: Run, sts: list[Path], retrieval: list[Path]) -> tuple[Figures, int]:
+    def _take_maps(self, run: Run) -> None:
+        """The source's checkpoint with the maps that were fitted: all its cells are then evaluated in one pass."""
+        source = str(self._model(run.source)) if run.source else self.protocol.model
+        with staging_folder(self._model(run)) as staging:
+            shutil.copytree(locate(source).path, staging / "model")
+            shutil.copy(self._bundle(run) / MAPS_FILE, staging / "model" / MAPS_FILE)
+            replace_folder(staging / "model", self._model(run))
+        shutil.rmtree(self._bundle(run))
+
+    def _evaluate(self, run: Run, sts: list[Path], retrieval: list[Path], bf16: bool = False) -> tuple[Figures, int]:
         """Figures of the grid, and the exit code of the process that found them."""
         found = self.out / _LOGS / f"{run.label}-{run.key}.figures.json"
         data = [*(f"--sts={path}" for path in sts), *(f"--retrieval={path}" for path in retrieval)]
-        if run.row.how in PROJECTED:
-            command = module("ese_deploy.cli", "evaluate", self._model(run), *data, "--out", found)
-            command += ["--against", str(self._model(run.source)) if run.source else self.protocol.model]
-        else:
-            dims, depths = (",".join(map(str, numbers)) for numbers in (self.protocol.dims, self.protocol.depths))
-            command = module("training.evaluate", self._model(run), *data, "--out", found)
-            command += ["--dims", dims, "--depths", depths]
+        dims, depths = (",".join(map(str, numbers)) for numbers in (self.protocol.dims, self.protocol.depths))
+        command = module("training.evaluate", self._model(run), *data, "--out", found)
+        command += ["--dims", dims, "--depths", depths, *(["--bf16"] if bf16 else [])]
         child = run_child(command, self._log(run), self._pause)
         return (_figures(found), 0) if child.code == 0 else ({}, child.code)
 
@@ -181,6 +194,9 @@ class Sweep:
         if run.row.how == "untouched":
             return Path(self.protocol.model)
         return (self.out / _MODELS / f"{run.label}-{run.key}").absolute()
+
+    def _bundle(self, run: Run) -> Path:
+        return self._model(run).with_name(f"{self._model(run).name}.bundle")
 
     def _log(self, run: Run) -> Path:
         return self.out / _LOGS / f"{run.label}-{run.key}.log"
@@ -200,7 +216,11 @@ class Sweep:
 def _figures(path: Path) -> Figures:
     """The metrics that are kept, out of what an evaluation wrote."""
     figures: Figures = {}
-    for target in json.loads(path.read_text("utf-8"))["targets"]:
+    document = json.loads(path.read_text("utf-8"))
+    for pair in document["asymmetric"]:
+        name = f"{pair['query']}>{pair['document']}x{pair['dim']}"
+        figures.setdefault(f"{ACROSS}@{pair['data']}", {})[name] = pair["score"]["ndcg_at_10"]
+    for target in document["targets"]:
         for one in target["quality"]:
             if one["metric"] in _KEPT_METRICS:
                 figures.setdefault(f"{one['metric']}@{one['data']}", {})[target["target"]] = one["value"]

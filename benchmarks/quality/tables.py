@@ -2,9 +2,10 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-from benchmarks.quality.records import DEV, mean_and_spread
+from benchmarks.quality.records import ACROSS, DEV, mean_and_spread
 from benchmarks.quality.results import Results, RowResult, RunResult
 from ese_deploy.quality import RETRIEVAL_METRICS
 from ese_deploy.rows import stem_of
@@ -15,6 +16,9 @@ _BASE = "espresso"
 _UNTOUCHED = "untouched"
 _NDCG = RETRIEVAL_METRICS[0]
 _MEAN = "mean"
+_ACROSS_DIMS = (128, 384)
+# Exits of these have a space of their own each.
+_APART = ("pca",)
 
 Cells = Mapping[str, float]
 Source = Callable[[RunResult], Cells]
@@ -90,6 +94,24 @@ def retrieval_table(results: Results) -> str:
     return "\n\n".join(_finalists(results, source) for source in sources)
 
 
+def across_table(results: Results) -> str:
+    """Queries of shallower exits in the full model's index, of finalists whose exits share a space."""
+    deepest = max(results.protocol.depths)
+    dims = [dim for dim in results.protocol.dims if dim in _ACROSS_DIMS] or results.protocol.dims[-1:]
+    queries = [depth for depth in results.protocol.depths if depth <= deepest]
+    lines = []
+    for row in results.rows:
+        keys = [f"{ACROSS}@{_stem(path)}" for path in results.protocol.data.test_retrieval]
+        for key, dim in product(keys, dims):
+            found = next((run.test[key] for run in row.runs if key in run.test), None)
+            if found is None or row.row.name in _APART or results.protocol.whole(row.row).cell:
+                continue
+            scores = [100 * found[f"{depth}>{deepest}x{dim}"] for depth in queries]
+            texts = [f"{score:.1f} ({100 * score / scores[-1]:.0f}%)" for score in scores[:-1]]
+            lines.append([row.row.name, str(dim), *texts, f"{scores[-1]:.1f}"])
+    return _table(["row", "dims", *(f"{depth} → {deepest}" for depth in queries)], lines)
+
+
 def changes_table(results: Results, stage: str) -> str:
     """Rows that change the base: the differences to it with the same seeds."""
     source = on_dev(results)
@@ -127,6 +149,7 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "sts": sts_table,
     "share": share_table,
     "retrieval": retrieval_table,
+    "across": across_table,
 }
 """By the names that a page calls them by."""
 

@@ -27,13 +27,14 @@ Vectors = NDArray[np.float32]
 
 
 class CheckpointExits:
-    """A checkpoint in fp32 on the CPU or a GPU, its weights loaded.
+    """A checkpoint on the CPU or a GPU, its weights loaded in fp32.
 
     Args:
         checkpoint: the checkpoint.
         depths: the exits wanted; without them all.
         dims: the prefixes wanted; without them 16, 32, 64 and so on up to the full width, which always is one.
         device: a device of PyTorch.
+        bf16: multiply in bf16, which is several times as fast where the machine has it, and moves figures a little.
 
     Raises:
         InputError: a depth or a dim is beyond the model's, or the weights cannot be loaded.
@@ -45,6 +46,7 @@ class CheckpointExits:
         depths: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
         device: str = "cpu",
+        bf16: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         wanted = sorted(set(depths or range(1, checkpoint.depth + 1)) | {checkpoint.depth})
@@ -54,7 +56,7 @@ class CheckpointExits:
         if widths[0] < MIN_DIM or widths[-1] > checkpoint.width:
             raise InputError(f"dims must be {MIN_DIM} to {checkpoint.width}, got {', '.join(map(str, dims or []))}")
         self._exits = tuple(Exit(depth, "fp32", checkpoint.space(depth), tuple(widths)) for depth in wanted)
-        self._device = device
+        self._device, self._bf16 = device, bf16
         backbone = load_backbone(checkpoint)
         head = load_head(checkpoint.head)
         exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head, checkpoint.maps)
@@ -97,13 +99,16 @@ class CheckpointExits:
         done = 0
         for rows in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
             batch = self._tokenizer.collate([tokens.encodings[row] for row in rows], self._names)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._precision():
                 found = self._model(*(torch.from_numpy(batch[name]).to(self._device) for name in self._names))
             for one in self._exits:
-                vectors[one][rows] = torch.nn.functional.normalize(found[one.depth], dim=-1).cpu().numpy()
+                vectors[one][rows] = torch.nn.functional.normalize(found[one.depth].float(), dim=-1).cpu().numpy()
             done += len(rows)
             progress(f"embed {role}s", done, len(texts))
         return vectors
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=self._bf16)
 
     def _prompt(self, role: str) -> str:
         prompts = self.checkpoint.prompts
