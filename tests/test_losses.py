@@ -165,6 +165,15 @@ def test_cells_are_drawn_alike_for_the_same_batch_and_differently_for_the_next(m
     assert everything == [(1, 8), (1, 16), (2, 8), (2, 16)]
 
 
+def test_cells_may_be_named_one_by_one(model: SentenceTransformer) -> None:
+    loss = EseLoss(model, cells=["2x16", "1x8", "3x32"])
+    assert loss._draw_cells() == [(1, 8), (2, 16)], "the full model is trained beside them"
+    assert (loss.contract().trained_exits, loss.contract().trained_dims) == ([1, 2, 3], [8, 16, 32])
+    for arguments, message in (({"exits": [1]}, "leave out exits and dims"), ({}, "exits has 4")):
+        with pytest.raises(InputError, match=message):
+            EseLoss(model, cells=["4x8"], **arguments)  # type: ignore[arg-type]
+
+
 def test_evaluation_leaves_the_state_alone(model: SentenceTransformer) -> None:
     loss = EseLoss(model)
     model.eval()

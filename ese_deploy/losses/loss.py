@@ -23,7 +23,7 @@ from ese_deploy.losses.maps import ExitMaps
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.published import paper_parts, reference_parts
-from ese_deploy.target import default_dims
+from ese_deploy.target import Target, default_dims
 
 __all__ = ["VARIANTS", "EseLoss", "Variant"]
 
@@ -50,6 +50,7 @@ class EseLoss(nn.Module):
         variant: ``espresso``, this project's; ``reference``, the authors' code; ``paper``, the paper's equations.
         exits: depths to train, for ``espresso``; None means all. The full depth is always among them.
         dims: prefixes to train, for ``espresso``; None means 16, 32, 64 and so on up to the full width.
+        cells: the pairs to train, such as ``2x64``, instead of every exit with every prefix; for ``espresso``.
         compression_size: the one prefix that the published variants train.
         kl_temperature: of the published compression; ``reference`` alone.
         maps: of :func:`ese_deploy.losses.fit_maps`, for ``espresso``: exits are then trained in the full model's space,
@@ -70,6 +71,7 @@ class EseLoss(nn.Module):
         variant: Variant = "espresso",
         exits: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
+        cells: Sequence[str] | None = None,
         compression_size: int = 128,
         kl_temperature: float = 1.0,
         maps: Mapping[int, LinearMap] | None = None,
@@ -80,9 +82,14 @@ class EseLoss(nn.Module):
         self.model = model
         self.parts = model_parts(model)
         self.objective = objective
-        self.variant = _check_variant(variant, objective, {"exits": exits, "dims": dims, "maps": maps, **settings})
-        self.exits = _check_choice("exits", exits or range(1, self.parts.depth + 1), self.parts.depth)
-        self.dims = _check_choice("dims", dims or default_dims(self.parts.width), self.parts.width)
+        self.variant = _check_variant(
+            variant, objective, {"exits": exits, "dims": dims, "cells": cells, "maps": maps, **settings}
+        )
+        self.cells = _check_cells(cells, exits, dims)
+        exits = [depth for depth, _ in self.cells] or exits or range(1, self.parts.depth + 1)
+        dims = [dim for _, dim in self.cells] or dims or default_dims(self.parts.width)
+        self.exits = _check_choice("exits", exits, self.parts.depth)
+        self.dims = _check_choice("dims", dims, self.parts.width)
         if variant != "espresso":
             _check_choice("compression_size", [compression_size], self.parts.width)
         self.compression_size = compression_size
@@ -236,7 +243,8 @@ class EseLoss(nn.Module):
         return torch.cat([gather(output) for output in outputs])
 
     def _draw_cells(self) -> list[Cell]:
-        cells = [cell for cell in product(self.exits, self.dims) if cell != (self.parts.depth, self.parts.width)]
+        of = self.cells or product(self.exits, self.dims)
+        cells = [cell for cell in of if cell != (self.parts.depth, self.parts.width)]
         wanted = self.settings.cells_per_step
         if wanted is None or wanted >= len(cells):
             return cells
@@ -260,6 +268,17 @@ def _check_variant(
             f"variant '{variant}' learns from labelled data alone; give it an objective, or use 'espresso'"
         )
     return variant
+
+
+def _check_cells(
+    cells: Sequence[str] | None, exits: Sequence[int] | None, dims: Sequence[int] | None
+) -> tuple[Cell, ...]:
+    if not cells:
+        return ()
+    if exits or dims:
+        raise InputError("cells name depths and dims already; leave out exits and dims")
+    targets = sorted({Target.parse(cell) for cell in cells})
+    return tuple((target.depth, target.dim) for target in targets)
 
 
 def _check_choice(name: str, values: Iterable[int], limit: int) -> tuple[int, ...]:
