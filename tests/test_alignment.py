@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from ese_deploy.alignment import CrossMoments, fit_alignment
 from ese_deploy.backbones import read_checkpoint
-from ese_deploy.bundle import Bundle, read_projection
+from ese_deploy.bundle import Bundle, read_graph, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement
@@ -86,6 +87,22 @@ def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> N
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     checks = check_targets(bundle, checkpoint, load_engine("onnxruntime"), bundle.manifest.targets)
     assert all(not check.failures for check, _ in checks)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int8-fp16"])
+def test_maps_are_computed_in_fp32_in_graphs_of_every_dtype(
+    dtype: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    made = export(tiny_checkpoint, tmp_path / "bundle", texts, [Target(2, 16, dtype)])
+    (entry,) = made.manifest.targets
+    assert all(parity.passed is not False for parity in entry.parity)
+    graph = onnx.load_from_string(read_graph(made, entry))
+    made_by = {output: node for node in graph.graph.node for output in node.output}
+    kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    last = made_by[graph.graph.output[0].name]
+    while last.op_type not in ("MatMul", "Gemm"):
+        last = made_by[last.input[0]]
+    assert onnx.TensorProto.FLOAT in [kinds.get(name) for name in last.input]
 
 
 def test_a_shallow_exit_comes_nearer_to_the_full_model(bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path) -> None:

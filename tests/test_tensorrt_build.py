@@ -13,6 +13,9 @@ from ese_deploy.bundle import choose_entry, read_graph
 from ese_deploy.engines.tensorrt.api import Api, Log
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, parse_graph, profiles_for
 from ese_deploy.errors import EngineError
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.target import Target
+from ese_deploy.texts import collection
 
 pytestmark = pytest.mark.tensorrt
 
@@ -58,6 +61,30 @@ def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
         assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (depth, 0)
         plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
         assert len(plan) > 384 * 1536 * depth
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8-fp16"])
+def test_exits_that_read_all_states_before_them_keep_attention_in_one_layer(
+    dtype: str, tensorrt_api: Api, tmp_path: Path
+) -> None:
+    shape = SHAPES["minilm"]
+    texts = [part for item in collection() for part in (item.text, item.text[::2], item.text[::-1])]
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) or "a" for text in texts), "utf-8")
+    request = ExportRequest(
+        checkpoint_of(shape, tmp_path).location.model,
+        tmp_path / "bundle",
+        [Target(3, 128, dtype)],
+        pooling="mean",
+        projection="aligned",
+        calibration=tmp_path / "texts.txt",
+    )
+    bundle = export_bundle(request).bundle
+    graph = read_graph(bundle, bundle.manifest.targets[0])
+    layers = layers_of(tensorrt_api, graph, bundle.path)
+    assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (3, 0)
+    settings = BuildSettings(lengths=(32, 128))
+    plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+    assert len(plan) > 384 * 1536 * 3
 
 
 def _last(value: object) -> str:
