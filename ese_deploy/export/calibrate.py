@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ese_deploy.alignment import CrossMoments, fit_alignment
+from ese_deploy.alignment import align_exits
 from ese_deploy.backbones import Checkpoint, exit_states, pool
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.backbones.exits import join_states
@@ -129,20 +129,21 @@ def _fit_aligned(
     progress: Progress,
 ) -> dict[int, LinearMap]:
     """Maps onto the principal components of the full model's vectors, which the full model's own map turns to."""
-    full, width = checkpoint.depth, checkpoint.width
+    full, head = checkpoint.depth, load_head(checkpoint.head)
     read = {depth: read_states(depth) for depth in depths if depth != full}
-    pooled_width = checkpoint.hidden_size * (checkpoint.pooling.count("+") + 1)
-    moments = {depth: CrossMoments(pooled_width * len(states), width) for depth, states in read.items()}
-    own, head = Moments(width), load_head(checkpoint.head)
     needed = {full, *(state for states in read.values() for state in states)}
-    for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress):
-        target = head(pooled[full]).numpy()
-        own.add(target)
-        for depth, states in read.items():
-            moments[depth].add(join_states([pooled[state] for state in states]).numpy(), target)
-    components = fit_pca(own)
-    maps = {depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()}
-    return {**maps, full: components}
+    return align_exits(
+        full,
+        checkpoint.width,
+        read,
+        (
+            (
+                {depth: join_states([pooled[state] for state in states]).numpy() for depth, states in read.items()},
+                head(pooled[full]).numpy(),
+            )
+            for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress)
+        ),
+    )
 
 
 def _pooled_states(

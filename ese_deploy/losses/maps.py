@@ -9,11 +9,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ese_deploy.alignment import CrossMoments, fit_alignment
+from ese_deploy.alignment import align_exits
 from ese_deploy.backbones.exits import join_states
 from ese_deploy.linear import LinearMap, read_states
 from ese_deploy.losses.exits import model_parts, pooled_states
-from ese_deploy.pca import Moments, fit_pca
 from ese_deploy.progress import Progress, silent
 
 __all__ = ["MAP_TEXTS", "ExitMaps", "blank_maps", "fit_maps"]
@@ -109,16 +108,15 @@ def fit_maps(
     distinct = list(dict.fromkeys(texts))
     chosen = random.Random(seed).sample(distinct, min(len(distinct), MAP_TEXTS))
     read = {depth: read_states(depth) for depth in exits if depth != parts.depth}
-    moments: dict[int, CrossMoments] = {}
-    own = Moments(parts.width)
-    for pooled, full in _vectors(model, chosen, max_length, sorted({*sum(read.values(), ())}), progress):
-        own.add(full.cpu().numpy())
-        for depth, states in read.items():
-            joined = join_states([pooled[state] for state in states]).cpu().numpy()
-            moments.setdefault(depth, CrossMoments(joined.shape[1], parts.width)).add(joined, full.cpu().numpy())
-    components = fit_pca(own)
-    maps = {depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()}
-    return {**maps, parts.depth: components}
+    needed = sorted({state for states in read.values() for state in states})
+    batches = (
+        (
+            {depth: join_states([pooled[state] for state in states]).cpu().numpy() for depth, states in read.items()},
+            full.cpu().numpy(),
+        )
+        for pooled, full in _vectors(model, chosen, max_length, needed, progress)
+    )
+    return align_exits(parts.depth, parts.width, read, batches)
 
 
 def blank_maps(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, LinearMap]:
