@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ese_deploy.losses import AngleObjective, EseLoss
+from ese_deploy.losses import AngleObjective, EseLoss, fit_maps
 from ese_deploy.losses.gather import gather
 from ese_deploy.texts import collection
 
@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "espresso, triplets": {"columns": 3, "objective": AngleObjective(angle_w=1.0)},
     "espresso, labels": {"columns": 2, "labels": True, "objective": AngleObjective(cosine_w=1.0)},
     "espresso, plain texts": {"columns": 1, "settings": {"cells_per_step": 3}},
+    "espresso, maps": {"columns": 2, "objective": AngleObjective(), "maps": True, "settings": {"align_w": 0.5}},
     "espresso, itself as teacher": {"columns": 1, "settings": {"teacher": "self", "hold_w": 0.0}},
     "reference": {"columns": 3, "objective": AngleObjective(), "settings": {"variant": "reference"}},
     "paper": {"columns": 2, "objective": AngleObjective(), "settings": {"variant": "paper"}},
@@ -39,8 +40,10 @@ def step(checkpoint: str, case: dict[str, Any], share: slice, distributed: bool)
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     settings = {"compression_size": 8, **case.get("settings", {})}
-    loss = EseLoss(model, case.get("objective"), **settings)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    maps = fit_maps(model, TEXTS, [1, 2, 3], max_length=32) if case.get("maps") else None
+    loss = EseLoss(model, case.get("objective"), maps=maps, **settings)
+    own = [] if loss.maps is None else list(loss.maps.parameters())
+    optimizer = torch.optim.SGD([*model.parameters(), *own], lr=0.05)
     if distributed:
         loss.model = DistributedDataParallel(model, find_unused_parameters=True)
     model.train()

@@ -90,7 +90,8 @@ def runs_of(plan: Plan, row: Row, records: Mapping[str, Record]) -> list[Run]:
         return [_make(plan, row, None, None)]
     if row.how in PROJECTED:
         sources = runs_of(plan, plan.protocol.whole(plan.protocol.row(row.of)), records)
-        return [_make(plan, row, None, source.seed, source) for source in sources]
+        wanted = [source for source in sources if not row.seeds or source.seed in row.seeds]
+        return [_make(plan, row, None, source.seed, source) for source in wanted]
     rate = chosen_rate(plan, row, records)
     return [] if rate is None else [_make(plan, row, rate, seed) for seed in seeds_of(plan, row)]
 

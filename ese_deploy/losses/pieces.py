@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ese_deploy.losses.gather import world_size
+
 __all__ = ["compute_in_pieces"]
 
 # Fewer texts at once cost a CPU more than the padding that they save.
@@ -18,8 +20,9 @@ Features = Mapping[str, Any]
 def compute_in_pieces(columns: Sequence[Features], compute: Callable[[Features], Tensor]) -> list[Tensor]:
     """Compute the texts of all columns in pieces of like length, and give each column its own.
 
-    What couples texts must come after. On accelerators, which calls cost more than padding, there are no more pieces
-    than columns. Columns padded on the left, or that differ in what they hold, are computed as they come.
+    What couples texts must come after. There are as many pieces as columns on accelerators, where calls cost more than
+    padding, and with several processes, all of which have to make as many calls. Columns padded on the left, or that
+    differ in what they hold, are computed as they come.
 
     Args:
         columns: for each column of texts what the trainer's collator made of it.
@@ -33,12 +36,12 @@ def compute_in_pieces(columns: Sequence[Features], compute: Callable[[Features],
     sizes = [len(column["attention_mask"]) for column in columns]
     lengths = torch.cat([column["attention_mask"].sum(1) for column in columns])
     order = lengths.argsort(stable=True)
-    rows = _ROWS if lengths.device.type == "cpu" else -(-len(order) // len(columns))
+    by_rows = lengths.device.type == "cpu" and world_size() == 1
+    count = -(-len(order) // _ROWS) if by_rows else len(columns)
     joined = _join(columns)
     others = {name: value for name, value in columns[0].items() if name not in joined}
     found = []
-    for start in range(0, len(order), rows):
-        places = order[start : start + rows]
+    for places in torch.tensor_split(order, count):
         longest = int(lengths[places].max())
         found.append(compute({**others, **{name: rows_[places, :longest] for name, rows_ in joined.items()}}))
     return list(torch.split(torch.cat(found)[order.argsort()], sizes))
