@@ -96,19 +96,23 @@ class Sweep:
         done = read_records(self.out / TESTS)
         evaluated = 0
         with self.alone(), terminable():
-            for run in self.finalists(records):
+            # The first seed of every row before the second of any.
+            for run in sorted(self.finalists(records), key=lambda run: not self._is_first(run)):
                 if run.key in done or run.key not in records or records[run.key].failed:
                     continue
                 self._say(f"{run.label}: test")
                 sts, retrieval = self.files.tests()
                 # Collections take most of the time: the first seed alone searches them.
-                searches = run.seed in (None, seeds_of(self.plan, run.row)[0])
-                figures, code = self._evaluate(run, sts, retrieval if searches else [], self.protocol.test_bf16)
+                searched = retrieval if self._is_first(run) and not run.row.cell else []
+                figures, code = self._evaluate(run, sts, searched, self.protocol.test_bf16)
                 if code:
                     raise InputError(f"{run.label} could not be tested; see {self._log(run)}")
                 write_json(self.out / TESTS / f"{run.label}-{run.key}.json", _record(run, figures))
                 evaluated += 1
         return evaluated
+
+    def _is_first(self, run: Run) -> bool:
+        return run.seed in (None, seeds_of(self.plan, run.row)[0])
 
     def finalists(self, records: Mapping[str, Record]) -> list[Run]:
         """The runs that are reported and tested: each finalist's best rate with every seed."""
