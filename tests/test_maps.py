@@ -138,6 +138,12 @@ def test_few_texts_are_trained_without_maps_and_that_is_said(
     assert "give more texts, or --maps 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("off", ["--maps=0", "--loss_setting=maps=0", "--loss_setting=maps=false"])
+def test_maps_can_be_left_out(off: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    assert run(tiny_checkpoint, texts, tmp_path / "out", off, "--max_steps", "1") == 0
+    assert not (tmp_path / "out" / MAPS_FILE).exists()
+
+
 def test_maps_are_for_espresso(model: SentenceTransformer) -> None:
     with pytest.raises(InputError, match="maps was given, but variant 'paper' has its own"):
         EseLoss(model, variant="paper", maps=blank_maps(model, [1]))

@@ -51,7 +51,7 @@ def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, te
         return
     parts = model_parts(model)
     least = texts_wanted(parts.width)
-    if wanted is False:
+    if wanted is not None and not wanted:
         return
     if texts < least and wanted:
         raise InputError(f"--maps 1 begins with {least} different texts, got {texts}; give more texts, or --maps 0")
