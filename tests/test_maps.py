@@ -106,6 +106,7 @@ def test_without_the_maps_an_exit_is_its_own_vector(trained: Path, tmp_path: Pat
     mapped = export_bundle(ExportRequest(str(trained), tmp_path / "mapped", targets)).bundle
     first, second = (Encoder.open(bundle, "2x16").encode(TEXTS[:5]) for bundle in (plain, mapped))
     assert np.abs(first - second).max() > 0.05
+    assert [bundle.manifest.targets[0].space for bundle in (plain, mapped)] == ["exit02", "aligned"]
 
 
 def test_training_changes_the_maps_and_a_resumed_run_ends_as_a_whole_one(

@@ -152,6 +152,8 @@ def _write_target(
 
 
 def _space(checkpoint: Checkpoint, depth: int, fitted: Fitted | None) -> str:
+    if fitted is None and checkpoint.maps:
+        return f"exit{depth:02d}"  # the maps that would have brought the exits together are left out
     if fitted is None or fitted.calibration is None:
         return checkpoint.space(depth)
     return fitted_space(depth, fitted.kind, fitted.calibration)
