@@ -2,6 +2,9 @@ import os
 
 # Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Workers side by side share the cores: threads of torch that wait for each other would take several times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Iterator

@@ -291,6 +291,45 @@ data = ["triplets", "texts"]
     assert "| row | dims | 1 → 3 | 2 → 3 | 3 → 3 |" in table and "\n| aligned | 32 | " in table
 
 
+def test_a_row_that_is_asked_for_search_later_is_measured_again_and_not_trained(place: Path) -> None:
+    folder = place / "data/other"
+    folder.mkdir()
+    documents = [{"id": f"d{number}", "text": text} for number, text in enumerate(TEXTS[:30])]
+    queries = [{"id": f"q{number}", "text": text} for number, text in enumerate(TEXTS[30:40])]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    judged = "".join(f"q{number}\td{number}\t1\n" for number in range(10))
+    (folder / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", "utf-8")
+    files = {
+        name: f'"other/{name}.{kind}"' for name, kind in (("corpus", "jsonl"), ("queries", "jsonl"), ("qrels", "tsv"))
+    }
+    named = "".join(f"{name} = {file}\n" for name, file in files.items())
+    text = SMALL.replace("finalist = [1, 2]", "finalist = [2]").replace(
+        "[data.train]", f"[data.dev_search]\n{named}sizes = [4, 6]\n[data.train]"
+    )
+    out = place / "searched"
+
+    def sweep(text: str) -> Sweep:
+        return Sweep(protocol_of(place, text, str(place / "model")), place / "data", out)
+
+    assert sweep(text).run("alone", None) == 1
+    (before,) = sweep(text).records().values()
+    asked = text.replace('name = "alone"', 'name = "alone"\nsearch = true')
+    assert sweep(asked).run("alone", None) == 1
+    assert sweep(asked).run("alone", None) == 0
+    (after,) = sweep(asked).records().values()
+    assert (before.key, before.minutes, before.cpu_minutes) == (after.key, after.minutes, after.cpu_minutes)
+    assert after.figures["sts_spearman@dev"] == before.figures["sts_spearman@dev"]
+    assert len(after.figures["ndcg_at_10@dev_search"]) == 6
+    kept = [
+        len((out / f"data/dev_search/{name}").read_text("utf-8").splitlines())
+        for name in ("queries.jsonl", "corpus.jsonl")
+    ]
+    assert kept == [4, 10]
+    with pytest.raises(InputError, match="'alone' has search = true; say on what"):
+        protocol_of(place, SMALL.replace('name = "alone"', 'name = "alone"\nsearch = true'))
+
+
 def test_what_a_run_said_last_is_kept_where_it_failed(place: Path) -> None:
     text = SMALL.replace("hold_w = 0.5", 'teacher = "nobody"').replace("[1e-4, 2e-4]", "[1e-4]")
     protocol = protocol_of(place, text, str(place / "model"))

@@ -17,7 +17,8 @@ from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from training.arguments import parse_arguments
 from training.collate import Collator
-from training.data import load_data
+from training.data import load_data, load_formats
+from training.maps import map_texts
 from training.model import load_model, spell_out_attention, truncate_model
 from training.run_folder import open_run
 from training.train import train
@@ -125,6 +126,42 @@ def test_files_of_several_formats_take_turns_with_as_many_texts_in_each_batch(
     paper = ["--ese_variant", "paper", "--ese_compression_size", "16"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "paper", *together, *paper) == 2
     assert "paper learns from labels alone, and some files have none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("BERT", 3), ("ALBERT", 3), ("T5 encoder", 1), ("Qwen3", 1)])
+@pytest.mark.parametrize("memory", [[], ["--gradient_checkpointing", "1", "--use_reentrant", "1"]])
+def test_vectors_of_vocabulary_and_positions_can_be_frozen(
+    name: str, frozen: int, memory: list[str], data: dict[str, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    model_type, settings = BACKBONES[name]
+    make_checkpoint(tmp_path / "model", model_type, **settings)
+    flags = ["--freeze_embeddings", "1", "--learning_rate", "1e-3", "--warmup_steps", "0", *memory]
+    refused = name == "ALBERT" and bool(memory)
+    assert run(tmp_path / "model", data["texts"], tmp_path / "out", *flags) == (2 if refused else 0)
+    if refused:
+        assert "AlbertModel cannot do with --gradient_checkpointing 1; leave it out" in capsys.readouterr().err
+        return
+    before, after = (load_model(str(tmp_path / folder), None).model[0].auto_model for folder in ("model", "out"))
+    assert torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
+    trained = dict(after.named_parameters())
+    still = [parameter for parameter, tensor in before.named_parameters() if torch.equal(tensor, trained[parameter])]
+    # Every block is trained, the first one too, whose input is frozen.
+    assert len([parameter for parameter in still if "pooler" not in parameter]) == frozen
+
+
+def test_formats_have_equal_shares_of_the_texts_that_maps_begin_with(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others.txt"
+    others.write_text("".join(f"{text}\n" for text in TEXTS[192:]), "utf-8")
+    parts = load_formats([str(data["A"]), str(others)])
+    model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
+    collator = Collator(model, ["text1", "text2", "text"], {}, 16, 0)
+    few = map_texts(parts, collator, 100, 0)
+    assert few == map_texts(parts, collator, 100, 0)
+    assert (len(set(few)), len(set(few) & set(TEXTS[:192]))) == (100, 50)
+    assert len(set(map_texts(parts, collator, 300, 0)) & set(TEXTS[192:])) == 150
+    assert set(map_texts(parts, collator, 10_000, 0)) == set(TEXTS)
 
 
 def test_the_full_model_can_be_left_out(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def make_checkpoint(
     **settings: Any,
 ) -> Path:
     """Save a small backbone as a sentence-transformers folder."""
-    make_backbone(model_type, **settings).save_pretrained(folder)
+    backbone = make_backbone(model_type, **settings)
+    backbone.save_pretrained(folder)
     special = SPECIAL_PAD_1 if settings.get("pad_token_id") == 1 else SPECIAL
     (tokenizer or wordpiece_tokenizer(special)).save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
@@ -152,7 +153,7 @@ def make_checkpoint(
     write_json(folder / "modules.json", modules)
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
-    config = {"word_embedding_dimension": HIDDEN, f"pooling_mode_{_legacy(pooling)}": True}
+    config = {"word_embedding_dimension": backbone.config.hidden_size, f"pooling_mode_{_legacy(pooling)}": True}
     if pooling != "mean":
         config["pooling_mode_mean_tokens"] = False
     write_json(folder / "1_Pooling/config.json", config)

@@ -19,13 +19,13 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.files import explain_os_error, replace_folder, staging_folder
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
+from ese_deploy.losses import MAP_TEXTS, AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data, load_formats
-from training.maps import all_texts, begin_maps, plan_maps
-from training.model import LoadedModel, load_model, set_dropout, spell_out_attention, truncate_model
+from training.maps import begin_maps, map_rates, map_texts, plan_maps
+from training.model import LoadedModel, freeze_embeddings, load_model, set_dropout, spell_out_attention, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
@@ -56,11 +56,11 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     data = _load_formats(settings, tell)
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts, tell)
-    texts = all_texts(data, collator)
+    texts = map_texts(data, collator, MAP_TEXTS, settings.seed)
     loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
     dataset, rows = _together(data, settings.dataset_seed)
-    arguments = training_arguments(settings, run.path, rows)
+    arguments = training_arguments(settings, run.path, rows, map_rates(loss, settings.maps_learning_rate))
     if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
         begin_maps(loss, texts, collator.max_length, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
@@ -113,9 +113,16 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         spell_out_attention(loaded.model)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
+    if settings.freeze_embeddings:
+        freeze_embeddings(loaded.model)
     if settings.gradient_checkpointing:
         backbone: Any = loaded.model[0].auto_model
+        if not backbone.supports_gradient_checkpointing:
+            raise InputError(f"{type(backbone).__name__} cannot do with --gradient_checkpointing 1; leave it out")
         backbone.gradient_checkpointing_enable({"use_reentrant": settings.use_reentrant})
+        if settings.freeze_embeddings:
+            # The older kind drops the gradients of a block whose input has none.
+            backbone.enable_input_require_grads()
     return loaded
 
 

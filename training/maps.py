@@ -1,5 +1,6 @@
 """The maps of the exits that training begins with."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,23 +9,39 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from torch import distributed
 
 from ese_deploy.errors import InputError
-from ese_deploy.losses import EseLoss, blank_maps, fit_maps
+from ese_deploy.losses import AngleLoss, EseLoss, blank_maps, fit_maps
 from ese_deploy.losses.exits import model_parts
-from ese_deploy.losses.maps import MAP_TEXTS
 from ese_deploy.pca import texts_wanted
 from training.collate import Collator
 from training.data import TrainingData
 
-__all__ = ["all_texts", "begin_maps", "plan_maps"]
+__all__ = ["begin_maps", "map_rates", "map_texts", "plan_maps"]
 
 Tell = Callable[[str], None]
 
 
-def all_texts(data: Sequence[TrainingData], collator: Collator) -> list[str]:
-    """Every text of the training data as the model will see it, each once."""
+def map_texts(data: Sequence[TrainingData], collator: Collator, most: int, seed: int) -> list[str]:
+    """Texts of the training data to fit maps on, as the model will see them, each once.
+
+    Args:
+        data: a part for each format, which all have as many texts in it, as far as they have them: one that is small
+            beside the others is of a kind of its own.
+        collator: knows the prompts.
+        most: texts wanted.
+        seed: of the draw.
+    """
+    draw = random.Random(seed)
+    distinct = sorted((_texts(part, collator) for part in data), key=len)
+    chosen: list[str] = []
+    for number, texts in enumerate(distinct):
+        quota = (most - len(chosen)) // (len(distinct) - number)
+        chosen += draw.sample(texts, min(len(texts), quota))
+    return list(dict.fromkeys(chosen))
+
+
+def _texts(part: TrainingData, collator: Collator) -> list[str]:
     texts = (
         collator.prompted(column, text)
-        for part in data
         for column in part.layout.texts
         for value in part.dataset[column]
         for text in (value if isinstance(value, list) else [value])
@@ -62,6 +79,19 @@ def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, te
     chosen["maps"] = blank_maps(model, exits)
 
 
+def map_rates(loss: EseLoss | AngleLoss, rate: float | None) -> dict[str, float]:
+    """The learning rate of the maps by the names of their parameters; nothing where they have that of the model.
+
+    Raises:
+        InputError: there are no maps to have one.
+    """
+    if rate is None:
+        return {}
+    if not isinstance(loss, EseLoss) or loss.maps is None:
+        raise InputError("--maps_learning_rate is of maps, and this run is without; leave it out")
+    return {r"^maps\.": rate}
+
+
 def begin_maps(
     loss: EseLoss,
     texts: Sequence[str],
@@ -73,13 +103,13 @@ def begin_maps(
 
     Args:
         loss: with maps.
-        texts: all that there are.
+        texts: of :func:`map_texts`.
         max_length: longest text in tokens.
         arguments: of the trainer.
         tell: takes lines for a person.
     """
     device = arguments.device
-    tell(f"fitting maps of the exits on {min(len(texts), MAP_TEXTS):,} texts")
+    tell(f"fitting maps of the exits on {len(texts):,} texts")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
         loss.set_maps(fit_maps(loss.model, texts, loss.exits, max_length, loss.seed))

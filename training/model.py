@@ -17,7 +17,15 @@ from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
 from ese_deploy.linear import LinearMap
 
-__all__ = ["LoadedModel", "load_model", "pooling_name", "set_dropout", "spell_out_attention", "truncate_model"]
+__all__ = [
+    "LoadedModel",
+    "freeze_embeddings",
+    "load_model",
+    "pooling_name",
+    "set_dropout",
+    "spell_out_attention",
+    "truncate_model",
+]
 
 _PLAIN_POOLING = "cls"
 _REFERENCE_NAMES = {"avg": "mean", "last": "lasttoken"}
@@ -114,6 +122,21 @@ def set_dropout(model: SentenceTransformer, probability: float) -> None:
         for name in ("attention_dropout", "dropout", "dropout_prob"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, probability)
+
+
+def freeze_embeddings(model: SentenceTransformer) -> None:
+    """Train all but the vectors of the vocabulary and of the positions.
+
+    A batch has few of them: those of rare words and long texts would not move with what the blocks learn from others.
+    """
+    backbone: Any = model[0].auto_model
+    architecture = find_architecture(backbone.config)
+    count = 1 if architecture.shared_blocks else int(backbone.config.num_hidden_layers)
+    blocks = find_blocks(backbone, architecture.model_type, count)
+    for name, module in backbone.named_modules():
+        # T5 has the biases of its attention in an embedding within the first block.
+        if isinstance(module, nn.Embedding) and not name.startswith(f"{blocks}."):
+            module.requires_grad_(False)
 
 
 def spell_out_attention(model: SentenceTransformer) -> None:

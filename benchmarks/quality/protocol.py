@@ -9,7 +9,7 @@ import msgspec
 
 from ese_deploy.errors import InputError
 
-__all__ = ["PROTOCOL", "STAGES", "Data", "Protocol", "Row", "read_protocol"]
+__all__ = ["PROTOCOL", "STAGES", "Data", "DevSearch", "Protocol", "Row", "read_protocol"]
 
 PROTOCOL = Path(__file__).with_name("protocol.toml")
 
@@ -34,6 +34,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cell: the one cell that counts, such as ``1x32``; without it the mean of the grid.
         flags: of ``training.train``.
         loss: settings of the loss.
+        search: whether the development set of search is measured too.
         why: a line for people.
     """
 
@@ -47,18 +48,36 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cell: str = ""
     flags: dict[str, Any] = {}
     loss: dict[str, Any] = {}
+    search: bool = False
     why: str = ""
+
+
+class DevSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A small search collection to make choices on, drawn from one whose other queries are the test's.
+
+    Attributes:
+        corpus: file of documents.
+        queries: file of queries, none of them of the test.
+        qrels: file of judgements.
+        sizes: number of queries, and of documents beside those that answer them.
+    """
+
+    corpus: str
+    queries: str
+    qrels: str
+    sizes: tuple[int, int]
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files, below the folder that the command line names.
 
     Attributes:
-        dev: scored pairs that all choices are made on.
+        dev: scored pairs that choices are made on.
         test_sts: scored pairs, looked at once.
         test_retrieval: folders of search collections, looked at once.
         left_out: training rows of these sources are not used.
         train: files of each set of training data.
+        dev_search: what choices for search are made on.
     """
 
     dev: str
@@ -66,6 +85,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_retrieval: list[str]
     left_out: list[str]
     train: dict[str, list[str]]
+    dev_search: DevSearch | None = None
 
 
 class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +155,8 @@ def read_protocol(path: Path = PROTOCOL) -> Protocol:
             raise InputError(f"{path} has two rows '{row.name}'; names tell rows apart")
         if row.of and row.of not in names[: names.index(row.name)]:
             raise InputError(f"{path}: '{row.name}' is of '{row.of}', which no row before it is called")
+        if row.search and protocol.data.dev_search is None:
+            raise InputError(f"{path}: '{row.name}' has search = true; say on what in [data.dev_search]")
         absent = [name for name in row.data if name not in protocol.data.train]
         if absent:
             raise InputError(f"{path}: '{row.name}' takes '{absent[0]}'; data are {', '.join(protocol.data.train)}")

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.quality.children import Child, module, run_child, terminable
 from benchmarks.quality.plan import Plan, Run, criterion_of, planned, runs_of, seeds_of
 from benchmarks.quality.protocol import PROJECTED, Protocol
 from benchmarks.quality.records import ACROSS, Figures, Record, read_records, write_json
-from benchmarks.quality.texts import TrainingFiles
+from benchmarks.quality.texts import DEV_SEARCH, TrainingFiles
 from ese_deploy.backbones.source import locate
 from ese_deploy.choose.machine import describe_machine, library_versions
 from ese_deploy.errors import InputError
@@ -79,6 +81,10 @@ class Sweep:
                     given_up.add(run.key)
                     self._say(f"{run.label}: was killed, to be run again; see {self._log(run)}")
                     continue
+                before = self.records().get(run.key)
+                if before and record.minutes is None:
+                    times = {"minutes": before.minutes, "cpu_minutes": before.cpu_minutes}
+                    record = msgspec.structs.replace(record, **times)
                 write_json(self.out / RUNS / f"{run.label}-{run.key}.json", record)
                 what = record.failed or f"{criterion_of(self.plan, run, record):.2f}"
                 self._say(f"{run.label}: {what} ({record.minutes or 0:.1f} min, {record.cpu_minutes or 0:.1f} of CPU)")
@@ -123,7 +129,8 @@ class Sweep:
         records = self.records()
         for run in planned(self.plan, records):
             ready = run.source is None or run.source.row.how == "untouched" or run.source.key in records
-            if run.key not in records and run.key not in given_up and ready and only in (None, run.row.name):
+            done = _is_done(run, records.get(run.key))
+            if not done and run.key not in given_up and ready and only in (None, run.row.name):
                 return run
         return None
 
@@ -143,12 +150,20 @@ class Sweep:
             return _record(run, {}, trained, _last_line(self._log(run)))
         if run.row.how in PROJECTED:
             self._take_maps(run)
-        figures, code = self._evaluate(run, [self.files.dev()], [])
+        figures, code = self._on_dev(run)
         if code < 0:
             return None
         if run.row.stage != "finalist":
             shutil.rmtree(self._model(run), ignore_errors=True)
         return _record(run, figures, trained, _last_line(self._log(run)) if code else "")
+
+    def _on_dev(self, run: Run) -> tuple[Figures, int]:
+        """What choices are made by."""
+        figures, code = self._evaluate(run, [self.files.dev()], [])
+        if code or not run.row.search:
+            return figures, code
+        searched, code = self._evaluate(run, [], [self.files.dev_search()], self.protocol.test_bf16)
+        return {**figures, **searched}, code
 
     def _training(self, run: Run) -> list[str]:
         model = self._model(run)
@@ -229,6 +244,13 @@ def _figures(path: Path) -> Figures:
             if one["metric"] in _KEPT_METRICS:
                 figures.setdefault(f"{one['metric']}@{one['data']}", {})[target["target"]] = one["value"]
     return figures
+
+
+def _is_done(run: Run, record: Record | None) -> bool:
+    """Whether all was measured; a row may have been asked for more since."""
+    if record is None or record.failed:
+        return record is not None
+    return not run.row.search or any(name.endswith(f"@{DEV_SEARCH}") for name in record.figures)
 
 
 def _record(run: Run, figures: Figures, child: Child | None = None, failed: str = "") -> Record:

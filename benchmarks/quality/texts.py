@@ -1,7 +1,8 @@
 """Training data as the protocol wants it: files of one set as one, without the sources that are left out."""
 
 import functools
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from ese_deploy.errors import InputError
 from ese_deploy.files import sha256_file, write_atomic
 from ese_deploy.rows import read_rows
 
-__all__ = ["TrainingFiles"]
+__all__ = ["DEV_SEARCH", "TrainingFiles"]
+
+DEV_SEARCH = "dev_search"
+"""Name of the development set of search in figures."""
 
 _SOURCE = "source"
 # Columns that are not texts to learn from.
@@ -39,6 +43,34 @@ class TrainingFiles:
     def dev(self) -> Path:
         """The development set."""
         return self._path(self._protocol.data.dev)
+
+    def dev_search(self) -> Path:
+        """The development set of search, as a collection of its own: queries drawn, all that answers them, and more.
+
+        Raises:
+            InputError: the protocol has none.
+        """
+        given = self._protocol.data.dev_search
+        if given is None:
+            raise InputError("the protocol has no [data.dev_search]")
+        count, more = given.sizes
+        draw = random.Random(0)
+        judged: dict[str, list[Mapping[str, Any]]] = {}
+        for _, row in read_rows(self._path(given.qrels)):
+            judged.setdefault(row["query-id"], []).append(row)
+        queries = {row["id"]: row for _, row in read_rows(self._path(given.queries))}
+        corpus = {row["id"]: row for _, row in read_rows(self._path(given.corpus))}
+        chosen = draw.sample(sorted(judged), min(len(judged), count))
+        answers = {row["corpus-id"] for query in chosen for row in judged[query]}
+        others = sorted(corpus.keys() - answers)
+        kept = answers | set(draw.sample(others, min(len(others), more)))
+        folder = self._work / DEV_SEARCH
+        _write_rows(folder / "queries.jsonl", (queries[query] for query in chosen))
+        _write_rows(folder / "corpus.jsonl", (row for name, row in corpus.items() if name in kept))
+        columns = ("query-id", "corpus-id", "score")
+        lines = ["\t".join(row[column] for column in columns) for query in chosen for row in judged[query]]
+        _write(folder / "qrels.tsv", "".join(f"{line}\n" for line in ("\t".join(columns), *lines)).encode())
+        return folder
 
     def tests(self) -> tuple[list[Path], list[Path]]:
         """Scored pairs and search collections of the test."""
@@ -69,8 +101,7 @@ class TrainingFiles:
         prepared = []
         for number, source in enumerate(self._protocol.data.train[name], start=1):
             path = self._work / f"{name}-{number}.jsonl"
-            lines = [msgspec.json.encode(row) + b"\n" for row in self._rows(self._path(source))]
-            _write(path, b"".join(lines))
+            _write_rows(path, self._rows(self._path(source)))
             prepared.append(path)
         return tuple(prepared)
 
@@ -84,6 +115,10 @@ class TrainingFiles:
         if not path.exists():
             raise InputError(f"there is no {path}; --data names the folder that the protocol's files lie below")
         return path
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    _write(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
 def _write(path: Path, content: bytes) -> None:
