@@ -74,7 +74,11 @@ def fit_alignment(
 
 
 def align_exits(
-    full: int, width: int, read: Mapping[int, tuple[int, ...]], batches: Iterable[tuple[Mapping[int, Rows], Rows]]
+    full: int,
+    width: int,
+    read: Mapping[int, tuple[int, ...]],
+    batches: Iterable[tuple[Mapping[int, Rows], Rows]],
+    components: LinearMap | None = None,
 ) -> dict[int, LinearMap]:
     """Fit the maps of several exits in one pass over texts.
 
@@ -83,6 +87,7 @@ def align_exits(
         width: dimensions of its vectors.
         read: for each other exit the states that its map reads.
         batches: of texts, for each exit what is read, [n, inputs], and the full model's vectors, [n, width].
+        components: the full depth's map, where it is known already.
 
     Raises:
         InputError: there are too few texts.
@@ -93,7 +98,7 @@ def align_exits(
         own.add(target)
         for depth, rows in joined.items():
             moments.setdefault(depth, CrossMoments(rows.shape[1], width)).add(rows, target)
-    components = fit_pca(own)
+    components = components or fit_pca(own)
     return {
         **{depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()},
         full: components,

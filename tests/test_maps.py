@@ -21,6 +21,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from ese_deploy.verify import check_targets
+from training.maps import map_length
 from training.train import train
 
 TEXTS = [item.text for item in collection()]
@@ -154,6 +155,32 @@ def test_maps_have_a_learning_rate_of_their_own(
     assert [a == b for a, b in zip(written["alone"], untrained, strict=True)] == [False, True]
     assert run(tiny_checkpoint, texts, tmp_path / "no", "--maps", "0", "--maps_learning_rate", "1e-3") == 2
     assert "--maps_learning_rate is of maps, and this run is without" in capsys.readouterr().err
+
+
+def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    steps = ["--learning_rate", "1e-3", "--warmup_steps", "0"]
+    maps = {}
+    for share in ("0", "0.25", "1"):
+        assert run(tiny_checkpoint, texts, tmp_path / share, *steps, "--maps_refit", share) == 0
+        checkpoint = read_checkpoint(str(tmp_path / share))
+        maps[share] = checkpoint.maps
+    for depth in (1, 2):
+        mean = 0.75 * maps["0"][depth].matrix + 0.25 * maps["1"][depth].matrix
+        np.testing.assert_allclose(maps["0.25"][depth].matrix, mean, atol=1e-6)
+        assert np.abs(maps["0"][depth].matrix - maps["1"][depth].matrix).max() > 1e-4
+    np.testing.assert_array_equal(maps["0"][3].matrix, maps["1"][3].matrix)
+
+    def distance(share: str) -> float:
+        """How far exit 1 is from the full depth, of the texts that both were made of, as ridge regression counts it."""
+        exits = CheckpointExits(read_checkpoint(str(tmp_path / share)))
+        vectors = [exits.at(depth, 32).encode(TEXTS) for depth in (1, 3)]
+        return float(np.square(vectors[0] - vectors[1]).sum(1).mean())
+
+    assert distance("1") < distance("0.25") < distance("0")
+
+
+def test_maps_see_longer_texts_than_batches_do() -> None:
+    assert [map_length(64, 256), map_length(64, 8192), map_length(2048, 8192)] == [256, 512, 2048]
 
 
 @pytest.mark.parametrize("off", ["--maps=0", "--loss_setting=maps=0", "--loss_setting=maps=false"])

@@ -24,7 +24,7 @@ from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, load_data, load_formats
-from training.maps import begin_maps, map_rates, map_texts, plan_maps
+from training.maps import begin_maps, end_maps, map_length, map_rates, map_texts, plan_maps
 from training.model import LoadedModel, freeze_embeddings, load_model, set_dropout, spell_out_attention, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
@@ -57,12 +57,13 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts, tell)
     texts = map_texts(data, collator, MAP_TEXTS, settings.seed)
+    longest = map_length(settings.maxlen, loaded.max_seq_length)
     loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows, map_rates(loss, settings.maps_learning_rate))
     if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
-        begin_maps(loss, texts, collator.max_length, arguments, tell)
+        begin_maps(loss, texts, longest, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
     callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit), Console()]
     contract = _contract(loss, settings)
@@ -82,7 +83,8 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
     _run(trainer, run)
     if trainer.is_world_process_zero():
-        _finish(loaded, contract, settings, tell, _maps(loss))
+        maps = end_maps(loss, texts, longest, arguments, settings.maps_refit, tell)
+        _finish(loaded, contract, settings, tell, maps)
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()

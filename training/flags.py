@@ -64,6 +64,14 @@ def share(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Read a number from 0 to 1."""
+    value = _number(text, float, 0)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is above 1")
+    return value
+
+
 def limit(text: str) -> int:
     """Read a whole number from 1, or -1 for none."""
     return -1 if text.strip() == "-1" else natural(text)
@@ -124,6 +132,7 @@ FLAGS = (
     Flag("exits", str, None, "depths to train, such as 1-6 or 2,4; espresso"),
     Flag("dims", str, None, "prefixes to train, such as 32,64,128; espresso"),
     Flag("maps", switch, None, "train exits through matrices, in the full model's space (1); espresso"),
+    Flag("maps_refit", part, 0.0, "share of maps fitted again, after training, in those that are written"),
     Flag("align_w", positive, None, "weight of aligning exits, so that queries of one search another's index (0)"),
     Flag("ese_compression_size", natural, None, "the prefix that the published variants train"),
     Flag("ese_kl_temperature", positive, None, "of the published compression; 0 leaves its KL out"),

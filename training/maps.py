@@ -9,15 +9,18 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from torch import distributed
 
 from ese_deploy.errors import InputError
+from ese_deploy.linear import LinearMap
 from ese_deploy.losses import AngleLoss, EseLoss, blank_maps, fit_maps
 from ese_deploy.losses.exits import model_parts
 from ese_deploy.pca import texts_wanted
 from training.collate import Collator
 from training.data import TrainingData
 
-__all__ = ["begin_maps", "map_rates", "map_texts", "plan_maps"]
+__all__ = ["begin_maps", "end_maps", "map_length", "map_rates", "map_texts", "plan_maps"]
 
 Tell = Callable[[str], None]
+
+_LONG = 512
 
 
 def map_texts(data: Sequence[TrainingData], collator: Collator, most: int, seed: int) -> list[str]:
@@ -92,6 +95,16 @@ def map_rates(loss: EseLoss | AngleLoss, rate: float | None) -> dict[str, float]
     return {r"^maps\.": rate}
 
 
+def map_length(maxlen: int, limit: int) -> int:
+    """Longest text in tokens that maps are fitted on: texts of batches may be shorter than those that will come.
+
+    Args:
+        maxlen: of texts in batches.
+        limit: of the model.
+    """
+    return min(limit, max(maxlen, _LONG))
+
+
 def begin_maps(
     loss: EseLoss,
     texts: Sequence[str],
@@ -118,3 +131,39 @@ def begin_maps(
         loss.maps.to(device)
         for tensor in (*loss.maps.parameters(), *loss.maps.buffers()):
             distributed.broadcast(tensor.data, 0)
+
+
+def end_maps(
+    loss: EseLoss | AngleLoss,
+    texts: Sequence[str],
+    max_length: int,
+    arguments: SentenceTransformerTrainingArguments,
+    share: float,
+    tell: Tell,
+) -> dict[int, LinearMap]:
+    """The maps to write: those that were trained, and in part what ridge regression finds of the trained blocks.
+
+    Trained maps serve the texts of the batches best; fitted ones serve others, longer ones above all. Their mean does
+    nearly both.
+
+    Args:
+        loss: as training left it.
+        texts: of :func:`map_texts`.
+        max_length: longest text in tokens.
+        arguments: of the trainer.
+        share: of the fitted ones, 0 to 1.
+        tell: takes lines for a person.
+    """
+    trained = loss.fitted_maps() if isinstance(loss, EseLoss) else {}
+    if not isinstance(loss, EseLoss) or not trained or not share:
+        return trained
+    device = arguments.device
+    tell(f"fitting maps of the exits again on {len(texts):,} texts")
+    full = trained[loss.parts.depth]
+    with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+        fitted = fit_maps(loss.model, texts, loss.exits, max_length, loss.seed, components=full)
+    blended = {
+        depth: LinearMap((1 - share) * old.matrix + share * fitted[depth].matrix, old.states)
+        for depth, old in trained.items()
+    }
+    return {**blended, loss.parts.depth: full}

@@ -87,8 +87,9 @@ def fit_maps(
     max_length: int,
     seed: int = 0,
     progress: Progress = silent,
+    components: LinearMap | None = None,
 ) -> dict[int, LinearMap]:
-    """Fit the maps to begin with, by ridge regression onto the full model's vectors of plain texts.
+    """Fit maps by ridge regression onto the full model's vectors of plain texts.
 
     Args:
         model: on the device where it shall compute; it is not changed.
@@ -97,6 +98,7 @@ def fit_maps(
         max_length: longest text in tokens.
         seed: of the draw.
         progress: called between batches.
+        components: the full depth's map, where it is known already.
 
     Returns:
         A map for each exit, and for the full depth.
@@ -116,7 +118,7 @@ def fit_maps(
         )
         for pooled, full in _vectors(model, chosen, max_length, needed, progress)
     )
-    return align_exits(parts.depth, parts.width, read, batches)
+    return align_exits(parts.depth, parts.width, read, batches, components)
 
 
 def blank_maps(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, LinearMap]:
