@@ -19,7 +19,7 @@ from training.arguments import parse_arguments
 from training.collate import Collator
 from training.data import load_data, load_formats
 from training.maps import map_texts
-from training.model import load_model, spell_out_attention, truncate_model
+from training.model import attention_spelt_out, load_model, truncate_model
 from training.run_folder import open_run
 from training.train import train
 from training.trainer import EseTrainer, training_arguments
@@ -372,19 +372,19 @@ def test_a_truncated_model_is_the_exit_and_reloads_equal(name: str, tmp_path: Pa
 def test_attention_spelt_out_gives_the_same_states(name: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[name]
     folder = make_checkpoint(tmp_path / "full", model_type, **settings)
-    edit_json(folder / "1_Pooling/config.json", word_embedding_dimension=64)
     model = load_model(str(folder), None).model.eval()
     batch = model.preprocess(["hello there my good old friend", "no"])
+    implementation = model[0].auto_model.config._attn_implementation
     with torch.no_grad():
         before = model[0](dict(batch))["token_embeddings"]
-        spell_out_attention(model)
-        after = model[0](dict(batch))["token_embeddings"]
+        with attention_spelt_out(model, wanted=True):
+            after = model[0](dict(batch))["token_embeddings"]
+            assert model[0].auto_model.config._attn_implementation == "eager"
+        again = model[0](dict(batch))["token_embeddings"]
     mask = batch["attention_mask"].bool()
     torch.testing.assert_close(after[mask], before[mask], rtol=1e-4, atol=1e-5)
-    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
-    assert load_model(str(tmp_path / "saved"), None).model[0].auto_model.config._attn_implementation != "eager" or (
-        load_model(str(folder), None).model[0].auto_model.config._attn_implementation == "eager"
-    ), "what is saved chooses for itself"
+    assert model[0].auto_model.config._attn_implementation == implementation
+    assert torch.equal(again, before)
 
 
 def test_truncate_to_writes_a_shallower_model(

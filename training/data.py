@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from ese_deploy.errors import InputError
 from ese_deploy.rows import kind_of, numbered_lines, read_rows
+from ese_deploy.spans import with_spans
 from training.columns import Layout, find_layout, rename
 
-__all__ = ["TrainingData", "load_data", "load_formats"]
+__all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
 _TABLES = (".tsv", ".csv", ".jsonl")
 _KINDS = (*_TABLES, ".json", ".parquet", ".txt")
@@ -95,6 +96,15 @@ def load_formats(
         raise InputError(f"there is no file {absent}; several sources must all be local files")
     dataset = _from_folder(paths[0], split) if paths[0].is_dir() else _from_hub(names[0], subset, split)
     return (_arrange(dataset, names[0], mapping or {}, label_free),)
+
+
+def add_spans(data: TrainingData) -> TrainingData:
+    """Plain texts and the spans of them, each once; labelled data as it is."""
+    if data.layout.format != "texts":
+        return data
+    texts = list(dict.fromkeys(with_spans(data.dataset["text"])))
+    line = f"with sentences, halves and thirds: {len(texts):,} different texts"
+    return TrainingData(_dataset({"text": texts}), data.layout, (*data.description, line))
 
 
 def _by_format(files: list[TrainingData]) -> tuple[TrainingData, ...]:

@@ -19,13 +19,13 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.files import explain_os_error, replace_folder, staging_folder
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import MAP_TEXTS, AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
+from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
-from training.data import TrainingData, load_data, load_formats
+from training.data import TrainingData, add_spans, load_data, load_formats
 from training.maps import begin_maps, end_maps, map_length, map_rates, map_texts, plan_maps
-from training.model import LoadedModel, freeze_embeddings, load_model, set_dropout, spell_out_attention, truncate_model
+from training.model import LoadedModel, attention_spelt_out, freeze_embeddings, load_model, set_dropout, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
@@ -56,7 +56,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     data = _load_formats(settings, tell)
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts, tell)
-    texts = map_texts(data, collator, MAP_TEXTS, settings.seed)
+    texts = map_texts(data, collator, settings.maps_texts, settings.seed)
     longest = map_length(settings.maxlen, loaded.max_seq_length)
     loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
@@ -81,7 +81,8 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     )
     where = f"{arguments.device.type} in {_precision(settings)}"
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
-    _run(trainer, run)
+    with attention_spelt_out(loaded.model, settings.use_cpu and settings.maxlen <= _SHORT):
+        _run(trainer, run)
     if trainer.is_world_process_zero():
         maps = end_maps(loss, texts, longest, arguments, settings.maps_refit, tell)
         _finish(loaded, contract, settings, tell, maps)
@@ -111,8 +112,6 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
     if settings.dropout is not None:
         set_dropout(loaded.model, settings.dropout)
-    if settings.use_cpu and settings.maxlen <= _SHORT:
-        spell_out_attention(loaded.model)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
     if settings.freeze_embeddings:
@@ -137,6 +136,7 @@ def _load_formats(settings: argparse.Namespace, tell: Tell) -> tuple[TrainingDat
         mapping=parse_mapping(settings.column_rename_mapping),
         label_free=settings.label_free,
     )
+    data = tuple(map(add_spans, data)) if settings.spans else data
     for line in (line for part in data for line in part.description):
         tell(line)
     if len(data) > 1:

@@ -21,6 +21,7 @@ __all__ = ["begin_maps", "end_maps", "map_length", "map_rates", "map_texts", "pl
 Tell = Callable[[str], None]
 
 _LONG = 512
+_BEGIN = 12_288
 
 
 def map_texts(data: Sequence[TrainingData], collator: Collator, most: int, seed: int) -> list[str]:
@@ -122,10 +123,12 @@ def begin_maps(
         tell: takes lines for a person.
     """
     device = arguments.device
-    tell(f"fitting maps of the exits on {len(texts):,} texts")
+    # Training moves these maps: more texts are worth their time at its end alone.
+    few = texts[:: -(-len(texts) // _BEGIN)]
+    tell(f"fitting maps of the exits on {len(few):,} texts")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        loss.set_maps(fit_maps(loss.model, texts, loss.exits, max_length, loss.seed))
+        loss.set_maps(fit_maps(loss.model, few, loss.exits, max_length))
     if distributed.is_initialized():
         assert loss.maps is not None
         loss.maps.to(device)
@@ -161,7 +164,7 @@ def end_maps(
     tell(f"fitting maps of the exits again on {len(texts):,} texts")
     full = trained[loss.parts.depth]
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        fitted = fit_maps(loss.model, texts, loss.exits, max_length, loss.seed, components=full)
+        fitted = fit_maps(loss.model, texts, loss.exits, max_length, components=full)
     blended = {
         depth: LinearMap((1 - share) * old.matrix + share * fitted[depth].matrix, old.states)
         for depth, old in trained.items()

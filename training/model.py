@@ -1,6 +1,7 @@
 """The model to train: found, checked as the exporter checks it, and loaded; and a shallower one made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,11 @@ from ese_deploy.linear import LinearMap
 
 __all__ = [
     "LoadedModel",
+    "attention_spelt_out",
     "freeze_embeddings",
     "load_model",
     "pooling_name",
     "set_dropout",
-    "spell_out_attention",
     "truncate_model",
 ]
 
@@ -139,11 +140,18 @@ def freeze_embeddings(model: SentenceTransformer) -> None:
             module.requires_grad_(False)
 
 
-def spell_out_attention(model: SentenceTransformer) -> None:
+@contextmanager
+def attention_spelt_out(model: SentenceTransformer, wanted: bool) -> Iterator[None]:
     """Compute attention by its formula in place of a fused kernel, where the backbone allows that; nothing is saved."""
     backbone: Any = model[0].auto_model
-    if getattr(backbone.config, "_attn_implementation", None) == "sdpa":
+    fused = backbone.config._attn_implementation == "sdpa"
+    if wanted and fused:
         backbone.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if wanted and fused:
+            backbone.set_attn_implementation("sdpa")
 
 
 def truncate_model(model: SentenceTransformer, depth: int) -> None:

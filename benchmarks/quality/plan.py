@@ -170,6 +170,9 @@ def _make(plan: Plan, row: Row, rate: float | None, seed: int | None, source: Ru
     }
     if row.how in ("train", "matryoshka2d"):
         settings |= {"flags": row.flags, "loss": row.loss, "learning_rate": rate, "seed": seed}
+    if row.how == "aligned":
+        # Records from before its texts were taken apart are others.
+        settings["spans"] = True
     if source is not None:
         settings["source"] = source.key
     text = msgspec.json.encode(settings, order="deterministic")

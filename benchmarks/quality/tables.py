@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.quality.records import ACROSS, DEV, mean_and_spread
 from benchmarks.quality.results import Results, RowResult, RunResult
+from benchmarks.quality.texts import DEV_SEARCH
 from ese_deploy.quality import RETRIEVAL_METRICS
 from ese_deploy.rows import stem_of
 
@@ -17,6 +18,7 @@ _UNTOUCHED = "untouched"
 _NDCG = RETRIEVAL_METRICS[0]
 _MEAN = "mean"
 _ACROSS_DIMS = (128, 384)
+_ACROSS_DEPTHS = (1, 3, 5)
 # Exits of these have a space of their own each.
 _APART = ("pca",)
 
@@ -69,6 +71,22 @@ def rates_table(results: Results) -> str:
         texts = [_bold(f"{scores[rate]:.2f}", rate == row.rate) if rate in scores else "" for rate in rates]
         lines.append([_name(row), results.protocol.whole(row.row).cell or "mean of the grid", *texts])
     return _table(["row", "judged by", *(f"{rate:g}" for rate in rates)], lines)
+
+
+def search_table(results: Results) -> str:
+    """Search on its development set, and across depths, of all rows that were judged in it; of STS too."""
+    deepest, dim = max(results.protocol.depths), results.protocol.dims[-1]
+    columns = [f"{depth}>{deepest}x{dim}" for depth in results.protocol.depths if depth in _ACROSS_DEPTHS]
+    own, across = (_figure("dev", f"{metric}@{DEV_SEARCH}") for metric in (_NDCG, ACROSS))
+    lines = []
+    for row in results.rows:
+        found = cells_of(results, row, own)
+        if not found:
+            continue
+        other = cells_of(results, row, across)
+        texts = [*(_cell(found.get(name)) for name in results.protocol.named), *(_cell(other.get(c)) for c in columns)]
+        lines.append([_name(row), *texts, _cell(cells_of(results, row, on_dev(results)).get(_MEAN))])
+    return _table(["nDCG@10", *results.protocol.named, *columns, "STS, mean"], lines)
 
 
 def stsb_table(results: Results) -> str:
@@ -143,6 +161,7 @@ def changes_table(results: Results, stage: str) -> str:
 TABLES: Mapping[str, Callable[[Results], str]] = {
     "rates": rates_table,
     "dev": dev_table,
+    "search": search_table,
     "ablation": lambda results: changes_table(results, "ablation"),
     "ideas": lambda results: changes_table(results, "idea"),
     "stsb": stsb_table,

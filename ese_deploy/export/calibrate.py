@@ -1,6 +1,6 @@
 """The user's calibration texts, and fitting projections on them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ese_deploy.manifest import Calibration
 from ese_deploy.pca import Moments, fit_pca
 from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
+from ese_deploy.spans import with_spans
 from ese_deploy.textfile import TextFile, chunks, open_texts
 
 __all__ = ["LEAST_TEXTS", "CalibrationTexts", "fit_projections", "read_calibration"]
@@ -89,7 +90,7 @@ def fit_projections(
         backbone: its backbone, loaded.
         depths: the exits.
         kind: ``pca`` turns each onto its own principal components; ``aligned`` maps what the model has computed up to
-            it onto the principal components of the full model's vectors.
+            it onto the principal components of the full model's vectors, of the texts and of their spans.
         calibration: the texts.
         existing: a bundle made with the same texts, whose projections are kept as they are.
         progress: called after each window.
@@ -141,7 +142,7 @@ def _fit_aligned(
                 {depth: join_states([pooled[state] for state in states]).numpy() for depth, states in read.items()},
                 head(pooled[full]).numpy(),
             )
-            for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress)
+            for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress, with_spans)
         ),
     )
 
@@ -152,6 +153,7 @@ def _pooled_states(
     states: Iterable[int],
     calibration: CalibrationTexts,
     progress: Progress,
+    widen: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> Iterator[dict[int, Tensor]]:
     """The pooled token states of some blocks, float32 [batch, pooled], a batch of the texts at a time."""
     wanted = sorted(states)
@@ -161,7 +163,7 @@ def _pooled_states(
     total, done = calibration.entry.texts, 0
     progress("calibrate", done, total)
     for rows in chunks(calibration.texts, _WINDOW):
-        tokens = tokenizer([prefix + row.text for row in rows])
+        tokens = tokenizer([prefix + text for text in widen(row.text for row in rows)])
         for places in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
             batch = tokenizer.collate([tokens.encodings[place] for place in places], names)
             inputs = [torch.from_numpy(batch[name]) for name in names]

@@ -4,11 +4,10 @@ from ese_deploy.losses.callback import EseCallback, save_contract
 from ese_deploy.losses.espresso import EspressoSettings
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import VARIANTS, EseLoss
-from ese_deploy.losses.maps import MAP_TEXTS, blank_maps, fit_maps
+from ese_deploy.losses.maps import blank_maps, fit_maps
 from ese_deploy.losses.objective import AngleObjective
 
 __all__ = [
-    "MAP_TEXTS",
     "VARIANTS",
     "AngleLoss",
     "AngleObjective",

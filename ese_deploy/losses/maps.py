@@ -1,7 +1,6 @@
 """Maps of exits into the full model's space that training goes on with."""
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +14,9 @@ from ese_deploy.linear import LinearMap, read_states
 from ese_deploy.losses.exits import model_parts, pooled_states
 from ese_deploy.progress import Progress, silent
 
-__all__ = ["MAP_TEXTS", "ExitMaps", "blank_maps", "fit_maps"]
+__all__ = ["ExitMaps", "blank_maps", "fit_maps"]
 
-MAP_TEXTS = 12_288
-"""More texts than so are not needed to begin with."""
-
-_BATCH = 32
+_CHARACTERS = 16_384
 _WINDOW = 2048
 
 
@@ -85,7 +81,6 @@ def fit_maps(
     texts: Iterable[str],
     exits: Sequence[int],
     max_length: int,
-    seed: int = 0,
     progress: Progress = silent,
     components: LinearMap | None = None,
 ) -> dict[int, LinearMap]:
@@ -93,10 +88,9 @@ def fit_maps(
 
     Args:
         model: on the device where it shall compute; it is not changed.
-        texts: of all kinds that it shall serve; of more than :data:`MAP_TEXTS` so many are drawn.
+        texts: of all kinds that it shall serve; thousands.
         exits: depths to fit.
         max_length: longest text in tokens.
-        seed: of the draw.
         progress: called between batches.
         components: the full depth's map, where it is known already.
 
@@ -107,8 +101,7 @@ def fit_maps(
         InputError: there are fewer texts than twice the width.
     """
     parts = model_parts(model)
-    distinct = list(dict.fromkeys(texts))
-    chosen = random.Random(seed).sample(distinct, min(len(distinct), MAP_TEXTS))
+    chosen = list(dict.fromkeys(texts))
     read = {depth: read_states(depth) for depth in exits if depth != parts.depth}
     needed = sorted({state for states in read.values() for state in states})
     batches = (
@@ -141,11 +134,21 @@ def _vectors(
     model.eval()
     progress("fit maps", 0, len(texts))
     for first in range(0, len(texts), _WINDOW):
-        window = sorted(texts[first : first + _WINDOW], key=len)
-        for start in range(0, len(window), _BATCH):
-            features = model.preprocess(window[start : start + _BATCH], max_length=max_length)
+        for batch in _batches(texts[first : first + _WINDOW]):
+            features = model.preprocess(batch, max_length=max_length)
             for name, value in features.items():
                 features[name] = value.to(device) if isinstance(value, Tensor) else value
             yield pooled_states(model, parts, features, states)
         progress("fit maps", min(first + _WINDOW, len(texts)), len(texts))
     model.train(training)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts of like lengths together, many short ones or few long ones."""
+    batch: list[str] = []
+    for text in sorted(texts, key=len):
+        if batch and (len(batch) + 1) * len(text) > _CHARACTERS:
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
