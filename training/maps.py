@@ -1,4 +1,4 @@
-"""The maps of the exits that training begins with."""
+"""The maps of the exits that training begins and ends with."""
 
 import random
 from collections.abc import Callable, Sequence
