@@ -58,7 +58,7 @@ def test_a_profile_takes_what_its_budgets_say(tiny_bundle: Bundle) -> None:
     found = {name: resolve_profile(name, profile, manifest) for name, profile in package_profiles().items()}
     assert {name: str(one.target) for name, one in found.items()} == {
         "edge": "3x32",  # all are below 30 MB: the best
-        "balanced": "2x16",  # the smallest from 0.97
+        "balanced": "2x16",  # the smallest from 0.9
         "server": "3x32",
         "full": "3x32",
     }
