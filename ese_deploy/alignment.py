@@ -6,12 +6,13 @@ map puts it where the full model has it. Shallow targets then rank more like the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.linear import LinearMap, unit_rows
-from ese_deploy.pca import Moments, fit_pca
+from ese_deploy.pca import Moments, fit_pca, mean_squares
 
 __all__ = ["CrossMoments", "align_exits", "fit_alignment"]
 
@@ -68,21 +69,23 @@ class CrossMoments:
         solution: NDArray[np.float64] = np.linalg.solve(weighted, self._cross.T).T
         return solution
 
+    def mean_squares(self, matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Mean square of each component of what a map, [width, inputs], makes of the texts."""
+        self._join()
+        return mean_squares(matrix, self._own / self.count)
 
-def fit_alignment(
-    moments: CrossMoments, states: tuple[int, ...], components: LinearMap, ridge: float = _RIDGE
-) -> LinearMap:
-    """The map of an exit nearest to the full model's vectors.
+
+def fit_alignment(moments: CrossMoments, components: LinearMap, ridge: float = _RIDGE) -> NDArray[np.float64]:
+    """The matrix of an exit's map nearest to the full model's vectors.
 
     Args:
         moments: of the texts to fit on.
-        states: what of the exit's computation was read.
         components: turns the full model's vectors onto their principal components, by falling variance, so that a
             prefix of the map's output is the best of its length.
         ridge: share of the mean eigenvalue of what was read.
     """
-    matrix = components.matrix.astype(np.float64) @ moments.solve(ridge)
-    return LinearMap(np.ascontiguousarray(matrix, np.float32), states)
+    matrix: NDArray[np.float64] = components.matrix.astype(np.float64) @ moments.solve(ridge)
+    return matrix
 
 
 def align_exits(
@@ -90,16 +93,24 @@ def align_exits(
     width: int,
     read: Mapping[int, tuple[int, ...]],
     batches: Iterable[tuple[Mapping[int, Rows], Rows]],
-    components: LinearMap | None = None,
+    *,
+    trained: Mapping[int, LinearMap] = MappingProxyType({}),
+    share: float = 1.0,
+    restore: bool = True,
 ) -> dict[int, LinearMap]:
     """Fit the maps of several exits in one pass over texts.
+
+    Regression makes small what it cannot foretell, the later components most. Their mean squares are then made those of
+    the full model's vectors again, which ranks better than the least error does.
 
     Args:
         full: the full depth, whose map is the turn onto the principal components of its vectors.
         width: dimensions of its vectors.
         read: for each other exit the states that its map reads.
         batches: of texts, for each exit what is read, [n, inputs], and the full model's vectors, [n, width].
-        components: the full depth's map, where it is known already.
+        trained: maps of all these exits, which the fitted ones are mixed with; that of the full depth stays.
+        share: of the fitted ones in that, 0 to 1.
+        restore: give components the mean squares of the full model's.
 
     Raises:
         InputError: there are too few texts.
@@ -110,8 +121,15 @@ def align_exits(
         own.add(target)
         for depth, rows in joined.items():
             moments.setdefault(depth, CrossMoments(rows.shape[1], width)).add(rows, target)
-    components = components or fit_pca(own)
-    return {
-        **{depth: fit_alignment(moments[depth], states, components) for depth, states in read.items()},
-        full: components,
-    }
+    components = trained[full] if trained else fit_pca(own)
+    wanted = own.mean_squares(components.matrix)
+    maps = {full: components}
+    for depth, states in read.items():
+        matrix = fit_alignment(moments[depth], components)
+        if trained:
+            matrix = (1 - share) * trained[depth].matrix + share * matrix
+        if restore:
+            found = moments[depth].mean_squares(matrix)
+            matrix *= np.sqrt(np.divide(wanted, found, out=np.ones(width), where=found > 0))[:, None]
+        maps[depth] = LinearMap(np.ascontiguousarray(matrix, np.float32), states)
+    return maps

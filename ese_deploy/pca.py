@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ese_deploy.errors import InputError
 from ese_deploy.linear import LinearMap, unit_rows
 
-__all__ = ["Moments", "fit_pca", "texts_wanted"]
+__all__ = ["Moments", "fit_pca", "mean_squares", "texts_wanted"]
 
 # n texts span at most n - 1 directions; twice the width leaves no direction to chance.
 _TEXTS_PER_DIM = 2
@@ -49,6 +49,17 @@ class Moments:
         mean = self._sum / self.count
         covariance: NDArray[np.float64] = self._products / self.count - np.outer(mean, mean)
         return covariance
+
+    def mean_squares(self, matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Mean square of each component of the vectors under a matrix, [rows, width]."""
+        return mean_squares(matrix, self._products / self.count)
+
+
+def mean_squares(matrix: NDArray[np.floating], products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean squares of M x, [rows], out of the mean of x x^T."""
+    m = matrix.astype(np.float64)
+    squares: NDArray[np.float64] = ((m @ products) * m).sum(1)
+    return squares
 
 
 def texts_wanted(width: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ese_deploy.alignment import CrossMoments, fit_alignment
+from ese_deploy.alignment import CrossMoments, align_exits, fit_alignment
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle import Bundle, read_graph, read_projection
 from ese_deploy.engines import load_engine
@@ -56,7 +56,25 @@ def test_a_linear_relation_is_found_and_batches_make_no_difference() -> None:
     best = np.linalg.lstsq(x, y / norms, rcond=None)[0].T
     np.testing.assert_allclose(whole.solve(0), best, atol=1e-9)
     plain = LinearMap(np.eye(12, dtype=np.float32))
-    assert np.linalg.norm(fit_alignment(whole, (1,), plain, 10.0).matrix) < 0.2 * np.linalg.norm(best)
+    assert np.linalg.norm(fit_alignment(whole, plain, 10.0)) < 0.2 * np.linalg.norm(best)
+
+
+def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    shown = random.normal(size=(600, 10))
+    # Half of what the full model says cannot be seen from here.
+    full = np.concatenate([shown[:, :6], random.normal(size=(600, 6))], axis=1) * np.linspace(2, 0.5, 12)
+    full /= np.linalg.norm(full, axis=1, keepdims=True)
+    batches = [({1: shown[start : start + 50]}, full[start : start + 50]) for start in range(0, 600, 50)]
+    turned = full @ align_exits(2, 12, {1: (1,)}, batches)[2].matrix.T
+    plain, restored = (align_exits(2, 12, {1: (1,)}, batches, restore=of)[1].matrix for of in (False, True))
+    small, same = (np.square(shown @ matrix.T).mean(0) / np.square(turned).mean(0) for matrix in (plain, restored))
+    np.testing.assert_allclose(same, 1, rtol=1e-4)
+    assert small.max() < 1.01 and small.min() < 0.3
+    half = align_exits(
+        2, 12, {1: (1,)}, batches, trained=align_exits(2, 12, {1: (1,)}, batches, restore=False), share=0.5
+    )
+    np.testing.assert_allclose(half[1].matrix, restored, atol=1e-5)
 
 
 def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states() -> None:

@@ -165,18 +165,15 @@ def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path
         checkpoint = read_checkpoint(str(tmp_path / share))
         maps[share] = checkpoint.maps
     for depth in (1, 2):
-        mean = 0.75 * maps["0"][depth].matrix + 0.25 * maps["1"][depth].matrix
-        np.testing.assert_allclose(maps["0.25"][depth].matrix, mean, atol=1e-6)
-        assert np.abs(maps["0"][depth].matrix - maps["1"][depth].matrix).max() > 1e-4
+        before, mixed, fitted = (maps[share][depth].matrix for share in ("0", "0.25", "1"))
+        assert np.abs(before - fitted).max() > 1e-3
+        # Each component is between the trained and the fitted one, at a length of its own.
+        for row in range(0, 32, 5):
+            pair = np.stack([before[row], fitted[row]], axis=1)
+            weights = np.linalg.lstsq(pair, mixed[row], rcond=None)[0]
+            np.testing.assert_allclose(pair @ weights, mixed[row], atol=1e-5)
+            assert (weights > 0).all()
     np.testing.assert_array_equal(maps["0"][3].matrix, maps["1"][3].matrix)
-
-    def distance(share: str) -> float:
-        """How far exit 1 is from the full depth, of the texts that both were made of, as ridge regression counts it."""
-        exits = CheckpointExits(read_checkpoint(str(tmp_path / share)))
-        vectors = [exits.at(depth, 32).encode(TEXTS) for depth in (1, 3)]
-        return float(np.square(vectors[0] - vectors[1]).sum(1).mean())
-
-    assert distance("1") < distance("0.25") < distance("0")
 
 
 def test_maps_see_longer_texts_than_batches_do() -> None:

@@ -162,11 +162,5 @@ def end_maps(
         return trained
     device = arguments.device
     tell(f"fitting maps of the exits again on {len(texts):,} texts")
-    full = trained[loss.parts.depth]
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        fitted = fit_maps(loss.model, texts, loss.exits, max_length, components=full)
-    blended = {
-        depth: LinearMap((1 - share) * old.matrix + share * fitted[depth].matrix, old.states)
-        for depth, old in trained.items()
-    }
-    return {**blended, loss.parts.depth: full}
+        return fit_maps(loss.model, texts, loss.exits, max_length, trained=trained, share=share)

@@ -171,8 +171,8 @@ def _make(plan: Plan, row: Row, rate: float | None, seed: int | None, source: Ru
     if row.how in ("train", "matryoshka2d"):
         settings |= {"flags": row.flags, "loss": row.loss, "learning_rate": rate, "seed": seed}
     if row.how == "aligned":
-        # Records from before its texts were taken apart are others.
-        settings["spans"] = True
+        # Records from before its texts were taken apart, or its components given their spread, are others.
+        settings["fit"] = "spans, mean squares"
     if source is not None:
         settings["source"] = source.key
     text = msgspec.json.encode(settings, order="deterministic")

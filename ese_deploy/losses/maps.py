@@ -1,6 +1,7 @@
 """Maps of exits into the full model's space that training goes on with."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -82,7 +83,8 @@ def fit_maps(
     exits: Sequence[int],
     max_length: int,
     progress: Progress = silent,
-    components: LinearMap | None = None,
+    trained: Mapping[int, LinearMap] = MappingProxyType({}),
+    share: float = 1.0,
 ) -> dict[int, LinearMap]:
     """Fit maps by ridge regression onto the full model's vectors of plain texts.
 
@@ -92,7 +94,9 @@ def fit_maps(
         exits: depths to fit.
         max_length: longest text in tokens.
         progress: called between batches.
-        components: the full depth's map, where it is known already.
+        trained: maps as training left them; fitted ones are mixed into them, and components get the full model's mean
+            squares. Without, they are what training begins with.
+        share: of the fitted ones in that, 0 to 1.
 
     Returns:
         A map for each exit, and for the full depth.
@@ -111,7 +115,7 @@ def fit_maps(
         )
         for pooled, full in _vectors(model, chosen, max_length, needed, progress)
     )
-    return align_exits(parts.depth, parts.width, read, batches, components)
+    return align_exits(parts.depth, parts.width, read, batches, trained=trained, share=share, restore=bool(trained))
 
 
 def blank_maps(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, LinearMap]:
