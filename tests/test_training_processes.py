@@ -63,6 +63,19 @@ def test_the_published_command_runs_on_two_processes(wide_checkpoint: Path, trip
     assert states == ["rng_state_0.pth", "rng_state_1.pth"]
 
 
+def test_two_processes_fit_maps_again(tiny_checkpoint: Path, triplets: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS) + "\n", "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29512"]
+    flags = "--recipe mixed --max_steps 4 --batch_size 8 --maxlen 16 --workers 0 --use_cpu 1 --save_strategy no"
+    files = ["--train_name_or_path", str(texts), *flags.split()]
+    command = [*torchrun, "-m", "training.train", *names(tiny_checkpoint, triplets, tmp_path / "out"), *files]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("fitting maps of the exits again on ") == 1 and "processes: 2" in done.stderr
+    assert sorted(read_checkpoint(str(tmp_path / "out")).maps) == [1, 2, 3]
+
+
 def test_killed_and_resumed_ends_with_the_weights_of_an_unbroken_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = tmp_path / "texts.txt"
     data.write_text("\n".join(TEXTS) + "\n", "utf-8")

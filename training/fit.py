@@ -84,7 +84,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     with attention_spelt_out(loaded.model, settings.use_cpu and settings.maxlen <= _SHORT):
         _run(trainer, run)
     if trainer.is_world_process_zero():
-        maps = end_maps(loss, texts, longest, arguments, settings.maps_refit, tell)
+        maps = end_maps(loss, loaded.model, texts, longest, arguments, settings.maps_refit, tell)
         _finish(loaded, contract, settings, tell, maps)
     if distributed.is_initialized():
         distributed.barrier()

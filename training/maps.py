@@ -138,6 +138,7 @@ def begin_maps(
 
 def end_maps(
     loss: EseLoss | AngleLoss,
+    model: SentenceTransformer,
     texts: Sequence[str],
     max_length: int,
     arguments: SentenceTransformerTrainingArguments,
@@ -151,6 +152,7 @@ def end_maps(
 
     Args:
         loss: as training left it.
+        model: that was trained, without what processes wrap around it.
         texts: of :func:`map_texts`.
         max_length: longest text in tokens.
         arguments: of the trainer.
@@ -163,4 +165,4 @@ def end_maps(
     device = arguments.device
     tell(f"fitting maps of the exits again on {len(texts):,} texts")
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        return fit_maps(loss.model, texts, loss.exits, max_length, trained=trained, share=share)
+        return fit_maps(model, texts, loss.exits, max_length, trained=trained, share=share)
