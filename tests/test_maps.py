@@ -140,23 +140,6 @@ def test_few_texts_are_trained_without_maps_and_that_is_said(
     assert "give more texts, or --maps 0" in capsys.readouterr().err
 
 
-def test_maps_have_a_learning_rate_of_their_own(
-    tiny_checkpoint: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rates = {"still": ("1e-3", "0"), "alone": ("0", "1e-3"), "none": ("0", "0")}
-    for name, (blocks, maps) in rates.items():
-        flags = ["--learning_rate", blocks, "--maps_learning_rate", maps, "--warmup_steps", "0"]
-        assert run(tiny_checkpoint, texts, tmp_path / name, *flags) == 0
-    written = {
-        name: [(tmp_path / name / file).read_bytes() for file in (MAPS_FILE, "model.safetensors")] for name in rates
-    }
-    untrained = written["none"]
-    assert [a == b for a, b in zip(written["still"], untrained, strict=True)] == [True, False]
-    assert [a == b for a, b in zip(written["alone"], untrained, strict=True)] == [False, True]
-    assert run(tiny_checkpoint, texts, tmp_path / "no", "--maps", "0", "--maps_learning_rate", "1e-3") == 2
-    assert "--maps_learning_rate is of maps, and this run is without" in capsys.readouterr().err
-
-
 def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--learning_rate", "1e-3", "--warmup_steps", "0"]
     maps = {}

@@ -24,8 +24,8 @@ from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, add_spans, load_data, load_formats
-from training.maps import begin_maps, end_maps, map_length, map_rates, map_texts, plan_maps
-from training.model import LoadedModel, attention_spelt_out, freeze_embeddings, load_model, set_dropout, truncate_model
+from training.maps import begin_maps, end_maps, map_length, map_texts, plan_maps
+from training.model import LoadedModel, attention_spelt_out, load_model, set_dropout, truncate_model
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
@@ -61,7 +61,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
     dataset, rows = _together(data, settings.dataset_seed)
-    arguments = training_arguments(settings, run.path, rows, map_rates(loss, settings.maps_learning_rate))
+    arguments = training_arguments(settings, run.path, rows)
     if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
         begin_maps(loss, texts, longest, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
@@ -114,16 +114,11 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
         set_dropout(loaded.model, settings.dropout)
     if settings.tokenizer_padding_side:
         loaded.model.tokenizer.padding_side = settings.tokenizer_padding_side
-    if settings.freeze_embeddings:
-        freeze_embeddings(loaded.model)
     if settings.gradient_checkpointing:
         backbone: Any = loaded.model[0].auto_model
         if not backbone.supports_gradient_checkpointing:
             raise InputError(f"{type(backbone).__name__} cannot do with --gradient_checkpointing 1; leave it out")
         backbone.gradient_checkpointing_enable({"use_reentrant": settings.use_reentrant})
-        if settings.freeze_embeddings:
-            # The older kind drops the gradients of a block whose input has none.
-            backbone.enable_input_require_grads()
     return loaded
 
 

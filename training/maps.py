@@ -16,7 +16,7 @@ from ese_deploy.pca import texts_wanted
 from training.collate import Collator
 from training.data import TrainingData
 
-__all__ = ["begin_maps", "end_maps", "map_length", "map_rates", "map_texts", "plan_maps"]
+__all__ = ["begin_maps", "end_maps", "map_length", "map_texts", "plan_maps"]
 
 Tell = Callable[[str], None]
 
@@ -81,19 +81,6 @@ def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, te
         return
     exits = [exit_ for exit_ in chosen.get("exits") or range(1, parts.depth + 1) if 1 <= exit_ <= parts.depth]
     chosen["maps"] = blank_maps(model, exits)
-
-
-def map_rates(loss: EseLoss | AngleLoss, rate: float | None) -> dict[str, float]:
-    """The learning rate of the maps by the names of their parameters; nothing where they have that of the model.
-
-    Raises:
-        InputError: there are no maps to have one.
-    """
-    if rate is None:
-        return {}
-    if not isinstance(loss, EseLoss) or loss.maps is None:
-        raise InputError("--maps_learning_rate is of maps, and this run is without; leave it out")
-    return {r"^maps\.": rate}
 
 
 def map_length(maxlen: int, limit: int) -> int:

@@ -21,7 +21,6 @@ from ese_deploy.linear import LinearMap
 __all__ = [
     "LoadedModel",
     "attention_spelt_out",
-    "freeze_embeddings",
     "load_model",
     "pooling_name",
     "set_dropout",
@@ -123,21 +122,6 @@ def set_dropout(model: SentenceTransformer, probability: float) -> None:
         for name in ("attention_dropout", "dropout", "dropout_prob"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, probability)
-
-
-def freeze_embeddings(model: SentenceTransformer) -> None:
-    """Train all but the vectors of the vocabulary and of the positions.
-
-    A batch has few of them: those of rare words and long texts would not move with what the blocks learn from others.
-    """
-    backbone: Any = model[0].auto_model
-    architecture = find_architecture(backbone.config)
-    count = 1 if architecture.shared_blocks else int(backbone.config.num_hidden_layers)
-    blocks = find_blocks(backbone, architecture.model_type, count)
-    for name, module in backbone.named_modules():
-        # T5 has the biases of its attention in an embedding within the first block.
-        if isinstance(module, nn.Embedding) and not name.startswith(f"{blocks}."):
-            module.requires_grad_(False)
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 import argparse
 import importlib.util
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -94,16 +92,13 @@ def _may_skip_blocks(settings: argparse.Namespace) -> bool:
     return settings.label_free is not False and settings.loss.get("hold_w", 1) == 0
 
 
-def training_arguments(
-    settings: argparse.Namespace, folder: Path, rows: int, rates: Mapping[str, float] = MappingProxyType({})
-) -> SentenceTransformerTrainingArguments:
+def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) -> SentenceTransformerTrainingArguments:
     """Settings of the trainer.
 
     Args:
         settings: of :func:`training.arguments.parse_arguments`, after :func:`choose_precision`.
         folder: where checkpoints go.
         rows: number of rows of training data; of several formats the least, in rows of the widest.
-        rates: learning rates of parameters of the loss, by regular expressions of their names.
 
     Raises:
         InputError: the data is too small for the processes, or Weights & Biases is wanted and not installed.
@@ -128,7 +123,6 @@ def training_arguments(
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
-        learning_rate_mapping=dict(rates),
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=settings.lr_scheduler_type,
         weight_decay=settings.weight_decay,
