@@ -201,13 +201,15 @@ def test_doctor_checks_every_target_on_the_golden_texts(tiny_bundle: Bundle, cap
         assert findings[name]["ok"] is True, name
 
 
-def test_doctor_finds_what_opening_does_not(bundle: Path, capsys: Capture) -> None:
-    path = bundle / "weights.fp32.data"
+@pytest.mark.parametrize("name", ["weights.fp32.data", "tokenizer.json", "golden.json", "profiles.toml", "ranges.json"])
+def test_doctor_and_verify_find_what_opening_does_not(bundle: Path, capsys: Capture, name: str) -> None:
+    path = bundle / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert main(["doctor", str(bundle)]) == 1
-    assert "weights.fp32.data is not the file that was exported" in capsys.readouterr().err
+    for verb, code in (("doctor", 1), ("verify", 2)):
+        assert main([verb, str(bundle)]) == code
+        assert f"{name} is not the file that was exported" in capsys.readouterr().err
 
 
 def test_doctor_finds_a_machine_that_computes_something_else(bundle: Path, capsys: Capture) -> None:

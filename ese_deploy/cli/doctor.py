@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from ese_deploy import __version__
-from ese_deploy.bundle import Bundle, open_bundle, verify_weights
+from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars
+from ese_deploy.cli.verify import hash_files
 from ese_deploy.engines import ENGINES, ON_REQUEST, load_engine, runs_dtype
 from ese_deploy.engines.onnxruntime_cpu import installed_distributions
 from ese_deploy.errors import EngineError, EseDeployError, GateError
@@ -88,11 +89,8 @@ def _bundle(path: Path, progress: Progress) -> Iterator[Finding]:
     try:
         opened = open_bundle(path)
         yield Finding("bundle", True, f"{len(opened.manifest.targets)} graphs have the hashes of the manifest")
-        for entry in opened.manifest.weights:
-            progress("hash weights", 0, 1)
-            verify_weights(opened, entry)
-            progress("hash weights", 1, 1)
-            yield Finding(entry.file, True, "has the hash of the manifest")
+        for file in hash_files(opened, progress):
+            yield Finding(file, True, "has the hash of the manifest")
         yield from _golden(opened, progress)
     except EseDeployError as error:
         yield Finding("bundle", False, str(error))

@@ -1,19 +1,29 @@
 """``ese-deploy verify``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ese_deploy.bundle import Bundle, open_bundle, verify_weights
+from ese_deploy.bundle import (
+    Bundle,
+    open_bundle,
+    read_profiles_file,
+    read_projection,
+    read_ranges_file,
+    read_tokenizer,
+    verify_weights,
+)
 from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
 from ese_deploy.engines import ACCELERATED, load_engine, runs_dtype
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.golden import load_golden
 from ese_deploy.manifest import TargetEntry
+from ese_deploy.progress import Progress
 
-__all__ = ["verify"]
+__all__ = ["hash_files", "verify"]
 
 
 def verify(
@@ -57,11 +67,8 @@ def verify(
     opened = open_bundle(bundle)
     loaded = load_engine(engine)
     with progress_bars() as progress:
-        for done, entry in enumerate(opened.manifest.weights):
-            progress("hash weights", done, len(opened.manifest.weights))
-            verify_weights(opened, entry)
-            progress("hash weights", done + 1, len(opened.manifest.weights))
-        load_golden(opened)
+        for _ in hash_files(opened, progress):
+            pass
         checkpoint = read_source(opened)
         entries = _entries(opened, loaded.name)
         found = [check for check, _ in check_targets(opened, checkpoint, loaded, entries, progress)]
@@ -77,6 +84,30 @@ def verify(
     failures = [f"{check.entry.target}: {failure}" for check in found for failure in check.failures]
     if failures:
         raise GateError(f"{len(failures)} checks failed", failures)
+
+
+def hash_files(opened: Bundle, progress: Progress) -> Iterator[str]:
+    """Hash every file of an open bundle but the graphs, which opening it hashed; each name as it is found right.
+
+    Raises:
+        BundleError: a file is not the one that the manifest describes.
+    """
+    weights, manifest = opened.manifest.weights, opened.manifest
+    for done, entry in enumerate(weights):
+        progress("hash weights", done, len(weights))
+        verify_weights(opened, entry)
+        progress("hash weights", done + 1, len(weights))
+        yield entry.file
+    for further, read in (
+        (manifest.tokenizer, read_tokenizer),
+        (manifest.golden, load_golden),
+        (manifest.projection_file, read_projection),
+        (manifest.profiles, read_profiles_file),
+        (manifest.ranges, read_ranges_file),
+    ):
+        if further is not None:
+            read(opened)
+            yield further.file
 
 
 def _entries(opened: Bundle, engine: str) -> list[TargetEntry]:
