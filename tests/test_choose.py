@@ -98,6 +98,14 @@ def test_without_measurements_it_measures_or_says_how(tiny_bundle: Bundle, capsy
     assert choose(tiny_bundle, capsys, *arguments[2:], "--no-measure") == found
 
 
+def test_what_cannot_be_kept_still_answers(tiny_bundle: Bundle, own_cache: Path, capsys: Capture) -> None:
+    own_cache.write_text("a file where a folder should be")
+    assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]) == 0
+    out, err = capsys.readouterr()
+    assert "best: 3x32" in out
+    assert "warning: the figures count for this answer and are not kept: cannot write" in err
+
+
 def test_figures_of_another_engine_version_do_not_count(tiny_bundle: Bundle, capsys: Capture) -> None:
     store_measurements(tiny_bundle, figures(tiny_bundle, onnxruntime="0.0.1"))
     assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s", "--no-measure"]) == 2

@@ -1,5 +1,6 @@
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,38 @@ def test_the_cache_lies_where_the_variable_says_or_the_platform_wants(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "platform", "linux")
     assert cache_folder() == tmp_path / "ese-deploy"
+
+
+def test_a_user_without_a_home_needs_a_cache_only_where_something_is_kept(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("ESE_DEPLOY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "ese-deploy"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert load_measurements(tiny_bundle).measurements == []
+    with pytest.raises(InputError, match="there is no home folder to keep a cache in; name a folder with ESE_DEPLOY"):
+        store_measurements(tiny_bundle, [figure()])
+
+
+def test_a_cache_that_cannot_be_read_holds_nothing_and_one_that_cannot_be_written_says_so(
+    tiny_bundle: Bundle, own_cache: Path
+) -> None:
+    own_cache.write_text("a file where a folder should be")
+    assert load_measurements(tiny_bundle).measurements == []
+    with pytest.raises(InputError, match=r"cannot write .*measurements: Not a directory; name a folder .* ESE_DEPLOY"):
+        store_measurements(tiny_bundle, [figure()])
+
+
+def test_what_several_write_at_once_is_kept(tiny_bundle: Bundle) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda tokens: store_measurements(tiny_bundle, [figure(tokens=tokens)]), range(40)))
+    assert len(load_measurements(tiny_bundle).measurements) == 40
 
 
 def test_the_key_of_a_bundle_is_of_what_runs(tiny_bundle: Bundle) -> None:

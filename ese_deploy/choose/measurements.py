@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 
 from ese_deploy.bundle import Bundle
-from ese_deploy.cache import CACHE_VARIABLE, cache_folder
+from ese_deploy.cache import CACHE_VARIABLE, cache_folder, locked_folder
 from ese_deploy.choose.machine import Machine, describe_machine
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
+from ese_deploy.files import explain_os_error, write_atomic
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -96,22 +96,30 @@ def bundle_key(bundle: Bundle) -> str:
 
 
 def load_measurements(bundle: Bundle, machine: Machine | None = None) -> Measurements:
-    """What this machine measured of a bundle; without any, an empty list.
+    """What this machine measured of a bundle; without any, or a cache that can be read, an empty list.
 
     Raises:
         InputError: the file in the cache is broken.
     """
     machine = machine or describe_machine()
-    path = _path(bundle_key(bundle), machine)
-    if path.is_file():
-        return read_measurements(path)
-    return Measurements(_SCHEMA_VERSION, bundle_key(bundle), bundle.path.resolve().name, machine, [])
+    key = bundle_key(bundle)
+    try:
+        path = _path(key, machine)
+        data = path.read_bytes()
+    except (OSError, InputError):
+        return Measurements(_SCHEMA_VERSION, key, bundle.path.resolve().name, machine, [])
+    return _decode(data, path)
 
 
 def store_measurements(bundle: Bundle, fresh: Iterable[Measurement], machine: Machine | None = None) -> Measurements:
-    """Add to the cache, replacing older measurements of the same target, engine and case."""
-    held = merge_measurements(load_measurements(bundle, machine), fresh)
-    _write_cache(held)
+    """Add to the cache, replacing older measurements of the same target, engine and case.
+
+    Raises:
+        InputError: the cache cannot be written, or the file in it is broken.
+    """
+    with locked_folder(_folder()):
+        held = merge_measurements(load_measurements(bundle, machine), fresh)
+        write_measurements(_path(held.bundle, held.machine), held)
     return held
 
 
@@ -128,14 +136,10 @@ def read_measurements(path: Path) -> Measurements:
         InputError: it is missing, broken or of another schema version.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Measurements)
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} holds no measurements: {error}; delete it or export it again") from None
-    if found.schema_version != _SCHEMA_VERSION:
-        raise InputError(f"{path} has schema_version {found.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}")
-    return found
+    return _decode(data, path)
 
 
 def write_measurements(path: Path, held: Measurements) -> None:
@@ -165,9 +169,10 @@ def check_owner(held: Measurements, bundle: Bundle, where: Path, machine: Machin
 def import_measurements(held: Measurements) -> Measurements:
     """Add what another copy of the cache holds; the newcomers win."""
     path = _path(held.bundle, held.machine)
-    present = read_measurements(path) if path.is_file() else msgspec.structs.replace(held, measurements=[])
-    merged = merge_measurements(present, held.measurements)
-    _write_cache(merged)
+    with locked_folder(_folder()):
+        present = read_measurements(path) if path.is_file() else msgspec.structs.replace(held, measurements=[])
+        merged = merge_measurements(present, held.measurements)
+        write_measurements(path, merged)
     return merged
 
 
@@ -185,13 +190,19 @@ def clear_measurements(bundle: Bundle | None = None) -> int:
     pattern = f"{bundle_key(bundle)[:16]}-*.json" if bundle else "*.json"
     paths = sorted(_folder().glob(pattern))
     for path in paths:
-        path.unlink()
+        with explain_os_error(path):
+            path.unlink()
     return len(paths)
 
 
-def _write_cache(held: Measurements) -> None:
-    _folder().mkdir(parents=True, exist_ok=True)
-    write_measurements(_path(held.bundle, held.machine), held)
+def _decode(data: bytes, path: Path) -> Measurements:
+    try:
+        found = msgspec.json.decode(data, type=Measurements)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} holds no measurements: {error}; delete it or export it again") from None
+    if found.schema_version != _SCHEMA_VERSION:
+        raise InputError(f"{path} has schema_version {found.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}")
+    return found
 
 
 def _folder() -> Path:
