@@ -1,4 +1,6 @@
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,26 @@ def test_without_measurements_it_measures_or_says_how(tiny_bundle: Bundle, capsy
     assert found["best"]["target"] == "3x32"
     assert len(load_measurements(tiny_bundle).measurements) == 4
     assert choose(tiny_bundle, capsys, *arguments[2:], "--no-measure") == found
+
+
+def test_the_commands_to_measure_with_measure_what_is_missing(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "a bundle"))
+    budgets = ["--max-latency", "9s 8 tokens", "--min-throughput", "1/s 16 tokens 1 thread", "--max-memory", "9GB"]
+    arguments = ["choose", str(folder), *budgets, "--engine", "onnxruntime,openvino"]
+    assert main([*arguments, "--no-measure"]) == 2
+    make = ["ese-deploy", "measurements", "make", str(folder)]
+    commands = capsys.readouterr().err.split("measure there with: ")[1].split(" && ")
+    assert [shlex.split(command) for command in commands] == [
+        [*make, f"--{kind}", *case, *engine]
+        for kind, case in (
+            ("latency", ["--tokens", "8"]),
+            ("throughput", ["--tokens", "16", "--threads", "1"]),
+            ("memory", []),
+        )
+        for engine in ([], ["--engine", "openvino"])
+    ]
 
 
 def test_what_cannot_be_kept_still_answers(tiny_bundle: Bundle, own_cache: Path, capsys: Capture) -> None:

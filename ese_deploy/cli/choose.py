@@ -1,5 +1,6 @@
 """``ese-deploy choose``."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.choose.budgets import parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
 from ese_deploy.choose.machine import describe_machine
@@ -78,7 +79,7 @@ def choose_target(
     candidates = find_candidates(opened.manifest, budgets, known.held, known.here)
     missing = missing_measurements(candidates, budgets)
     if missing and (no_measure or not known.here):
-        raise InputError(_how_to_measure(bundle, budgets, missing, known.here))
+        raise InputError(_how_to_measure(bundle, missing, known.here))
     if missing:
         known = _Known(_measure(opened, missing), here=True)
         candidates = find_candidates(opened.manifest, budgets, known.held)
@@ -128,25 +129,27 @@ def _known(opened: Bundle, file: Path | None) -> _Known:
     return _Known(held, here=held.machine.key == describe_machine().key)
 
 
-def _how_to_measure(bundle: Path, budgets: Budgets, missing: Any, here: bool) -> str:
+def _how_to_measure(bundle: Path, missing: Any, here: bool) -> str:
     kinds = " and ".join(missing)
     targets = len({one.name for _, group in missing.values() for one in group})
     where = "this machine" if here else "the machine of the file"
     cases = ", ".join(f"{kind} at {case}" for kind, (case, _) in missing.items())
-    return (
-        f"{where} has no {kinds} of {targets} targets ({cases}); measure there with: "
-        f"ese-deploy measurements make {bundle} {' '.join(_case_options(missing))}"
-    )
+    commands = [
+        " ".join(["ese-deploy measurements make", shlex.quote(str(bundle)), f"--{kind}", *_case_options(case, engine)])
+        for kind, (case, group) in missing.items()
+        for engine in sorted({one.engine for one in group})
+    ]
+    return f"{where} has no {kinds} of {targets} targets ({cases}); measure there with: {' && '.join(commands)}"
 
 
-def _case_options(missing: Any) -> list[str]:
+def _case_options(case: Case, engine: str) -> list[str]:
     found = []
-    for kind, (case, _) in missing.items():
-        found.append(f"--{kind}")
-        if case.tokens != 32:
-            found.append(f"--tokens {case.tokens}")
-        if case.threads:
-            found.append(f"--threads {case.threads}")
+    if case.tokens != Case().tokens:
+        found.append(f"--tokens {case.tokens}")
+    if case.threads:
+        found.append(f"--threads {case.threads}")
+    if engine != "onnxruntime":
+        found.append(f"--engine {engine}")
     return found
 
 
