@@ -39,6 +39,7 @@ def test_other_budgets_are_read_with_their_units() -> None:
     assert parse_quality("0.97") == QualityBudget(0.97)
     assert parse_quality("97%") == QualityBudget(0.97)
     assert parse_quality("0.80 stsb") == QualityBudget(0.8, "stsb", share=False)
+    assert parse_quality("0.2 sts_pearson@a set, v2 ") == QualityBudget(0.2, "sts_pearson@a set, v2", share=False)
     assert parse_quality("90% ndcg_at_10@scifact") == QualityBudget(0.9, "ndcg_at_10@scifact", share=True)
 
 
@@ -59,6 +60,7 @@ def test_other_budgets_are_read_with_their_units() -> None:
         (parse_quality, "97", "is above 1; write 0.97 or 97%"),
         (parse_quality, "good", "is not understood"),
         (parse_quality, "120%", "is above 1"),
+        (parse_quality, "0,97", "is not understood"),
     ],
 )
 def test_a_budget_that_is_not_understood_says_how_to_write_it(parse, text: str, message: str) -> None:

@@ -3,15 +3,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from ese_deploy.bundle import Bundle
-from ese_deploy.choose.budgets import parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.budgets import LatencyBudget, parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.choice import Budgets, Candidate, Outcome
 from ese_deploy.choose.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.cli.app import main
-from ese_deploy.cli.choice_text import loose_side
+from ese_deploy.cli.choice_text import loose_side, relaxation
 from ese_deploy.runtime.threads import available_threads
 
 Capture = pytest.CaptureFixture[str]
@@ -64,10 +66,10 @@ def test_a_quality_alone_takes_the_smallest_that_has_it(tiny_bundle: Bundle, cap
 
 
 def test_where_nothing_fits_it_says_what_to_relax_and_fails(measured: Bundle, capsys: Capture) -> None:
-    arguments = ["choose", str(measured.path), "--max-latency", "0.5ms"]
+    arguments = ["choose", str(measured.path), "--max-latency", "500us p99"]
     assert main(arguments) == 1
     err = capsys.readouterr().err
-    assert "relax --max-latency from 0.5ms to 1ms: then 1x8" in err
+    assert 'relax --max-latency from "500us p99" to "1ms p99": then 1x8' in err
     assert f"error: no target of {measured.path} fits" in err
     found = choose(measured, capsys, "--max-latency", "0.5ms", code=1)
     assert found["best"] is None
@@ -75,18 +77,47 @@ def test_where_nothing_fits_it_says_what_to_relax_and_fails(measured: Bundle, ca
 
 
 @pytest.mark.parametrize(
-    ("name", "parse"),
+    ("name", "parse", "text", "needed", "relaxed"),
     [
-        ("latency", lambda text: parse_latency(text).seconds),
-        ("throughput", lambda text: parse_throughput(text).texts_per_second),
-        ("size", parse_size),
-        ("quality", lambda text: parse_quality(text).value),
+        ("latency", parse_latency, "500us p99", 0.001, '"500us p99" to "1ms p99"'),
+        ("throughput", parse_throughput, "200/s 1 thread", 123.4, '"200/s 1 thread" to "123/s 1 thread"'),
+        ("size", parse_size, "55.25MB", 55_261_000, "55.25MB to 55.3MB"),
+        ("memory", parse_size, "40MiB", 50_000_000, "40MiB to 50MB"),
+        ("quality", parse_quality, "0.2851", 0.2849, "0.2851 to 0.284"),
+        ("quality", parse_quality, "90% stsx", 0.7253, '"90% stsx" to "72.5% stsx"'),
+        ("quality", parse_quality, "0.9 stsx", 0.7253, '"0.9 stsx" to "0.725 stsx"'),
     ],
 )
-def test_a_budget_to_relax_to_is_written_on_its_loose_side(name: str, parse) -> None:
-    loose = 1 if name in ("latency", "size") else -1
-    for value in (0.0123456, 0.9876543) if name in ("latency", "quality") else (1234567.0, 98765432.1):
-        assert (parse(loose_side(name, value)) - value) * loose >= 0
+def test_what_to_relax_is_stated_as_it_was_written_and_as_an_option_takes_it(
+    tiny_bundle: Bundle, name: str, parse, text: str, needed: float, relaxed: str
+) -> None:
+    budgets = Budgets(**{name: parse(text)})
+    outcome = Outcome((name,), (needed,), Candidate(tiny_bundle.manifest.targets[0], "onnxruntime", 1))
+    assert f" from {relaxed}: then 1x8" in relaxation(outcome, budgets, {name: text})
+    stated = relaxation(outcome, budgets, {}).split(" from ")[1].split(" to ")[0]
+    assert parse(stated.strip('"')) == getattr(budgets, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "values", "parse"),
+    [
+        ("latency", "1ms p99 8 tokens 1 threads", (0.0123456, 0.0051, 1.0, 4000.0), parse_latency),
+        ("throughput", "9/s 8 tokens", (0.00123456, 98765.4, 7.0), parse_throughput),
+        ("size", "1MB", (1234567.0, 98765432.1, 5e6), lambda text: LatencyBudget(parse_size(text))),
+        ("quality", "0.9", (0.9876543, 0.29, 1.0), parse_quality),
+        ("quality", "90% stsb", (0.9876543, 0.29, 0.57, 1.0), parse_quality),
+        ("quality", "0.9 sts_pearson@my pairs", (0.9876543, 0.29), parse_quality),
+    ],
+)
+def test_a_budget_to_relax_to_is_written_on_its_loose_side(name: str, text: str, values, parse) -> None:
+    budget = parse(text)
+    field = fields(budget)[0].name
+    budgets = Budgets(**{name: budget})
+    for value in values:
+        typed = parse(loose_side(name, value, budgets))
+        loose = getattr(typed, field) - value
+        assert 0 <= (loose if name in ("latency", "size") else -loose) <= 0.01 * value
+        assert replace(typed, **{field: 1}) == replace(budget, **{field: 1})
 
 
 def test_without_measurements_it_measures_or_says_how(tiny_bundle: Bundle, capsys: Capture) -> None:

@@ -41,6 +41,12 @@ class Case:
         threads = "all threads" if self.threads is None else f"{self.threads} threads"
         return f"{self.tokens} tokens, {threads}"
 
+    @property
+    def words(self) -> str:
+        """What stands behind a budget where the case is not the usual one."""
+        tokens = "" if self.tokens == Case.tokens else f" {self.tokens} tokens"
+        return tokens + ("" if self.threads is None else f" {self.threads} thread{'s' * (self.threads > 1)}")
+
 
 @dataclass(frozen=True)
 class LatencyBudget:
@@ -55,6 +61,11 @@ class LatencyBudget:
     seconds: float
     percentile: int = 95
     case: Case = Case()
+
+    @property
+    def words(self) -> str:
+        """What stands behind the number and its unit."""
+        return ("" if self.percentile == LatencyBudget.percentile else f" p{self.percentile}") + self.case.words
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,6 @@ class QualityBudget:
     value: float
     metric: str = AGREEMENT
     share: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} of the full model's {self.metric}" if self.share else f"{self.value:g} {self.metric}"
 
 
 def parse_latency(text: str) -> LatencyBudget:
@@ -138,7 +146,7 @@ def parse_quality(text: str) -> QualityBudget:
     Raises:
         InputError: it is not a number from 0 to 1 or a percentage from 0 to 100.
     """
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*(%?)\s*([\w.@:-]*)\s*", text)
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(%?)\s*(\w.*?)?\s*", text)
     if match is None:
         raise InputError(f"quality '{text}' is not understood; write for example 0.97, 0.80 stsb or 97% stsb")
     value = float(match[1]) / (100 if match[2] else 1)

@@ -1,10 +1,12 @@
 """The words and the table of ``ese-deploy choose``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, limits_of
 from ese_deploy.choose.machine import Machine
 from ese_deploy.cli.console import megabytes, print_table
+from ese_deploy.quality import AGREEMENT
 
 __all__ = ["loose_side", "print_choice", "quality_name", "reason", "relaxation"]
 
@@ -91,36 +93,71 @@ def quality_name(budgets: Budgets) -> str:
     return f"{budgets.quality.metric}{', as a share of the full model' if budgets.quality.share else ''}"
 
 
-def relaxation(outcome: Outcome, budgets: Budgets) -> str:
-    """Which budgets to relax, from what to what, and what fits then."""
+def relaxation(outcome: Outcome, budgets: Budgets, written: Mapping[str, str | None]) -> str:
+    """Which budgets to relax, from what to what, and what fits then.
+
+    Args:
+        outcome: what is to be relaxed.
+        budgets: the budgets.
+        written: budgets as they were typed, by name; those of a profile are stated in the usual units.
+    """
     parts = [
-        f"{_OPTIONS[name]} from {_stated(name, budgets)} to {loose_side(name, value)}"
+        f"{_OPTIONS[name]} from {_quoted(written.get(name) or _stated(name, budgets))} "
+        f"to {_quoted(loose_side(name, value, budgets))}"
         for name, value in zip(outcome.budgets, outcome.needed, strict=True)
     ]
     return f"relax {' and '.join(parts)}: then {_describe(outcome.candidate, budgets)} fits"
 
 
 def _stated(name: str, budgets: Budgets) -> str:
-    bounds = {limit.name: limit.bound for limit in limits_of(budgets)}
-    if bounds[name] is None:
+    bound = {limit.name: limit.bound for limit in limits_of(budgets)}[name]
+    if bound is None:
         names = {"engine": budgets.engines, "dtype": budgets.dtypes, "depth": (budgets.depth,), "dim": (budgets.dim,)}
         return ",".join(map(str, names[name]))
-    return loose_side(name, bounds[name])
+    return _budget(name, lambda unit: f"{bound / unit:.15g}", budgets)
 
 
-def loose_side(name: str, value: float | str | None) -> str:
-    """A budget that the value keeps, rounded to its loose side, as an option would take it."""
-    if isinstance(value, str) or value is None:
+def loose_side(name: str, value: float | str | None, budgets: Budgets) -> str:
+    """A budget that the value keeps, rounded to its loose side, as an option would take it.
+
+    Args:
+        name: of the budget.
+        value: what is to be had.
+        budgets: the budgets, which say of which case, percentile or data it is.
+    """
+    if isinstance(value, str) or value is None or name in ("depth", "dim"):
         return str(value)
+    up = name not in ("throughput", "quality")
+    return _budget(name, lambda unit: _rounded(value, unit, up), budgets)
+
+
+def _budget(name: str, number: Callable[[float], str], budgets: Budgets) -> str:
+    """A number, written in a unit, as an option would take it."""
     if name == "latency":
-        return f"{-(-value * 1e5 // 1) / 100:g}ms"
+        return f"{number(1e-3)}ms{budgets.latency.words if budgets.latency else ''}"
     if name == "throughput":
-        return f"{value // 1:.0f}/s"
+        return f"{number(1)}/s{budgets.throughput.case.words if budgets.throughput else ''}"
     if name in ("size", "memory"):
-        return f"{-(-value // 1e5) / 10:g}MB"
-    if name == "quality":
-        return f"{value * 1000 // 1 / 1000:g}"
-    return f"{value:g}"
+        return f"{number(1e6)}MB"
+    quality = budgets.quality
+    if quality is None or quality.metric == AGREEMENT:
+        return number(1)
+    return f"{number(0.01)}% {quality.metric}" if quality.share else f"{number(1)} {quality.metric}"
+
+
+def _rounded(value: float, unit: float, up: bool) -> str:
+    """Three digits that, times the unit, are not below the value, or with ``up`` False not above it."""
+    context = Context(prec=3, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    number = context.create_decimal_from_float(value / unit)
+    if up and float(number) * unit < value:
+        number = number.next_plus(context)
+    if not up and float(number) * unit > value:
+        number = number.next_minus(context)
+    return f"{number.normalize():f}"
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text
 
 
 def _ms(seconds: float | None) -> str:

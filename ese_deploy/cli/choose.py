@@ -91,7 +91,15 @@ def choose_target(
     else:
         print_choice(candidates, choice, budgets, known.held.machine)
     if choice.best is None:
-        raise GateError(f"no target of {bundle} fits", [relaxation(outcome, budgets) for outcome in choice.relax])
+        written = {
+            "latency": max_latency,
+            "throughput": min_throughput,
+            "size": max_size,
+            "memory": max_memory,
+            "quality": min_quality,
+        }
+        advice = [relaxation(outcome, budgets, written) for outcome in choice.relax]
+        raise GateError(f"no target of {bundle} fits", advice)
 
 
 def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budgets:
