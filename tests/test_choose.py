@@ -191,7 +191,8 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
         (["--max-size", "40"], "a size '40' has no unit"),
         (["--min-quality", "0.8 beauty"], "'beauty' names no quality figure, or several; the bundle holds agreement@"),
         (["--profile", "none"], "there is no profile 'none'; there is edge, balanced, server, full"),
-        (["--engine", "steam"], "there is no engine steam; there is onnxruntime"),
+        (["--profiles", "mine.toml"], "--profiles names a file; say with --profile NAME"),
+        (["--engine", "onnxruntime,steam"], "--engine is of onnxruntime, openvino, "),
         (
             ["--dtype", "int4"],
             "--dtype is of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",

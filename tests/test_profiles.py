@@ -135,6 +135,13 @@ def test_changed_profiles_are_not_believed(tiny_bundle: Bundle, tmp_path: Path) 
         Encoder.open(open_bundle(folder), profile="full")
 
 
+def test_engines_of_a_profile_that_this_version_has_not_are_passed_over(tiny_bundle: Bundle) -> None:
+    toml = b'[a]\nengine = ["steam", "onnxruntime"]\n[b]\nengine = "steam"\n'
+    a, b = (resolve_profile(name, one, tiny_bundle.manifest) for name, one in parse_profiles(toml, "x").items())
+    assert (a.target, a.fell_back) == (Target(3, 32), True)
+    assert b.target is None and "there is no engine steam; there is onnxruntime" in b.why
+
+
 def test_a_budget_on_time_is_resolved_with_what_this_machine_measured(tiny_bundle: Bundle, tmp_path: Path) -> None:
     profiles = read_profiles(write(tmp_path / "mine.toml", '[fast]\nmax_latency = "2ms p50"\n'))
     with pytest.raises(InputError, match=r"bounds latency, which this machine has not measured; .* choose"):
@@ -189,4 +196,6 @@ def test_embed_says_what_a_profile_means(
     assert json.loads(capsys.readouterr().out)["target"] == "2x16"
     assert main([*arguments, "--profile", "mine"]) == 2
     assert "there is edge, balanced, server, full" in capsys.readouterr().err
+    assert main([*arguments, "--profiles", str(mine)]) == 2
+    assert "--profiles names a file; say with --profile NAME" in capsys.readouterr().err
     assert main([*arguments, "--profile", "edge", "--target", "1x8"]) == 2

@@ -24,6 +24,7 @@ from ese_deploy.choose.measurements import (
 from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profiles
 from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
 from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
+from ese_deploy.engines import ENGINES
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.target import DTYPES
 
@@ -71,7 +72,7 @@ def choose_target(
         size=parse_size(max_size) if max_size else budgets.size,
         memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
         quality=parse_quality(min_quality) if min_quality else budgets.quality,
-        engines=_list(engine) or budgets.engines,
+        engines=_engines(engine) or budgets.engines,
         dtypes=_dtypes(dtype) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
     )
@@ -104,6 +105,8 @@ def choose_target(
 
 def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budgets:
     if profile is None:
+        if profiles is not None:
+            raise InputError("--profiles names a file; say with --profile NAME which of its profiles counts")
         return Budgets()
     found = find_profile(read_profiles(profiles), profile)
     if found.target is not None:
@@ -113,6 +116,14 @@ def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budg
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    named = _list(text)
+    for engine in named:
+        if engine not in ENGINES:
+            raise InputError(f"--engine is of {', '.join(ENGINES)}, got '{engine}'")
+    return named
 
 
 def _dtypes(text: str) -> tuple[str, ...]:

@@ -86,6 +86,8 @@ def embed(
 def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Target | str | None:
     """The target that was named, or the one that a profile means; the reason is said."""
     if profile is None:
+        if profiles is not None:
+            raise InputError("--profiles names a file; say with --profile NAME which of its profiles counts")
         return target
     if target is not None:
         raise InputError("--target names a target and --profile a budget; choose one")
