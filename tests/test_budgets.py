@@ -53,6 +53,8 @@ def test_other_budgets_are_read_with_their_units() -> None:
         (parse_latency, "-5ms", "is a number and a unit"),
         (parse_latency, "5ms p90", "names percentile 90; choose p50, p95 or p99"),
         (parse_latency, "5ms soon", "is not understood"),
+        (parse_latency, "5ms 0 threads", "is not understood"),
+        (parse_throughput, "200/s 0 tokens", "is not understood"),
         (parse_throughput, "200", "has no unit"),
         (parse_size, "40", "has no unit"),
         (parse_size, "40 Mb", "has the unit 'Mb'"),

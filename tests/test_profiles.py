@@ -90,6 +90,8 @@ def test_what_gives_way_is_said_and_gives_way_no_more_than_it_must(tiny_bundle: 
         ('[a]\ntarget = "3"', r"line 2, profile 'a': .*target '3' is not DEPTHxDIM"),
         ('[a]\nprefer = "luck"', r"line 2, profile 'a'"),
         ("[a]\nmax_size_mb = -3", r"line 2, profile 'a'"),
+        ("[a]\nmax_size_mb = inf", r"line 2, profile 'a': Expected `float` <= 1000000000000.0"),
+        ("[a]\nmax_memory_mb = nan", r"line 2, profile 'a': "),
         ("a = 3", r"line 1, profile 'a'"),
         ("[a\n", r"mine.toml is not TOML: .*line 1"),
     ],
@@ -100,7 +102,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, m
 
 
 def test_a_users_profile_replaces_the_packages_of_that_name(tmp_path: Path) -> None:
-    profiles = read_profiles(write(tmp_path / "mine.toml", '[edge]\ntarget = "1x8"\n[tiny]\ndepth = 1\n'))
+    profiles = read_profiles(write(tmp_path / "mine.toml", '\ufeff[edge]\ntarget = "1x8"\n[tiny]\ndepth = 1\n'))
     assert list(profiles) == ["edge", "balanced", "server", "full", "tiny"]
     assert (profiles["edge"].target, profiles["tiny"].depth) == ("1x8", 1)
 

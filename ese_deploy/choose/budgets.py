@@ -172,10 +172,10 @@ def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str, ex
 
 
 def _case(rest: str, text: str) -> Case:
-    words = {"tokens": 32, "threads": 0}
+    words: dict[str, int] = {}
     for number, word in re.findall(r"(\d+)\s*(tokens?|threads?)\b", rest):
         words[word.rstrip("s") + "s"] = int(number)
     left = re.sub(r"\d+\s*(tokens?|threads?)\b|[,\s]", "", rest)
-    if left or words["tokens"] < 1:
+    if left or 0 in words.values():
         raise InputError(f"budget '{text}' is not understood; write for example 5ms p95 32 tokens 1 thread")
-    return Case(words["tokens"], words["threads"] or None)
+    return Case(**words)

@@ -31,7 +31,7 @@ PROFILES_FILE = "profiles.toml"
 Positive = Annotated[int, Meta(ge=1)]
 Size = Positive | Literal["full"]
 Names = str | list[str]
-Megabytes = Annotated[float, Meta(gt=0)]
+Megabytes = Annotated[float, Meta(gt=0, le=1e12)]
 Relaxed = Literal["max_size_mb", "max_memory_mb", "max_latency", "min_throughput", "min_quality", "depth", "dim"]
 
 
@@ -111,7 +111,7 @@ def parse_profiles(data: bytes, where: str) -> Profiles:
         InputError: as for :func:`read_profiles`.
     """
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         tables = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{where} is not TOML: {error}") from None
