@@ -24,6 +24,7 @@ from ese_deploy.choose.measurements import (
     store_measurements,
     write_measurements,
 )
+from ese_deploy.cli.app import main
 from ese_deploy.errors import EngineError, InputError
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import load_tokenizer
@@ -170,6 +171,17 @@ def test_memory_is_measured_in_a_process_of_its_own(tiny_bundle: Bundle) -> None
     assert one.values["load_seconds"] > 0
 
 
-def test_an_unknown_engine_is_refused(tiny_bundle: Bundle) -> None:
+def test_figures_are_of_engines_without_a_suffix(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ese_deploy.cli.console.load_engine", lambda name: None)  # OpenVINO may not be installed
+    for verb in (["measurements", "make"], ["bench"]):
+        assert main([*verb, str(tiny_bundle.path), "--engine", "openvino:bf16"]) == 2
+        assert "'openvino:bf16' is not measured; figures are of onnxruntime, " in capsys.readouterr().err
+
+
+def test_an_unknown_engine_is_refused(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measurements", "make", str(tiny_bundle.path), "--engine", "steam"]) == 2
+    assert "there is no engine 'steam'" in capsys.readouterr().err
     with pytest.raises(EngineError, match="there is no engine 'steam'"):
         measure(tiny_bundle, tiny_bundle.manifest.targets, "latency", Case(), "steam")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import JsonOption, check_measured_engine, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import EngineError, InputError
@@ -81,11 +81,12 @@ def _engines(bundle: Bundle, names: list[str]) -> tuple[tuple[str, ...], dict[st
     """The engines that are to run, and why others do not.
 
     Raises:
+        InputError: one that was named has a suffix.
         EngineError: one that was named is missing, or none is installed.
     """
     if names:
         for name in names:
-            load_engine(name)
+            check_measured_engine(name)
         return tuple(dict.fromkeys(names)), {}
     here, absent = [], {}
     for name in ENGINES:
@@ -125,11 +126,13 @@ def _request(
     if min(counts) < 1:
         raise InputError(f"threads must be at least 1, got {min(counts)}")
     tokens = parse_range(budgets, "batch-tokens") if budgets else list(BUDGETS)
+    if min(tokens) < 1:
+        raise InputError(f"batch-tokens must be at least 1, got {min(tokens)}")
     return Request(
         effort="full" if full else "quick",
         engines=engines,
         entries=select_entries(bundle, wanted, engines),
-        lengths=names,
+        lengths=tuple(dict.fromkeys(names)),
         threads=tuple(dict.fromkeys(counts)),
         budgets=tuple(dict.fromkeys(tokens)),
     )

@@ -12,15 +12,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import ENGINES, load_engine
+from ese_deploy.errors import InputError
 from ese_deploy.progress import Progress
 
-__all__ = ["EngineOption", "JsonOption", "megabytes", "print_json", "print_table", "progress_bars", "say"]
+__all__ = [
+    "EngineOption",
+    "JsonOption",
+    "MeasuredEngineOption",
+    "check_measured_engine",
+    "megabytes",
+    "print_json",
+    "print_table",
+    "progress_bars",
+    "say",
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
 EngineOption = Annotated[
     str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16.")
 ]
+
+MeasuredEngineOption = Annotated[str, typer.Option("--engine", help=f"{', '.join(ENGINES)}.")]
 
 # Without a terminal rich would fold tables at 80 columns.
 _PIPE_WIDTH = 160
@@ -42,6 +55,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def check_measured_engine(name: str) -> None:
+    """Check that figures can be kept of an engine: they have no room for its second GPU or another precision.
+
+    Raises:
+        InputError: something stands behind the engine's name.
+        EngineError: there is no such engine, or it is missing.
+    """
+    load_engine(name)
+    if name not in ENGINES:
+        raise InputError(f"'{name}' is not measured; figures are of {', '.join(ENGINES)} with nothing behind the name")
 
 
 def say(text: str) -> None:

@@ -20,7 +20,14 @@ from ese_deploy.choose.measurements import (
     store_measurements,
     write_measurements,
 )
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars
+from ese_deploy.cli.console import (
+    JsonOption,
+    MeasuredEngineOption,
+    check_measured_engine,
+    print_json,
+    print_table,
+    progress_bars,
+)
 from ese_deploy.errors import InputError
 
 __all__ = ["app"]
@@ -60,7 +67,7 @@ def make(
     memory: Annotated[bool, typer.Option("--memory", help="Of a process of its own.")] = False,
     tokens: Annotated[int, typer.Option(help="Tokens of each text.")] = 32,
     threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
-    engine: EngineOption = "onnxruntime",
+    engine: MeasuredEngineOption = "onnxruntime",
     json: JsonOption = False,
 ) -> None:
     """Measure every target of a bundle; without a kind all three."""
@@ -68,6 +75,7 @@ def make(
 
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
+    check_measured_engine(engine)
     opened = open_bundle(bundle)
     asked: list[tuple[Kind, bool]] = [("latency", latency), ("throughput", throughput), ("memory", memory)]
     kinds = [kind for kind, wanted in asked if wanted] or [kind for kind, _ in asked]
