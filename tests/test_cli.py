@@ -11,6 +11,7 @@ from tiny import names, write_json
 from ese_deploy import __version__
 from ese_deploy.bundle import Bundle
 from ese_deploy.cli.app import main
+from ese_deploy.cli.console import print_table
 from ese_deploy.runtime import Encoder
 
 Capture = pytest.CaptureFixture[str]
@@ -225,6 +226,22 @@ def test_doctor_finds_a_machine_that_computes_something_else(bundle: Path, capsy
     write_json(bundle / "manifest.json", manifest)
     assert main(["doctor", str(bundle)]) == 1
     assert "2x16: differs from PyTorch by 1.0e-03 at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 30])
+def test_a_table_keeps_every_letter_and_folds_its_last_column_alone(
+    columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["engine onnxruntime-tensorrt", "FAILED", "pip install 'ese-deploy[tensorrt]' :smile: " + "word " * 40]]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_table(["", "result", "found"], rows)
+    head, line = (item.split() for item in capsys.readouterr().out.splitlines())
+    assert head == ["result", "found"] and line == " ".join(rows[0]).split()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(["", "result", "found"], rows)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) > 3 and max(map(len, lines)) == max(columns, 50)
+    assert "".join("".join(lines).split()) == "".join(line)
 
 
 def test_debug_shows_the_traceback(capsys: Capture) -> None:

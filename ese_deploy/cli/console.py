@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -35,8 +36,9 @@ EngineOption = Annotated[
 
 MeasuredEngineOption = Annotated[str, typer.Option("--engine", help=f"{', '.join(ENGINES)}.")]
 
-# Without a terminal rich would fold tables at 80 columns.
-_PIPE_WIDTH = 160
+_GAP = 2
+# Room for a verdict, or for a figure with its share.
+_LEAST_WIDTH = 13
 
 
 def print_json(value: Any) -> None:
@@ -45,13 +47,20 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Write a table to standard output; columns whose name ends in a blank are aligned to the right."""
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    """Write a table to standard output; columns whose name ends in a blank are aligned to the right.
+
+    Where a terminal is too narrow the last column folds, and nothing else gives way.
+    """
+    *others, last = [max(map(cell_len, cells)) for cells in zip(map(str.strip, columns), *rows, strict=True)]
+    least = min(last, _LEAST_WIDTH) if sys.stdout.isatty() else last
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, sum(others) + _GAP * len(others) + least)
     if title:
         console.print(title, style="italic")  # a table's own title would be folded to its width
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", no_wrap=True)
+    for place, column in enumerate(columns, start=1):
+        justify: Literal["left", "right"] = "right" if column.endswith(" ") else "left"
+        table.add_column(column.strip(), justify=justify, no_wrap=place < len(columns), overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
