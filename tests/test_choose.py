@@ -199,7 +199,7 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
         ),
         (["--prefer", "luck"], "--prefer is quality, speed or size"),
         (["--measurements", "none.json"], "cannot read none.json"),
-        (["--plot", "a.gif"], "a.gif is not a .png or .svg file"),
+        (["--max-latency", "9s", "--no-measure", "--plot", "a.gif"], "a.gif is not a .png or .svg file"),
     ],
 )
 def test_a_budget_that_is_not_understood_ends_with_one_line(

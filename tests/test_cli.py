@@ -181,6 +181,8 @@ def test_embed_refuses_other_outputs_and_missing_inputs(
     fails(capsys, "is not a .npy or .jsonl file", "embed", bundle, str(texts), "--out", "out.csv")
     fails(capsys, "there is no file", "embed", bundle, str(tmp_path / "no.txt"), "--out", "out.npy")
     fails(capsys, "cannot write", "embed", bundle, str(texts), "--out", str(tmp_path / "no/where.npy"))
+    (tmp_path / "dir.npy").mkdir()
+    fails(capsys, "it is a folder; name a file", "embed", bundle, str(texts), "--out", str(tmp_path / "dir.npy"))
     fails(capsys, "holds no target 2x32", "embed", bundle, str(texts), "--out", "out.npy", "--target", "2x32")
     fails(capsys, "no engine 'magic'", "embed", bundle, str(texts), "--out", "out.npy", "--engine", "magic")
 

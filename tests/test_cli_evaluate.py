@@ -117,12 +117,26 @@ def test_the_script_takes_a_checkpoint_or_a_bundle(
         assert checkpoint[target] == pytest.approx(bundle[target], abs=1e-4)
 
 
+def test_two_sets_of_one_name_are_refused(
+    tiny_bundle: Bundle, tmp_path: Path, sts: Path, retrieval: Path, capsys: Capture
+) -> None:
+    (tmp_path / "other").mkdir()
+    pairs, search = shutil.copy(sts, tmp_path / "other"), shutil.copytree(retrieval, tmp_path / "other/search")
+    for option, first, second in (("--sts", sts, pairs), ("--sts", sts, sts), ("--retrieval", retrieval, search)):
+        assert main(["evaluate", str(tiny_bundle.path), option, str(first), option, str(second)]) == 2
+        assert f"{first} and {second} are both named '{sts.stem if option == '--sts' else 'search'}'" in (
+            capsys.readouterr().err
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--sts", "none.tsv"], "there is no file none.tsv"),
         (["--retrieval", "none"], "there is no folder none"),
         (["--engine", "steam"], "there is no engine 'steam'"),
+        (["--out", "none/x.json"], "cannot write none/x.json: there is no folder none"),
+        (["--plots", __file__], f"cannot draw into {__file__}: it is a file"),
     ],
 )
 def test_bad_input_ends_with_one_line_before_anything_is_embedded(

@@ -15,6 +15,7 @@ from ese_deploy.cli.evaluate import (
     PlotsOption,
     RetrievalOption,
     StsOption,
+    check_outputs,
     evaluate_model,
     show,
 )
@@ -42,6 +43,7 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Evaluate every (depth, dim) of a checkpoint or a bundle; a checkpoint runs once for all of them."""
+    check_outputs(out, plots)
     with extra_error("export"):
         from ese_deploy.backbones import read_checkpoint
         from ese_deploy.evaluate import BundleExits

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.cli.console import JsonOption, check_measured_engine, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import (
+    JsonOption,
+    check_file,
+    check_measured_engine,
+    print_json,
+    print_table,
+    progress_bars,
+    say,
+)
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import EngineError, InputError
@@ -42,6 +50,7 @@ def bench(
     json: JsonOption = False,
 ) -> None:
     """Measure throughput, latency, memory and start of a bundle's targets, beside the machine's own limit."""
+    check_file(out)
     with extra_error("bench"):
         from ese_deploy.bench.grid import new_results, run_bench, same_question
         from ese_deploy.bench.results import read_results

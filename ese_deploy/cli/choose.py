@@ -23,7 +23,7 @@ from ese_deploy.choose.measurements import (
 )
 from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profiles
 from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
-from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
+from ese_deploy.cli.console import JsonOption, check_file, print_json, progress_bars, say
 from ese_deploy.engines import ENGINES
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.target import DTYPES
@@ -63,6 +63,8 @@ def choose_target(
     json: JsonOption = False,
 ) -> None:
     """Find the best target within your budgets, and say why."""
+    if plot is not None:
+        check_file(plot, (".png", ".svg"))
     opened = open_bundle(bundle)
     budgets = _budgets(opened, profile, profiles)
     budgets = replace(

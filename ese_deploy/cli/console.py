@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ __all__ = [
     "EngineOption",
     "JsonOption",
     "MeasuredEngineOption",
+    "check_file",
     "check_measured_engine",
     "megabytes",
     "print_json",
@@ -56,7 +58,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, sum(others) + _GAP * len(others) + least)
     if title:
-        console.print(title, style="italic")  # a table's own title would be folded to its width
+        console.print(title, style="italic", soft_wrap=True)  # a table's own title would be folded to its width
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns, start=1):
         justify: Literal["left", "right"] = "right" if column.endswith(" ") else "left"
@@ -76,6 +78,20 @@ def check_measured_engine(name: str) -> None:
     load_engine(name)
     if name not in ENGINES:
         raise InputError(f"'{name}' is not measured; figures are of {', '.join(ENGINES)} with nothing behind the name")
+
+
+def check_file(path: Path, kinds: Sequence[str] = ()) -> None:
+    """Check before any work is done that a file can have this name; of one of these kinds, if any are given.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if kinds and path.suffix not in kinds:
+        raise InputError(f"{path} is not a {' or '.join(kinds)} file")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it or name another")
 
 
 def say(text: str) -> None:

@@ -11,10 +11,10 @@ import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.choose.machine import describe_machine, library_versions
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import EngineOption, JsonOption, check_file, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
+from ese_deploy.files import explain_os_error, write_atomic
 from ese_deploy.manifest import Quality
 from ese_deploy.progress import Progress
 from ese_deploy.quality import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
@@ -29,6 +29,7 @@ __all__ = [
     "PlotsOption",
     "RetrievalOption",
     "StsOption",
+    "check_outputs",
     "evaluate",
     "evaluate_model",
     "show",
@@ -58,6 +59,7 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure what every target of a bundle is worth: agreement with the full model, and labelled data."""
+    check_outputs(out, plots)
     with extra_error("evaluate"):
         from ese_deploy.evaluate import BundleExits
     opened = open_bundle(bundle)
@@ -75,6 +77,18 @@ def evaluate(
     show(model, figures, pairs, out, plots, json)
 
 
+def check_outputs(out: Path | None, plots: Path | None) -> None:
+    """Check before any work is done that what was found can be written where :func:`show` is to write it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if out is not None:
+        check_file(out)
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise InputError(f"cannot draw into {plots}: it is a file; name a folder")
+
+
 def evaluate_model(
     model: "ExitModel",
     sts: Sequence[Path],
@@ -86,12 +100,14 @@ def evaluate_model(
     """Read the data, evaluate every target, and state each figure as a share of the full model's.
 
     Raises:
-        InputError: data is broken, or the full model is neither in the bundle nor found.
+        InputError: data is broken, two sets have one name, or the full model is neither in the bundle nor found.
     """
     from ese_deploy.evaluate import evaluate_grid, read_retrieval, read_sts, with_shares
 
     pairs_data = [read_sts(path) for path in sts]
     search_data = [read_retrieval(path) for path in retrieval]
+    _check_names(sts, [data.name for data in pairs_data])
+    _check_names(retrieval, [data.name for data in search_data])
     for data in search_data:
         if data.missing:
             say(f"warning: {data.missing} judgements of {data.name} name what is not there: {data.first_missing}")
@@ -130,6 +146,14 @@ def show(
         _print_grid(f"{metric} x 100 on {data}", {t: q for t, q in values.items() if q is not None})
     for (data, dim), cells in _by_matrix(pairs).items():
         _print_pairs(data, dim, cells)
+
+
+def _check_names(paths: Sequence[Path], names: Sequence[str]) -> None:
+    first: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        if name in first:
+            raise InputError(f"{first[name]} and {path} are both named '{name}', as figures would be; rename one")
+        first[name] = path
 
 
 def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
@@ -224,7 +248,8 @@ def _pair_cell(cell: "AsymmetricCell") -> str:
 def _draw(folder: Path, figures: "Figures", pairs: "Sequence[AsymmetricCell]") -> None:
     from ese_deploy.report import heat_map
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_os_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for metric, data in _tables(figures):
         for dtype in dict.fromkeys(target.dtype for target in figures):
             cells = {

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.cli.console import check_file
 from ese_deploy.errors import InputError
 from ese_deploy.files import write_atomic
 from ese_deploy.textfile import Row
@@ -27,11 +28,12 @@ def open_vectors(path: Path) -> Callable[[Path, int, Embeddings], AbstractContex
         the function that writes.
 
     Raises:
-        InputError: the kind is unknown.
+        InputError: the kind is unknown, or there can be no such file.
     """
     writers = {".npy": _write_npy, ".jsonl": _write_jsonl}
     if path.suffix not in writers:
         raise InputError(f"{path} is not a .npy or .jsonl file; those are what embed writes")
+    check_file(path)
     return writers[path.suffix]
 
 
