@@ -15,6 +15,8 @@ from ese_deploy.errors import InputError
 __all__ = ["Row", "json_object", "kind_of", "numbered_lines", "read_rows", "stem_of", "text_field"]
 
 _BOM = "\ufeff"
+# The most that the csv module takes where a long has 32 bits.
+_MAX_FIELD = 2**31 - 1
 
 Row = tuple[int, Mapping[str, Any]]
 
@@ -44,7 +46,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         for number, line in lines:
             yield number, json_object(line, path, number)
         return
-    table = _csv(lines) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines)
+    table = _csv(lines, path) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines)
     header = next(table, (1, [""]))[1]
     for number, fields in table:
         if len(fields) != len(header):
@@ -104,9 +106,13 @@ def text_field(row: Mapping[str, Any], column: str, path: Path, number: int) -> 
     return value
 
 
-def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def _csv(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(_MAX_FIELD)
     # The reader asks for more lines inside a quoted field; a row is named by the line it ends on.
     reader = csv.reader(line + "\n" for _, line in lines)
-    for fields in reader:
-        if fields:
-            yield reader.line_num, fields
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}") from None

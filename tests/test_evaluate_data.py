@@ -45,6 +45,16 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, name: str) -> N
     assert (data.first, data.second, data.scores.tolist(), data.subsets) == (["A, b", "d"], ["c", "e"], [1, 2.5], [])
 
 
+def test_a_field_of_csv_may_be_long_and_what_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.csv", f"sentence1,sentence2,score\nA,b,1\n{'word ' * 40_000},c,1\n")
+    assert len(read_sts(path).first[1]) == 200_000
+    monkeypatch.setattr("ese_deploy.rows._MAX_FIELD", 1000)
+    with pytest.raises(InputError, match=r"a\.csv line 3 is not CSV: field larger than field limit"):
+        read_sts(path)
+
+
 @pytest.mark.parametrize("score", ["nan", "5.1", "-1", "inf", "", "three"])
 def test_a_score_out_of_range_is_named_with_its_line(tmp_path: Path, score: str) -> None:
     path = write(tmp_path / "a.tsv", HEADER + f"d\ts\ta\tb\t1\nd\ts\ta\tb\t{score}\n")
