@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,29 @@ def test_a_table_keeps_every_letter_and_folds_its_last_column_alone(
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) > 3 and max(map(len, lines)) == max(columns, 50)
     assert "".join("".join(lines).split()) == "".join(line)
+
+
+def test_an_output_that_nobody_reads_ends_quietly(tiny_bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "ese_deploy.cli", "inspect", str(tiny_bundle.path)]
+    for arguments in ([], ["--schema"]):
+        with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+            assert done.stdout is not None and done.stderr is not None
+            done.stdout.close()
+            assert done.stderr.read() == b""
+        assert done.returncode == 141
+
+
+def test_an_output_without_a_character_gets_escapes(tiny_bundle: Bundle, texts: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "\u6a21.npy")
+    command = [sys.executable, "-m", "ese_deploy.cli", "embed", str(tiny_bundle.path), str(texts), "--out", out]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    plain, as_json = (
+        subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
+        for options in ([], ["--json"])
+    )
+    assert (plain.returncode, as_json.returncode, plain.stderr) == (0, 0, "")
+    assert r"\u6a21.npy: 3 vectors" in plain.stdout
+    assert json.loads(as_json.stdout)["out"] == out
 
 
 def test_debug_shows_the_traceback(capsys: Capture) -> None:

@@ -1,5 +1,6 @@
 """The command line; one file per verb."""
 
+import io
 import sys
 
 from ese_deploy.errors import EseDeployError
@@ -9,6 +10,10 @@ __all__ = ["run"]
 
 def run() -> None:
     """Entry point of ``ese-deploy``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe whose encoding lacks a character is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from ese_deploy.cli.app import main
     except ModuleNotFoundError as error:

@@ -15,6 +15,8 @@ from ese_deploy.errors import EseDeployError, GateError
 __all__ = ["main"]
 
 _DEBUG = "--debug"
+# What a shell reports of a program that SIGPIPE ended.
+_CLOSED_PIPE = 141
 
 app = typer.Typer(
     name="ese-deploy",
@@ -61,12 +63,18 @@ def main(arguments: Sequence[str], verbs: Callable[..., Any] = app) -> int:
         verbs: the commands; a script of the checkout hands in its own, or a function that takes the arguments.
 
     Returns:
-        The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted.
+        The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted, 141 nobody reads the output.
     """
     debug = _DEBUG in arguments
     try:
         result = verbs([item for item in arguments if item != _DEBUG], standalone_mode=False)
+        sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
+    except SystemExit as left:
+        # Click's own answer to a closed pipe is 1, which says here that a gate failed.
+        if isinstance(left.__context__, BrokenPipeError):
+            return _report(left.__context__)
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -100,7 +108,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         # Whoever read the output has gone; keep Python from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _CLOSED_PIPE
     line = " ".join(str(error).split())
     print(f"error: unexpected {type(error).__name__}: {line}; --debug shows where", file=sys.stderr)
     return EseDeployError.exit_code

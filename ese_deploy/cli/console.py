@@ -1,5 +1,6 @@
 """What the verbs share: options, tables, JSON and progress bars."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,8 +45,13 @@ _LEAST_WIDTH = 13
 
 
 def print_json(value: Any) -> None:
-    """Write a value as indented JSON to standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    """Write a value as indented JSON to standard output, with escapes where its encoding lacks a character."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
