@@ -238,8 +238,9 @@ def test_nothing_that_is_there_is_overwritten(
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--resume", "1", "--seed", "3") == 2
     assert "was begun with seed 42, got 3" in capsys.readouterr().err
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--resume", "1") == 0
-    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "elsewhere")]
-    assert same[0] == same[1]
+    for file in ("model.safetensors", "projection.safetensors"):
+        same = [(tmp_path / name / file).read_bytes() for name in ("out", "elsewhere")]
+        assert same[0] == same[1], file
 
 
 def test_a_folder_that_cannot_be_made_is_found_out_before_training(

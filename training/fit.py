@@ -19,7 +19,7 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.files import explain_os_error, replace_folder, staging_folder
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
+from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, restore_loss, save_contract
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
@@ -82,7 +82,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     where = f"{arguments.device.type} in {_precision(settings)}"
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
     with attention_spelt_out(loaded.model, settings.use_cpu and settings.maxlen <= _SHORT):
-        _run(trainer, run)
+        _run(trainer, run, loss)
     if trainer.is_world_process_zero():
         maps = end_maps(loss, loaded.model, texts, longest, arguments, settings.maps_refit, tell)
         _finish(loaded, contract, settings, tell, maps)
@@ -223,10 +223,11 @@ def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Te
     return run
 
 
-def _run(trainer: EseTrainer, run: RunFolder) -> None:
+def _run(trainer: EseTrainer, run: RunFolder, loss: EseLoss | AngleLoss) -> None:
     if run.checkpoint and is_done(run.checkpoint):
         # Killed before the model was written; the trainer would go a step too far.
         trainer.load_weights(run.checkpoint)
+        restore_loss(loss, run.checkpoint)
         return
     with explain_os_error(run.path):
         try:

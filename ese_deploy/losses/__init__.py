@@ -1,6 +1,6 @@
 """ESE as losses for sentence-transformers' trainer: learn-to-express and learn-to-compress."""
 
-from ese_deploy.losses.callback import EseCallback, save_contract
+from ese_deploy.losses.callback import EseCallback, restore_loss, save_contract
 from ese_deploy.losses.espresso import EspressoSettings
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import VARIANTS, EseLoss
@@ -16,5 +16,6 @@ __all__ = [
     "EspressoSettings",
     "blank_maps",
     "fit_maps",
+    "restore_loss",
     "save_contract",
 ]

@@ -17,7 +17,7 @@ from ese_deploy.linear import MAPS_FILE, LinearMap, encode_maps
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import EseLoss
 
-__all__ = ["STATE_FILE", "EseCallback", "save_contract"]
+__all__ = ["STATE_FILE", "EseCallback", "restore_loss", "save_contract"]
 
 STATE_FILE = "ese_loss.safetensors"
 
@@ -41,15 +41,8 @@ class EseCallback(TrainerCallback):
             InputError: the checkpoint lacks it.
         """
         self.loss.global_step = state.global_step
-        if state.global_step == 0 or not isinstance(self.loss, EseLoss):
-            return
-        path = _checkpoint(args, state) / STATE_FILE
-        if not path.is_file():
-            raise InputError(f"{path} is missing, without which the run cannot go on; resume from {args.output_dir}")
-        try:
-            self.loss.load_training_state(load(path.read_bytes()))
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} cannot be read: {error}; resume from an earlier checkpoint") from None
+        if state.global_step > 0:
+            restore_loss(self.loss, _checkpoint(args, state))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,6 +59,23 @@ class EseCallback(TrainerCallback):
         with explain_os_error(folder), write_atomic(folder / STATE_FILE) as file:
             file.write(save(tensors))
         save_contract(folder, self.loss.contract(), self.loss.fitted_maps())
+
+
+def restore_loss(loss: EseLoss | AngleLoss, folder: Path) -> None:
+    """Give a loss the state that :class:`EseCallback` saved beside a checkpoint.
+
+    Raises:
+        InputError: the checkpoint lacks it, or it cannot be read.
+    """
+    if not isinstance(loss, EseLoss):
+        return
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise InputError(f"{path} is missing, without which the run cannot go on; resume from {folder.parent}")
+    try:
+        loss.load_training_state(load(path.read_bytes()))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {error}; resume from an earlier checkpoint") from None
 
 
 def save_contract(folder: Path, contract: EseContract, maps: Mapping[int, LinearMap] = MappingProxyType({})) -> None:
