@@ -394,6 +394,18 @@ def test_truncate_to_writes_a_shallower_model(
     assert "--truncate_to 4 is not one of the model's depths, 1 to 3" in capsys.readouterr().err
 
 
+def test_truncating_into_the_home_folder_overwrites_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("all of it")
+    cut = ["--model_name_or_path", str(tiny_checkpoint), "--truncate_to", "2", "--save_dir", "~/mine"]
+    assert main(cut, train) == 2
+    assert "mine holds something already, which is never overwritten" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -211,7 +211,7 @@ def _build_loss(
 
 def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Tell) -> RunFolder:
     """The folder of the run, made by the main process alone."""
-    save_dir = Path(settings.save_dir).expanduser().absolute()
+    save_dir = Path(settings.save_dir).absolute()
     if int(os.environ.get("RANK", "0")) > 0:
         path = save_dir.with_name(f"{save_dir.name}.run")
         return RunFolder(save_dir, path, last_checkpoint(path) if settings.resume else None)
@@ -269,7 +269,7 @@ def _finish(
             kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
             contract = msgspec.structs.replace(contract, trained_exits=kept)
         maps = {exit_: fitted for exit_, fitted in maps.items() if exit_ <= depth}
-    save_dir = Path(settings.save_dir).expanduser().absolute()
+    save_dir = Path(settings.save_dir).absolute()
     _write(loaded.model, contract, save_dir, maps)
     exits = f"; trained exits: {', '.join(map(str, contract.trained_exits))}" if contract else ""
     tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
