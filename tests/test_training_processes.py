@@ -8,12 +8,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from sentence_transformers.base.sampler import (
+    DefaultBatchSampler,
+    ProportionalBatchSampler,
+    RoundRobinBatchSampler,
+)
 from tiny import edit_json, make_checkpoint
+from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.texts import collection
+from training.trainer import ProcessBatches
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [item.text for item in collection()]
@@ -63,17 +73,49 @@ def test_the_published_command_runs_on_two_processes(wide_checkpoint: Path, trip
     assert states == ["rng_state_0.pth", "rng_state_1.pth"]
 
 
-def test_two_processes_fit_maps_again(tiny_checkpoint: Path, triplets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("turns", ["round_robin", "proportional"])
+def test_two_processes_take_formats_in_turn_and_fit_maps_again(
+    turns: str, tiny_checkpoint: Path, triplets: Path, tmp_path: Path
+) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS) + "\n", "utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29512"]
+    port = {"round_robin": 29512, "proportional": 29513}[turns]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     flags = "--recipe mixed --max_steps 4 --batch_size 8 --maxlen 16 --workers 0 --use_cpu 1 --save_strategy no"
-    files = ["--train_name_or_path", str(texts), *flags.split()]
+    files = ["--train_name_or_path", str(texts), *flags.split(), "--logging_steps", "1", "--turns", turns]
     command = [*torchrun, "-m", "training.train", *names(tiny_checkpoint, triplets, tmp_path / "out"), *files]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    assert "step 4/4  loss " in done.stderr
     assert done.stderr.count("fitting maps of the exits again on ") == 1 and "processes: 2" in done.stderr
     assert sorted(read_checkpoint(str(tmp_path / "out")).maps) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("turns", [RoundRobinBatchSampler, ProportionalBatchSampler])
+def test_processes_have_the_same_format_in_each_step_and_an_epoch_its_own_order(turns: Any) -> None:
+    parts, generator = [range(70), range(70, 120)], torch.Generator()
+    together = turns(
+        ConcatDataset(parts),  # type: ignore[arg-type]
+        [
+            DefaultBatchSampler(RandomSampler(part, generator=generator), size, True, generator=generator)
+            for part, size in zip(parts, (2 * 8, 2 * 3), strict=True)
+        ],
+        generator,
+        seed=1,
+    )
+    loader = DataLoader(ConcatDataset(parts), batch_sampler=ProcessBatches(together, 2))  # type: ignore[arg-type]
+    ranks = [prepare_data_loader(loader, num_processes=2, process_index=rank, even_batches=False) for rank in (0, 1)]
+    drawn = []
+    for epoch in (0, 1):
+        for rank in ranks:
+            rank.set_epoch(epoch)
+        first, second = ([batch.tolist() for batch in rank] for rank in ranks)
+        assert len(first) == len(second) == len(ranks[0]) == (8 if turns is RoundRobinBatchSampler else 12)
+        for one, other in zip(first, second, strict=True):
+            assert len(one) == len(other) == (8 if one[0] < 70 else 3)
+            assert {row < 70 for row in one} == {row < 70 for row in other} and not set(one) & set(other)
+        drawn.append(first)
+    assert drawn[0] != drawn[1]
 
 
 def test_killed_and_resumed_ends_with_the_weights_of_an_unbroken_run(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
 
-__all__ = ["EseTrainer", "choose_precision", "text_columns", "training_arguments", "world_size"]
+__all__ = ["EseTrainer", "ProcessBatches", "choose_precision", "text_columns", "training_arguments", "world_size"]
 
 
 class EseTrainer(SentenceTransformerTrainer):
@@ -33,12 +34,21 @@ class EseTrainer(SentenceTransformerTrainer):
         """Add none."""
 
     def get_batch_sampler(self, dataset: Dataset, batch_size: int, *args: Any, **kwargs: Any) -> Any:
-        """As many texts in a batch of each format, where several take turns: ``batch_size`` rows of the widest."""
+        """Batches of all processes, so that these have the same format in each step.
+
+        Where several formats take turns, each has as many texts in a batch: ``batch_size`` rows of the widest.
+        """
         together = self.train_dataset
-        if isinstance(together, DatasetDict) and dataset in list(together.values()):
-            widest = max(map(text_columns, together.values()))
-            batch_size = batch_size * widest // text_columns(dataset)
-        return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
+        parts = list(together.values()) if isinstance(together, DatasetDict) else [together]
+        if not any(dataset is part for part in parts):
+            return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
+        batch_size = batch_size * max(map(text_columns, parts)) // text_columns(dataset)
+        sampler = super().get_batch_sampler(dataset, batch_size * world_size(), *args, **kwargs)
+        return _for_processes(sampler) if dataset is together else sampler
+
+    def get_multi_dataset_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Batches of formats that take turns."""
+        return _for_processes(super().get_multi_dataset_batch_sampler(*args, **kwargs))
 
     def load_weights(self, checkpoint: Path) -> None:
         """Take the weights of a checkpoint and nothing else."""
@@ -51,6 +61,42 @@ class EseTrainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with quiet_transformers():
             self.model.save_pretrained(output_dir or str(self.args.output_dir), create_model_card=False)
+
+
+class ProcessBatches:
+    """Batches of one process after another: each batch of a sampler in as many equal parts as there are processes.
+
+    It has no ``batch_size``, so that accelerate gives every process its parts whatever their sizes are.
+
+    Args:
+        together: yields batches of all processes; one that is not full cannot be shared out.
+        processes: number of processes, by which the batches' sizes divide.
+    """
+
+    def __init__(self, together: Any, processes: int) -> None:
+        self._together = together
+        self._processes = processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._together:
+            size = len(batch) // self._processes
+            yield from (batch[size * rank : size * (rank + 1)] for rank in range(self._processes))
+
+    def __len__(self) -> int:
+        return len(self._together) * self._processes
+
+    @property
+    def sampler(self) -> "ProcessBatches":
+        """Where accelerate looks for what is told the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the sampler draw anew."""
+        self._together.set_epoch(epoch)
+
+
+def _for_processes(sampler: Any) -> Any:
+    return sampler if world_size() == 1 else ProcessBatches(sampler, world_size())
 
 
 def text_columns(dataset: Dataset) -> int:
