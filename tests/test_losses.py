@@ -232,7 +232,7 @@ def test_a_part_that_is_not_finite_stops_with_its_name_and_the_step(model: Sente
     loss.global_step = 6
     with torch.no_grad():
         model[0].model.encoder.layer[0].output.dense.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="step 7: the part 'hold' of the loss is nan; resume from"):
+    with pytest.raises(TrainingError, match="step 7: the part 'hold' of the loss is nan; begin anew"):
         loss(features(model, TEXTS[:8]))
 
 

@@ -210,6 +210,26 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_part(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("saved", [["--save_steps", "1"], ["--save_strategy", "no", "--max_steps", "1"]])
+def test_weights_that_are_not_finite_are_kept_nowhere(
+    saved: list[str], data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    flags = ["--learning_rate", "1e30", "--warmup_steps", "0", "--max_grad_norm", "0", "--weight_decay", "1e20"]
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags, *saved) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("is not finite any more; begin anew with a lower learning rate, or without fp16")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.run/checkpoint-*/complete"))
+
+
+def test_a_run_without_a_step_is_no_success(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    same = tmp_path / "same.jsonl"
+    same.write_text("".join(json.dumps({"query": text, "positive": "yes"}) + "\n" for text in TEXTS[:64]), "utf-8")
+    assert run(tiny_checkpoint, same, tmp_path / "out") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: no step was made: no batch could be filled without the same text twice; lower")
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_several_processes_the_first_alone_speaks(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

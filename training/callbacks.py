@@ -8,9 +8,12 @@ from typing import Any
 import torch.distributed
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ese_deploy.files import write_atomic
+from ese_deploy.losses.batch import check_parameters
 from training.data import TrainingData
 from training.run_folder import finish_checkpoint
 
@@ -74,13 +77,20 @@ class WholeCheckpoints(TrainerCallback):
 
     Args:
         kept: how many checkpoints remain.
+        loss: the trainer's; its parameters and the model's must be finite.
     """
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, kept: int, loss: nn.Module) -> None:
         self._kept = kept
+        self._loss = loss
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Wait for all processes, then mark and tidy up; the main process alone."""
+        """Wait for all processes, then mark and tidy up; the main process alone.
+
+        Raises:
+            TrainingError: what was written is not finite.
+        """
+        check_parameters(self._loss)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         if state.is_world_process_zero:

@@ -19,7 +19,9 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.files import explain_os_error, replace_folder, staging_folder
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, restore_loss, save_contract
+from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, blank_maps, restore_loss, save_contract
+from ese_deploy.losses.batch import check_parameters
+from ese_deploy.losses.exits import model_parts
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
 from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
@@ -65,7 +67,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
         begin_maps(loss, texts, longest, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
-    callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit), Console()]
+    callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit, loss), Console()]
     contract = _contract(loss, settings)
     if settings.valid_name_or_path_for_callback:
         scored = _load_data(settings, "callback", tell)
@@ -83,6 +85,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
     with attention_spelt_out(loaded.model, settings.use_cpu and settings.maxlen <= _SHORT):
         _run(trainer, run, loss)
+    check_parameters(loss)
     if trainer.is_world_process_zero():
         maps = end_maps(loss, loaded.model, texts, longest, arguments, settings.maps_refit, tell)
         _finish(loaded, contract, settings, tell, maps)
@@ -236,6 +239,11 @@ def _run(trainer: EseTrainer, run: RunFolder, loss: EseLoss | AngleLoss) -> None
             raise TrainingError(
                 "memory ran out; lower --batch_size, shorten --maxlen, or add --gradient_checkpointing 1"
             ) from error
+    if trainer.state.global_step == 0:
+        raise TrainingError(
+            "no step was made: no batch could be filled without the same text twice; lower --batch_size, or give "
+            "--filter_duplicate 0"
+        )
 
 
 def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseContract | None:

@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ese_deploy.errors import TrainingError
 from ese_deploy.losses.exits import text_keys
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective, angle_objective
 
-__all__ = ["bind_objective", "check_finite"]
+__all__ = ["bind_objective", "check_finite", "check_parameters"]
+
+_ADVICE = "begin anew with a lower learning rate, or without fp16"
 
 
 def bind_objective(
@@ -41,7 +43,18 @@ def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
     if bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all()):
         return
     name = next(name for name, part in parts.items() if not bool(torch.isfinite(part)))
-    raise TrainingError(
-        f"step {step + 1}: the part '{name}' of the loss is {float(parts[name].detach())}; resume from the last "
-        "checkpoint with a lower learning rate, or without fp16"
-    )
+    raise TrainingError(f"step {step + 1}: the part '{name}' of the loss is {float(parts[name].detach())}; {_ADVICE}")
+
+
+def check_parameters(loss: nn.Module) -> None:
+    """Refuse parameters that are not finite.
+
+    Args:
+        loss: holds the model that it trains.
+
+    Raises:
+        TrainingError: one is NaN or infinite.
+    """
+    for name, parameter in loss.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(f"'{name}' is not finite any more; {_ADVICE}")
