@@ -6,6 +6,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from tiny import BACKBONES, edit_json, make_checkpoint
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ese_deploy.backbones import exit_states, load_backbone, read_checkpoint
 from ese_deploy.cli.app import main
@@ -16,6 +17,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from training.arguments import parse_arguments
+from training.callbacks import SpearmanEachEpoch
 from training.collate import Collator
 from training.data import load_data, load_formats
 from training.maps import map_texts
@@ -287,6 +289,33 @@ def test_unseen_data_gives_a_loss_and_scored_pairs_a_spearman(
     assert "eval_loss" in err and "spearman" in err
     assert read_checkpoint(str(tmp_path / "out.run/best-checkpoint")).trained_exits == [1, 2, 3]
     assert run(tiny_checkpoint, data["C"], tmp_path / "other", *scored[:0], "--valid_name_or_path", str(data["A"])) == 2
+
+
+def test_the_best_model_outlives_a_resumption(data: dict[str, Path], tmp_path: Path) -> None:
+    saved: list[Path] = []
+    arguments, control = TrainingArguments(output_dir=str(tmp_path), report_to=[]), TrainerControl()
+
+    def epoch(step: int, score: float) -> None:
+        callback = SpearmanEachEpoch(load_data([str(data["A"])]), saved.append)
+        callback.on_train_begin(arguments, TrainerState(global_step=step), control)
+        callback._evaluator = Scores(score)  # type: ignore[assignment]
+        callback.on_epoch_end(arguments, TrainerState(), control, model=torch.nn.Identity())  # type: ignore[arg-type]
+
+    for step, score, writes in ((0, 0.8, 1), (2, 0.7, 1), (2, 0.9, 2), (0, 0.1, 3)):
+        epoch(step, score)
+        assert len(saved) == writes
+
+
+class Scores:
+    """An evaluator that finds one score whatever the model is."""
+
+    primary_metric = "spearman"
+
+    def __init__(self, score: float) -> None:
+        self._score = score
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        return {self.primary_metric: self._score}
 
 
 def test_prompts_are_kept_in_the_checkpoint(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:

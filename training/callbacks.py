@@ -21,6 +21,7 @@ __all__ = ["Console", "SpearmanEachEpoch", "WholeCheckpoints"]
 
 _KNOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch", "train_loss", "total_flos")
 _BEST = "best-checkpoint"
+_BEST_SCORE = "best-checkpoint.txt"
 
 
 class Console(TrainerCallback):
@@ -100,6 +101,8 @@ class WholeCheckpoints(TrainerCallback):
 class SpearmanEachEpoch(TrainerCallback):
     """Spearman's correlation of the full model with scored pairs after each epoch; the best model is kept.
 
+    Its figure lies beside it, for a run that goes on.
+
     Args:
         data: format A.
         save: writes the model into a folder.
@@ -112,6 +115,14 @@ class SpearmanEachEpoch(TrainerCallback):
         self._evaluator = EmbeddingSimilarityEvaluator(
             list(rows["text1"]), list(rows["text2"]), list(rows["label"]), main_similarity="cosine", write_csv=False
         )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Know the best model of the run that goes on."""
+        path = Path(str(args.output_dir)) / _BEST_SCORE
+        if state.global_step > 0 and path.is_file():
+            self._best = float(path.read_text("utf-8"))
 
     def on_epoch_end(
         self,
@@ -132,7 +143,10 @@ class SpearmanEachEpoch(TrainerCallback):
         tqdm.write(f"step {state.global_step}/{state.max_steps}  spearman {100 * score:.2f}", file=sys.stderr)
         if score > self._best:
             self._best = score
-            self._save(Path(str(args.output_dir)) / _BEST)
+            folder = Path(str(args.output_dir))
+            self._save(folder / _BEST)
+            with write_atomic(folder / _BEST_SCORE) as file:
+                file.write(f"{score}\n".encode())
 
 
 def _is_timing(name: str) -> bool:
