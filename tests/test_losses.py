@@ -295,7 +295,7 @@ def test_equal_texts_have_equal_keys_whatever_the_padding(model: SentenceTransfo
         ({"variant": "latte"}, "variant 'latte' is unknown; choose one of espresso, reference, paper"),
         ({"variant": "paper"}, "learns from labelled data alone; give it an objective"),
         ({"exits": [1, 4]}, "exits has 4; this model allows 1 to 3"),
-        ({"dims": [0]}, "dims has 0; this model allows 1 to 32"),
+        ({"dims": [0]}, "dims has 0; this model allows 8 to 32"),
         ({"distil_w": 1.0}, "the loss has no setting 'distil_w'; it has: express_w, distill_w"),
         ({"variant": "reference", "objective": AngleObjective(), "exits": [1]}, "exits was given, but variant"),
     ],

@@ -279,7 +279,8 @@ def _finish(
         maps = {exit_: fitted for exit_, fitted in maps.items() if exit_ <= depth}
     save_dir = Path(settings.save_dir).absolute()
     _write(loaded.model, contract, save_dir, maps)
-    exits = f"; trained exits: {', '.join(map(str, contract.trained_exits))}" if contract else ""
+    trained = contract.trained_exits if contract else []
+    exits = f"; trained exits: {', '.join(map(str, trained))}" if trained else ""
     tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
 
 

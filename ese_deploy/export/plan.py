@@ -29,8 +29,9 @@ def grid(
     Where depths or dims are not given, they are those that training names in ``ese.json``, else the full model's.
     """
     contract = checkpoint.contract
-    depths = depths or (contract.trained_exits if contract else [checkpoint.depth])
-    dims = dims or (contract.trained_dims if contract else [checkpoint.width])
+    # None of them is left where a model was truncated above its trained exits.
+    depths = depths or (contract and contract.trained_exits) or [checkpoint.depth]
+    dims = dims or (contract and contract.trained_dims) or [checkpoint.width]
     return [Target(depth, dim, dtype) for depth in depths for dim in dims for dtype in dtypes]
 
 

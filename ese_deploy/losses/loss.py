@@ -23,7 +23,7 @@ from ese_deploy.losses.maps import ExitMaps
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.published import paper_parts, reference_parts
-from ese_deploy.target import Target, default_dims
+from ese_deploy.target import MIN_DIM, Target, default_dims
 
 __all__ = ["VARIANTS", "EseLoss", "Variant"]
 
@@ -89,9 +89,9 @@ class EseLoss(nn.Module):
         exits = [depth for depth, _ in self.cells] or exits or range(1, self.parts.depth + 1)
         dims = [dim for _, dim in self.cells] or dims or default_dims(self.parts.width)
         self.exits = _check_choice("exits", exits, self.parts.depth)
-        self.dims = _check_choice("dims", dims, self.parts.width)
+        self.dims = _check_choice("dims", dims, self.parts.width, MIN_DIM)
         if variant != "espresso":
-            _check_choice("compression_size", [compression_size], self.parts.width)
+            _check_choice("compression_size", [compression_size], self.parts.width, MIN_DIM)
         self.compression_size = compression_size
         self.kl_temperature = kl_temperature
         self.seed = seed
@@ -286,9 +286,9 @@ def _check_cells(
     return tuple((target.depth, target.dim) for target in targets)
 
 
-def _check_choice(name: str, values: Iterable[int], limit: int) -> tuple[int, ...]:
+def _check_choice(name: str, values: Iterable[int], limit: int, least: int = 1) -> tuple[int, ...]:
     chosen = tuple(sorted(set(values)))
-    outside = [value for value in chosen if not 1 <= value <= limit]
+    outside = [value for value in chosen if not least <= value <= limit]
     if outside or not chosen:
-        raise InputError(f"{name} has {outside[0] if outside else 'nothing'}; this model allows 1 to {limit}")
+        raise InputError(f"{name} has {outside[0] if outside else 'nothing'}; this model allows {least} to {limit}")
     return chosen
