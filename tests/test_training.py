@@ -443,6 +443,30 @@ def test_truncate_to_writes_a_shallower_model(
     assert "--truncate_to 4 is not one of the model's depths, 1 to 3" in capsys.readouterr().err
 
 
+def test_a_truncated_model_with_maps_is_exported_with_them_and_not_trained_further(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    told = "other tools give the vectors before the map; exports have it"
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--truncate_to", "2") == 0
+    assert told in capsys.readouterr().err
+    report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle", [Target(2, 32)]))
+    assert report.bundle.manifest.targets[0].quality[0].value > 0.999
+    assert run(tmp_path / "out", data["texts"], tmp_path / "again") == 2
+    assert "train the whole model and truncate it afterwards" in capsys.readouterr().err
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "plain", "--truncate_to", "2", "--maps", "0") == 0
+    assert told not in capsys.readouterr().err
+
+
+def test_a_model_truncated_above_its_trained_exits_is_exported_at_its_depth(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    flags = ["--exits", "3", "--truncate_to", "1"]
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 0
+    assert capsys.readouterr().err.endswith("/out: 1 blocks\n")
+    report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle"))
+    assert {entry.depth for entry in report.bundle.manifest.targets} == {1}
+
+
 def test_truncating_into_the_home_folder_overwrites_nothing(
     tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

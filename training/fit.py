@@ -55,6 +55,11 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     settings.workers = min(settings.workers, os.cpu_count() or 1)
     set_seed(settings.seed)
     loaded = _load(settings, tell)
+    if _reads_states(loaded.maps, loaded.depth):
+        raise InputError(
+            f"{settings.model_name_or_path} is truncated, and its vectors are what a map makes of its blocks, which "
+            "training would not see; train the whole model and truncate it afterwards"
+        )
     data = _load_formats(settings, tell)
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts, tell)
@@ -277,11 +282,18 @@ def _finish(
             kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
             contract = msgspec.structs.replace(contract, trained_exits=kept)
         maps = {exit_: fitted for exit_, fitted in maps.items() if exit_ <= depth}
+        if _reads_states(maps, depth):
+            tell("sentence-transformers and other tools give the vectors before the map; exports have it")
     save_dir = Path(settings.save_dir).absolute()
     _write(loaded.model, contract, save_dir, maps)
     trained = contract.trained_exits if contract else []
     exits = f"; trained exits: {', '.join(map(str, trained))}" if trained else ""
     tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
+
+
+def _reads_states(maps: Mapping[int, LinearMap], depth: int) -> bool:
+    """Whether the full depth has a map that is more than a turn of its vectors: so it is after truncation alone."""
+    return depth in maps and bool(maps[depth].states)
 
 
 def _write(

@@ -16,6 +16,7 @@ from ese_deploy.evaluate import AGREEMENT, agreement
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.graphs import describe_file
 from ese_deploy.export.observe import held_half
+from ese_deploy.export.projection import TRAINED
 from ese_deploy.export.ranges import measure_ranges
 from ese_deploy.golden import GOLDEN_FILE, Golden, encode_golden
 from ese_deploy.manifest import Manifest, Parity, Quality, TargetEntry, encode_manifest
@@ -108,7 +109,9 @@ def _evaluate(
     """The entries of checked targets, with their parity and their agreement with the full PyTorch model."""
     texts = [item.text for item in collection()]
     progress("evaluate", 0, len(checks))
-    reference = Reference(checkpoint, checkpoint.depth)
+    # A truncated model is what its maps make of its last block.
+    maps = checkpoint.maps if bundle.manifest.projection == TRAINED else {}
+    reference = Reference(checkpoint, checkpoint.depth, maps.get(checkpoint.depth))
     full = reference.cut(reference.pool(texts), checkpoint.width)
     measured = {}
     for done, check in enumerate(checks, start=1):
