@@ -104,6 +104,26 @@ def test_older_names_are_taken_and_said() -> None:
     assert parse_arguments([*NEEDED, "--prompt_template", "a {text}"]).text_prompt == "a {text}"
 
 
+def test_an_older_name_overrides_the_recipe_too() -> None:
+    assert parse_arguments([*NEEDED, "--recipe", "reference", "--w2", "35"]).objective["ibn_w"] == 35
+
+
+def test_epochs_override_the_steps_of_a_recipe() -> None:
+    recipe = [*NEEDED, "--recipe", "label-free"]
+    assert parse_arguments(recipe).max_steps == 400
+    settings = parse_arguments([*recipe, "--epochs", "2"])
+    assert (settings.max_steps, settings.epochs) == (-1, 2.0)
+    assert parse_arguments([*recipe, "--epochs", "2", "--max_steps", "7"]).max_steps == 7
+
+
+def test_what_is_not_used_is_said() -> None:
+    settings = parse_arguments([*NEEDED, "--apply_ese", "0", "--exits", "2", "--maps", "1"])
+    assert settings.notes == ["not used with --apply_ese 0: exits, maps"]
+    settings = parse_arguments([*NEEDED, "--recipe", "espresso", "--ese_variant", "paper", "--ibn_w", "2"])
+    assert settings.notes[1:] == ["not used by paper: the recipe's settings of the loss"]
+    assert settings.loss == {"variant": "paper"}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -56,19 +56,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     given, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         _refuse_unknown(unknown[0])
+    named = vars(given)
     flags: dict[str, Any] = {}
     loss: dict[str, Any] = {}
     notes: list[str] = []
-    if "recipe" in given:
-        recipe = read_recipe(given.recipe)
+    if "recipe" in named:
+        recipe = read_recipe(named["recipe"])
         flags = vars(parser.parse_args(recipe.arguments))
         loss = dict(recipe.loss)
-        notes.append(f"recipe {given.recipe}: {recipe.description}")
-    flags.update(vars(given))
+        notes.append(f"recipe {named['recipe']}: {recipe.description}")
     for old, new in ALIASES.items():
-        if old in flags:
-            flags.setdefault(new, flags.pop(old))
+        if old in named:
+            named.setdefault(new, named.pop(old))
             notes.append(f"--{old} is --{new} now")
+    if "epochs" in named:
+        # Else the recipe's would end the run before.
+        flags.pop("max_steps", None)
+    flags.update(named)
     _refuse(flags)
     merged = {flag.name: flag.default for flag in FLAGS} | {
         name: value for name, value in flags.items() if name not in (*REFUSED, *SILENT, *ALIASES)
@@ -82,7 +86,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("train_name_or_path", "valid_name_or_path", "valid_name_or_path_for_callback"):
         merged[name] = [part for item in merged[name] or [] for part in item.split(",") if part]
     merged["seed"] = _DEFAULT_SEED if merged["seed"] < 0 else merged["seed"]
-    loss |= _loss_settings(flags)
+    asked = _loss_settings(flags)
+    if asked and not merged["apply_ese"]:
+        notes.append(f"not used with --apply_ese 0: {', '.join(asked)}")
+    if "variant" in loss and asked.get("variant", loss["variant"]) != loss["variant"]:
+        notes.append(f"not used by {asked['variant']}: the recipe's settings of the loss")
+        loss = {}
+    loss |= asked
     objective = {name: flags[name] for name in _OBJECTIVE if name in flags}
     for name in (*_OBJECTIVE, *_LOSS_FLAGS, "loss_setting"):
         del merged[name]
