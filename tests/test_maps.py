@@ -137,7 +137,25 @@ def test_few_texts_are_trained_without_maps_and_that_is_said(
     assert "without maps of the exits, which begin with 64 different texts; there are 40" in capsys.readouterr().err
     assert not (tmp_path / "out" / MAPS_FILE).exists()
     assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "no", "--maps", "1") == 2
-    assert "give more texts, or --maps 0" in capsys.readouterr().err
+    assert "give more, or --maps 0" in capsys.readouterr().err
+
+
+def test_maps_begin_with_enough_texts_for_the_width(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.maps._BEGIN", 50)
+    (tmp_path / "some.txt").write_text("\n".join(TEXTS[:80]), "utf-8")
+    assert run(tiny_checkpoint, tmp_path / "some.txt", tmp_path / "out", "--max_steps", "1") == 0
+    assert "fitting maps of the exits on 80 texts" in capsys.readouterr().err
+
+
+def test_cells_alone_have_maps_and_go_on_with_them(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    flags = ["--max_steps", "1", "--loss_setting", "cells=['1x8', '3x16']"]
+    assert run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert run(tiny_checkpoint, texts, tmp_path / "out", *flags, "--resume", "1") == 0
+    first, again = ((tmp_path / name / MAPS_FILE).read_bytes() for name in ("first", "out"))
+    assert first == again and sorted(read_checkpoint(str(tmp_path / "out")).maps) == [1, 3]
 
 
 def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:

@@ -136,6 +136,12 @@ def test_what_is_not_used_is_said() -> None:
         (["--ese_variant", "expresso"], "invalid choice: 'expresso'"),
         (["--loss_setting", "temperature"], "must read name=value"),
         (["--loss_setting", "kl=1"], "has 'kl', which nothing reads"),
+        (["--loss_setting", "exits=1-2"], "has exits=1-2, a setting of the loss of the wrong kind: Expected `array"),
+        (["--loss_setting", "exits=2"], "has exits=2, a setting of the loss of the wrong kind: Expected `array"),
+        (["--loss_setting", "hold_w=abc"], "has hold_w=abc, a setting of the loss of the wrong kind: Expected `float`"),
+        (["--lr_scheduler_type", "foo"], r"invalid choice: 'foo' \(choose from '?linear"),
+        (["--seed", "5000000000"], "5000000000 is not below 4294967296"),
+        (["--dataset_seed", "-1"], "'-1' is not a whole number from 0"),
     ],
 )
 def test_a_bad_flag_is_named(flags: list[str], message: str) -> None:

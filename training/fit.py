@@ -210,11 +210,11 @@ def _build_loss(
         if unused:
             tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
     objective = None if label_free else AngleObjective(**settings.objective)
-    plan_maps(chosen, model, texts, tell)
-    try:
-        return EseLoss(model, objective, seed=settings.seed, **chosen)
-    except TypeError as error:
-        raise InputError(f"a setting of the loss is of the wrong kind: {error}") from None
+    maps = plan_maps(chosen, model_parts(model).width, texts, settings.maps_texts, tell)
+    loss = EseLoss(model, objective, seed=settings.seed, **chosen)
+    if maps:
+        loss.set_maps(blank_maps(model, loss.exits))
+    return loss
 
 
 def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Tell) -> RunFolder:

@@ -10,6 +10,9 @@ __all__ = ["ALIASES", "FLAGS", "REFUSED", "SILENT", "Flag"]
 
 Number = TypeVar("Number", int, float)
 
+# NumPy takes no greater one.
+_SEEDS = 2**32
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -77,6 +80,16 @@ def limit(text: str) -> int:
     return -1 if text.strip() == "-1" else natural(text)
 
 
+def seed(text: str) -> int:
+    """Read a seed of everything that draws, or -1."""
+    if text.strip() == "-1":
+        return -1
+    value = count(text)
+    if value >= _SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is not below {_SEEDS}")
+    return value
+
+
 def _number(text: str, kind: type[Number], least: int) -> Number:
     try:
         number = kind(text)
@@ -89,6 +102,16 @@ def _number(text: str, kind: type[Number], least: int) -> Number:
 
 
 _STRATEGIES = ("steps", "epoch", "no")
+# Those of transformers that need no settings of their own.
+_SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 
 FLAGS = (
     Flag("recipe", str, None, "name of a recipe in training/recipes, or a TOML file; flags override it"),
@@ -124,7 +147,7 @@ FLAGS = (
     Flag("query_prompt", str, None, "template with {text} for the query"),
     Flag("doc_prompt", str, None, "template with {text} for positive and negative"),
     Flag("filter_duplicate", switch, True, "no text twice in a batch"),
-    Flag("dataset_seed", int, None, "shuffle the data once with this seed before training"),
+    Flag("dataset_seed", count, None, "shuffle the data once with this seed before training"),
     # loss
     Flag("apply_ese", switch, True, "train the exits; 0: the objective on the full model alone"),
     Flag("ese_variant", str, None, "espresso (default), reference, paper", choices=("espresso", "reference", "paper")),
@@ -160,10 +183,10 @@ FLAGS = (
     Flag("gradient_accumulation_steps", natural, 1, "batches a step"),
     Flag("learning_rate", positive, 1e-5, "of AdamW"),
     Flag("warmup_steps", count, 100, "steps until the learning rate is full"),
-    Flag("lr_scheduler_type", str, "linear", "linear, cosine, constant_with_warmup ...: transformers' names"),
+    Flag("lr_scheduler_type", str, "linear", "how the learning rate falls: transformers' names", choices=_SCHEDULES),
     Flag("weight_decay", positive, 0.0, "of AdamW"),
     Flag("max_grad_norm", positive, 1.0, "longer gradients are scaled to this norm"),
-    Flag("seed", int, 42, "of everything that is drawn; -1: the default"),
+    Flag("seed", seed, 42, "of everything that is drawn; -1: the default"),
     Flag("fp16", switch, False, "mixed precision on a GPU"),
     Flag("bf16", switch, False, "mixed precision on a GPU or CPU that has it"),
     Flag("use_cpu", switch, False, "train on the CPU even where there is a GPU"),

@@ -10,8 +10,7 @@ from torch import distributed
 
 from ese_deploy.errors import InputError
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import AngleLoss, EseLoss, blank_maps, fit_maps
-from ese_deploy.losses.exits import model_parts
+from ese_deploy.losses import AngleLoss, EseLoss, fit_maps
 from ese_deploy.pca import texts_wanted
 from training.collate import Collator
 from training.data import TrainingData
@@ -53,13 +52,14 @@ def _texts(part: TrainingData, collator: Collator) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, tell: Tell) -> None:
-    """Decide whether there are maps; changes the setting ``maps`` of the loss from a switch to what EseLoss takes.
+def plan_maps(chosen: dict[str, Any], width: int, texts: int, most: int, tell: Tell) -> bool:
+    """Decide whether there are maps; takes the setting ``maps`` away.
 
     Args:
         chosen: settings of the loss.
-        model: the model to train.
+        width: of the model to train.
         texts: how many there are to begin with.
+        most: how many there may be.
         tell: takes lines for a person.
 
     Raises:
@@ -69,18 +69,16 @@ def plan_maps(chosen: dict[str, Any], model: SentenceTransformer, texts: int, te
     if chosen.get("variant", "espresso") != "espresso":
         if wanted:
             raise InputError(f"--maps 1 is for the variant espresso, got {chosen['variant']}; leave it out")
-        return
-    parts = model_parts(model)
-    least = texts_wanted(parts.width)
+        return False
+    least = texts_wanted(width)
     if wanted is not None and not wanted:
-        return
+        return False
+    found = f"there are {texts}" if most >= least else f"--maps_texts is {most}"
     if texts < least and wanted:
-        raise InputError(f"--maps 1 begins with {least} different texts, got {texts}; give more texts, or --maps 0")
+        raise InputError(f"--maps 1 begins with {least} different texts, and {found}; give more, or --maps 0")
     if texts < least:
-        tell(f"without maps of the exits, which begin with {least} different texts; there are {texts}")
-        return
-    exits = [exit_ for exit_ in chosen.get("exits") or range(1, parts.depth + 1) if 1 <= exit_ <= parts.depth]
-    chosen["maps"] = blank_maps(model, exits)
+        tell(f"without maps of the exits, which begin with {least} different texts; {found}")
+    return texts >= least
 
 
 def map_length(maxlen: int, limit: int) -> int:
@@ -111,7 +109,7 @@ def begin_maps(
     """
     device = arguments.device
     # Training moves these maps: more texts are worth their time at its end alone.
-    few = texts[:: -(-len(texts) // _BEGIN)]
+    few = texts[:: min(-(-len(texts) // _BEGIN), len(texts) // texts_wanted(loss.parts.width))]
     tell(f"fitting maps of the exits on {len(few):,} texts")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):

@@ -1,13 +1,14 @@
 """Recipes: a command line as a TOML file, and the settings of the loss."""
 
-import dataclasses
 import difflib
 import inspect
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from ese_deploy.errors import InputError
 from training.flags import FLAGS
@@ -71,19 +72,26 @@ def read_recipe(name: str) -> Recipe:
 
 
 def check_loss_settings(settings: Mapping[str, Any], where: str) -> None:
-    """Check the names of settings for ``EseLoss``.
+    """Check the names and kinds of settings for ``EseLoss``.
 
     Raises:
-        InputError: it has no such setting.
+        InputError: it has no such setting, or one of another kind.
     """
     if not settings:
         return
     from ese_deploy.losses import EseLoss, EspressoSettings
 
     keywords = inspect.signature(EseLoss).parameters.values()
-    own = [item.name for item in keywords if item.kind is inspect.Parameter.KEYWORD_ONLY and item.name != "seed"]
-    espresso = [field.name for field in dataclasses.fields(EspressoSettings)]
-    _check_names(settings, [*own, *espresso], where, "settings of the loss")
+    own = {item.name: item.annotation for item in keywords if item.kind is inspect.Parameter.KEYWORD_ONLY}
+    # Of these the loss says what they may be.
+    kinds = {**own, **get_type_hints(EspressoSettings), "maps": bool | int, "variant": str, "teacher": str}
+    del kinds["seed"]
+    _check_names(settings, kinds, where, "settings of the loss")
+    for name, value in settings.items():
+        try:
+            msgspec.convert(value, kinds[name])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{where} has {name}={value}, a setting of the loss of the wrong kind: {error}") from None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
