@@ -122,6 +122,7 @@ def test_labels_are_taken_as_they_are(tmp_path: Path) -> None:
             r"a\.jsonl line 2 has no 'positive'; it has que",
         ),
         ("a.jsonl", '{"query": "a", "positive": "b"}\n{"query": 3, "positive": "b"}\n', "line 2 has int as 'query'"),
+        ("a.jsonl", '{"text": ["a", "b"]}\n', r"a\.jsonl line 1 has list as 'text', which must be a text"),
         ("a.jsonl", '{"query": "a", "positive": "b"}\nnot json\n', "line 2 is not JSON"),
         ("a.tsv", "text\tpositive\na\tb\nc\n", "line 3 has 1 fields, the header has 2"),
         ("a.tsv", "text\tpositive\na\t \n", "line 2 has an empty text as 'positive'"),
@@ -151,8 +152,23 @@ def test_columns_are_renamed_as_asked(tmp_path: Path) -> None:
     assert data.dataset.to_list() == [{"query": "a", "positive": "b"}]
     with pytest.raises(InputError, match=r"names 'bad'; .* has q, good, positive"):
         load_data([path], mapping={"bad": "query"})
+    other = write(tmp_path / "b.jsonl", jsonl([{"query": "c", "positive": "d"}]))
+    assert load_data([path, other], mapping={"q": "query", "good": "positive"}).dataset["query"][:] == ["a", "c"]
+    assert load_data([other], mapping={"q": "query"}, strict=False).dataset["query"][:] == ["c"]
+    with pytest.raises(
+        InputError, match=r"names 'bad'; .*a\.jsonl has q, good, positive; .*b\.jsonl has query, positive"
+    ):
+        load_data([path, other], mapping={"bad": "query"})
     with pytest.raises(InputError, match="must read 'old:new;old2:new2'"):
         parse_mapping("a-b")
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_json_ends_lines_where_json_does(tmp_path: Path, form: str) -> None:
+    rows = [{"text": "one\u2028still one"}, {"text": "two\x85too"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path = write(tmp_path / "a.json", "\n".join(lines) if form == "lines" else f"[{','.join(lines)}]")
+    assert load_data([path]).dataset.to_list() == rows
 
 
 def test_a_saved_folder_is_read_by_split(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ese_deploy.errors import InputError
 
-__all__ = ["FORMATS", "Layout", "find_layout", "parse_mapping", "rename"]
+__all__ = ["FORMATS", "Layout", "check_mapping", "find_layout", "parse_mapping", "rename"]
 
 FORMATS = {
     "A": ("text1", "text2", "label"),
@@ -125,18 +125,27 @@ def parse_mapping(text: str | None) -> dict[str, str]:
     return mapping
 
 
-def rename(present: Iterable[str], mapping: Mapping[str, str], where: str) -> dict[str, str]:
-    """The columns of the data by the names that they shall have.
+def check_mapping(mapping: Mapping[str, str], files: Mapping[str, Iterable[str]]) -> None:
+    """Check that every column to rename is in some file.
+
+    Args:
+        mapping: new names by old ones.
+        files: for each file its columns.
 
     Raises:
-        InputError: the mapping names a column that is not there.
+        InputError: the mapping names a column that is nowhere.
     """
-    columns = list(present)
-    absent = [old for old in mapping if old not in columns]
+    present = {column for columns in files.values() for column in columns}
+    absent = [old for old in mapping if old not in present]
     if absent:
-        raise InputError(f"--column_rename_mapping names '{absent[0]}'; {where} has {', '.join(columns)}")
+        found = "; ".join(f"{name} has {', '.join(columns)}" for name, columns in files.items())
+        raise InputError(f"--column_rename_mapping names '{absent[0]}'; {found}")
+
+
+def rename(present: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """The columns of the data by the names that they shall have."""
     renamed: dict[str, str] = {}
-    for column in columns:
+    for column in present:
         name = mapping.get(column, column)
         # A column that was there before gives way to one that was asked for by name.
         if name not in renamed or column in mapping:

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from ese_deploy.errors import InputError
 from ese_deploy.rows import kind_of, numbered_lines, read_rows
 from ese_deploy.spans import with_spans
-from training.columns import Layout, find_layout, rename
+from training.columns import FORMATS, Layout, check_mapping, find_layout, rename
 
 __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
@@ -47,6 +47,7 @@ def load_data(
     subset: str | None = None,
     split: str = "train",
     mapping: Mapping[str, str] | None = None,
+    strict: bool = True,
     label_free: bool | None = None,
 ) -> TrainingData:
     """Read data of one format.
@@ -56,7 +57,8 @@ def load_data(
     Raises:
         InputError: as there, or the files have several formats.
     """
-    first, *others = load_formats(names, subset=subset, split=split, mapping=mapping, label_free=label_free)
+    found = load_formats(names, subset=subset, split=split, mapping=mapping, strict=strict, label_free=label_free)
+    first, *others = found
     if others:
         raise InputError(
             f"{first.description[0]}, but {others[0].description[0]}; here all files have one format: rename columns"
@@ -70,6 +72,7 @@ def load_formats(
     subset: str | None = None,
     split: str = "train",
     mapping: Mapping[str, str] | None = None,
+    strict: bool = True,
     label_free: bool | None = None,
 ) -> tuple[TrainingData, ...]:
     """Read data and bring it into its formats.
@@ -79,6 +82,7 @@ def load_formats(
         subset: configuration of a data set of the hub.
         split: split of a folder or of a data set of the hub.
         mapping: new names of columns by their old ones.
+        strict: whether each of these must be in some file.
         label_free: learn from texts alone; None: only where there are texts and nothing else.
 
     Returns:
@@ -90,11 +94,16 @@ def load_formats(
     """
     paths = [Path(name).expanduser() for name in names]
     if all(path.is_file() for path in paths):
-        return _by_format([_from_file(path, mapping or {}, label_free) for path in paths])
+        files = [_open(path) for path in paths]
+        if strict:
+            check_mapping(mapping or {}, {str(path): head[1] for path, head, _ in files})
+        return _by_format([_from_file(*file, mapping or {}, label_free) for file in files])
     if len(names) > 1:
         absent = next(name for name, path in zip(names, paths, strict=True) if not path.is_file())
         raise InputError(f"there is no file {absent}; several sources must all be local files")
     dataset = _from_folder(paths[0], split) if paths[0].is_dir() else _from_hub(names[0], subset, split)
+    if strict:
+        check_mapping(mapping or {}, {names[0]: dataset.column_names})
     return (_arrange(dataset, names[0], mapping or {}, label_free),)
 
 
@@ -138,12 +147,19 @@ def _flatten(parts: list[TrainingData]) -> TrainingData:
     return TrainingData(_dataset({"text": texts}), layout, (*lines, f"together: {len(texts):,} texts, one a row"))
 
 
-def _from_file(path: Path, mapping: Mapping[str, str], label_free: bool | None) -> TrainingData:
+def _open(path: Path) -> tuple[Path, PlacedRow, Iterator[PlacedRow]]:
+    """A file, its first row, and those that follow."""
     rows = _rows(path)
     head = next(rows, None)
     if head is None:
         raise InputError(f"{path} holds no row; there is nothing to train on")
-    renamed = rename(head[1], mapping, str(path))
+    return path, head, rows
+
+
+def _from_file(
+    path: Path, head: PlacedRow, rows: Iterator[PlacedRow], mapping: Mapping[str, str], label_free: bool | None
+) -> TrainingData:
+    renamed = rename(head[1], mapping)
     layout = find_layout(list(renamed), label_free, str(path))
     columns: dict[str, list[Any]] = {name: [] for name in layout.columns}
     sources = {name: renamed[source] for name, source in zip(layout.columns, layout.sources, strict=True)}
@@ -180,9 +196,10 @@ def _rows(path: Path) -> Iterator[PlacedRow]:
 
 def _json_rows(path: Path) -> Iterator[PlacedRow]:
     """Rows of a list of objects, or of an object on each line."""
-    text = "\n".join(line for _, line in numbered_lines(path))
+    lines = [line for _, line in numbered_lines(path) if line.strip()]
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        listed = bool(lines) and lines[0].lstrip().startswith("[")
+        rows = json.loads("\n".join(lines)) if listed else [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is neither a JSON list nor JSON lines: {error}") from None
     for number, row in enumerate(rows, start=1):
@@ -218,7 +235,7 @@ def _value(row: Mapping[str, Any], name: str, source: str, place: str) -> Any:
         if not math.isfinite(number):
             raise InputError(f"{place} has the label '{value}' as '{source}'; labels are finite numbers")
         return number
-    texts = value if isinstance(value, list) and value and name not in ("text1", "text2") else [value]
+    texts = value if isinstance(value, list) and value and name in FORMATS["C"] else [value]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             what = "an empty text" if isinstance(text, str) else type(text).__name__
@@ -256,7 +273,7 @@ def _from_hub(name: str, subset: str | None, split: str) -> Dataset:
 def _arrange(dataset: Dataset, where: str, mapping: Mapping[str, str], label_free: bool | None) -> TrainingData:
     """Take the columns of the format out of a finished data set, and check them."""
     present = dataset.column_names
-    renamed = rename(present, mapping, where)
+    renamed = rename(present, mapping)
     layout = find_layout(list(renamed), label_free, where)
     sources = [renamed[source] for source in layout.sources]
     columns = dataset.select_columns(sources).to_dict()

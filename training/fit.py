@@ -165,6 +165,7 @@ def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Sequen
         subset=getattr(settings, f"{prefix}_subset_name{suffix}"),
         split=getattr(settings, f"{prefix}_split_name{suffix}"),
         mapping=parse_mapping(settings.column_rename_mapping),
+        strict=False,
         label_free=None if part == "callback" else settings.label_free,
     )
     for line in data.description:
