@@ -97,6 +97,7 @@ def align_exits(
     trained: Mapping[int, LinearMap] = MappingProxyType({}),
     share: float = 1.0,
     restore: bool = True,
+    turn: LinearMap | None = None,
 ) -> dict[int, LinearMap]:
     """Fit the maps of several exits in one pass over texts.
 
@@ -111,6 +112,7 @@ def align_exits(
         trained: maps of all these exits, which the fitted ones are mixed with; that of the full depth stays.
         share: of the fitted ones in that, 0 to 1.
         restore: give components the mean squares of the full model's.
+        turn: the full depth's map, where it was fitted before.
 
     Raises:
         InputError: there are too few texts.
@@ -121,7 +123,7 @@ def align_exits(
         own.add(target)
         for depth, rows in joined.items():
             moments.setdefault(depth, CrossMoments(rows.shape[1], width)).add(rows, target)
-    components = trained[full] if trained else fit_pca(own)
+    components = trained.get(full, turn) or fit_pca(own)
     wanted = own.mean_squares(components.matrix)
     maps = {full: components}
     for depth, states in read.items():

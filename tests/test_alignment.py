@@ -8,13 +8,14 @@ import onnx
 import pytest
 
 from ese_deploy.alignment import CrossMoments, align_exits, fit_alignment
-from ese_deploy.backbones import read_checkpoint
+from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, read_graph, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.linear import LinearMap, load_maps, read_states
+from ese_deploy.export.calibrate import fit_projections, read_calibration
+from ese_deploy.linear import LinearMap, encode_maps, load_maps, read_states
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
@@ -75,6 +76,19 @@ def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
         2, 12, {1: (1,)}, batches, trained=align_exits(2, 12, {1: (1,)}, batches, restore=False), share=0.5
     )
     np.testing.assert_allclose(half[1].matrix, restored, atol=1e-5)
+
+
+def test_a_further_exit_is_fitted_into_the_space_that_is_there(
+    bundle: Bundle, tiny_checkpoint: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = load_maps(read_projection(bundle) or b"", "")
+    other = LinearMap(maps[3].matrix[::-1].copy())
+    monkeypatch.setattr("ese_deploy.export.calibrate.read_projection", lambda _: encode_maps({3: other}))
+    checkpoint = read_checkpoint(str(tiny_checkpoint))
+    calibration = read_calibration(texts)
+    found = fit_projections(checkpoint, load_backbone(checkpoint), [1, 3], "aligned", calibration, bundle).maps
+    np.testing.assert_array_equal(found[3].matrix, other.matrix)
+    np.testing.assert_allclose(found[1].matrix, maps[1].matrix[::-1], atol=1e-4)
 
 
 def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states() -> None:

@@ -103,8 +103,12 @@ def fit_projections(
     wanted = sorted(set(depths) - set(held))
     if not wanted:
         return Fitted(kind, calibration.entry, held)
-    fit = _fit_aligned if kind == "aligned" else _fit_pca
-    return Fitted(kind, calibration.entry, {**held, **fit(checkpoint, backbone, wanted, calibration, progress)})
+    if kind == "aligned":
+        turn = held.get(checkpoint.depth)
+        fitted = _fit_aligned(checkpoint, backbone, wanted, calibration, progress, turn)
+    else:
+        fitted = _fit_pca(checkpoint, backbone, wanted, calibration, progress)
+    return Fitted(kind, calibration.entry, {**fitted, **held})
 
 
 def _fit_pca(
@@ -128,8 +132,12 @@ def _fit_aligned(
     depths: Sequence[int],
     calibration: CalibrationTexts,
     progress: Progress,
+    turn: LinearMap | None,
 ) -> dict[int, LinearMap]:
-    """Maps onto the principal components of the full model's vectors, which the full model's own map turns to."""
+    """Maps onto the principal components of the full model's vectors, which the full model's own map turns to.
+
+    That map is ``turn`` where other exits have it already.
+    """
     full, head = checkpoint.depth, load_head(checkpoint.head)
     read = {depth: read_states(depth) for depth in depths if depth != full}
     needed = {full, *(state for states in read.values() for state in states)}
@@ -144,6 +152,7 @@ def _fit_aligned(
             )
             for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress, with_spans)
         ),
+        turn=turn,
     )
 
 
