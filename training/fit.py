@@ -2,9 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -15,11 +14,10 @@ from torch import distributed
 from transformers import set_seed
 
 from ese_deploy.backbones.contract import EseContract
-from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError, TrainingError
-from ese_deploy.files import explain_os_error, replace_folder, staging_folder
+from ese_deploy.files import explain_os_error
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, blank_maps, restore_loss, save_contract
+from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, blank_maps, restore_loss
 from ese_deploy.losses.batch import check_parameters
 from ese_deploy.losses.exits import model_parts
 from training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
@@ -27,8 +25,9 @@ from training.collate import Collator, column_prompts, kept_prompts
 from training.columns import Layout, parse_mapping
 from training.data import TrainingData, add_spans, load_data, load_formats
 from training.maps import begin_maps, end_maps, map_length, map_texts, plan_maps
-from training.model import LoadedModel, attention_spelt_out, load_model, set_dropout, truncate_model
+from training.model import LoadedModel, attention_spelt_out, load_model, set_dropout
 from training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
+from training.save import finish_model, reads_states, write_checkpoint
 from training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
@@ -48,14 +47,14 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
 
     Raises:
         InputError: before training begins, if something is not what it must be.
-        TrainingError: the loss is not finite, or memory ran out.
+        TrainingError: the loss or a weight is not finite, no step was made, or memory ran out.
     """
     for line in (*settings.notes, *choose_precision(settings)):
         tell(line)
     settings.workers = min(settings.workers, os.cpu_count() or 1)
     set_seed(settings.seed)
     loaded = _load(settings, tell)
-    if _reads_states(loaded.maps, loaded.depth):
+    if reads_states(loaded.maps, loaded.depth):
         raise InputError(
             f"{settings.model_name_or_path} is truncated, and its vectors are what a map makes of its blocks, which "
             "training would not see; train the whole model and truncate it afterwards"
@@ -76,7 +75,9 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     contract = _contract(loss, settings)
     if settings.valid_name_or_path_for_callback:
         scored = _load_data(settings, "callback", tell)
-        callbacks.append(SpearmanEachEpoch(scored, lambda folder: _write(loaded.model, contract, folder, _maps(loss))))
+        callbacks.append(
+            SpearmanEachEpoch(scored, lambda folder: write_checkpoint(loaded.model, contract, folder, _maps(loss)))
+        )
     trainer = EseTrainer(
         model=loaded.model,
         args=arguments,
@@ -93,7 +94,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     check_parameters(loss)
     if trainer.is_world_process_zero():
         maps = end_maps(loss, loaded.model, texts, longest, arguments, settings.maps_refit, tell)
-        _finish(loaded, contract, settings, tell, maps)
+        finish_model(loaded, contract, settings, tell, maps)
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
@@ -109,7 +110,7 @@ def truncate_only(settings: argparse.Namespace, tell: Tell) -> None:
     if save_dir.exists() and (not save_dir.is_dir() or any(save_dir.iterdir())):
         raise InputError(f"{save_dir} holds something already, which is never overwritten; choose another --save_dir")
     loaded = _load(settings, tell)
-    _finish(loaded, loaded.contract, settings, tell, loaded.maps)
+    finish_model(loaded, loaded.contract, settings, tell, loaded.maps)
 
 
 def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
@@ -263,50 +264,6 @@ def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseCon
 
 def _maps(loss: EseLoss | AngleLoss) -> dict[int, LinearMap]:
     return loss.fitted_maps() if isinstance(loss, EseLoss) else {}
-
-
-def _finish(
-    loaded: LoadedModel,
-    contract: EseContract | None,
-    settings: argparse.Namespace,
-    tell: Tell,
-    maps: Mapping[int, LinearMap] = MappingProxyType({}),
-) -> None:
-    """Truncate if asked, write the model, say where."""
-    depth = loaded.depth
-    if settings.truncate_to:
-        depth = settings.truncate_to
-        truncate_model(loaded.model, depth)
-        if contract is not None and depth not in contract.trained_exits:
-            tell(f"depth {depth} was not among the trained exits, {', '.join(map(str, contract.trained_exits))}")
-        if contract is not None:
-            kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
-            contract = msgspec.structs.replace(contract, trained_exits=kept)
-        maps = {exit_: fitted for exit_, fitted in maps.items() if exit_ <= depth}
-        if _reads_states(maps, depth):
-            tell("sentence-transformers and other tools give the vectors before the map; exports have it")
-    save_dir = Path(settings.save_dir).absolute()
-    _write(loaded.model, contract, save_dir, maps)
-    trained = contract.trained_exits if contract else []
-    exits = f"; trained exits: {', '.join(map(str, trained))}" if trained else ""
-    tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
-
-
-def _reads_states(maps: Mapping[int, LinearMap], depth: int) -> bool:
-    """Whether the full depth has a map that is more than a turn of its vectors: so it is after truncation alone."""
-    return depth in maps and bool(maps[depth].states)
-
-
-def _write(
-    model: SentenceTransformer, contract: EseContract | None, folder: Path, maps: Mapping[int, LinearMap]
-) -> None:
-    """Write a checkpoint beside its place, then let it take it."""
-    with staging_folder(folder) as staging:
-        with quiet_transformers():
-            model.save_pretrained(str(staging), create_model_card=False)
-        if contract is not None:
-            save_contract(staging, contract, maps)
-        replace_folder(staging, folder)
 
 
 def _precision(settings: argparse.Namespace) -> str:
