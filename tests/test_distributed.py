@@ -25,9 +25,9 @@ SHARES = (slice(0, 27), slice(27, COUNT))  # not equal
 CASES: dict[str, dict[str, Any]] = {
     "espresso, triplets": {"columns": 3, "objective": AngleObjective(angle_w=1.0)},
     "espresso, labels": {"columns": 2, "labels": True, "objective": AngleObjective(cosine_w=1.0)},
-    "espresso, plain texts": {"columns": 1, "settings": {"cells_per_step": 3}},
+    "espresso, plain texts": {"columns": 1, "settings": {"cells_per_step": 3, "hold_w": 0.5}},
     "espresso, maps": {"columns": 2, "objective": AngleObjective(), "maps": True, "settings": {"align_w": 0.5}},
-    "espresso, itself as teacher": {"columns": 1, "settings": {"teacher": "self", "hold_w": 0.0}},
+    "espresso, itself as teacher": {"columns": 1, "settings": {"teacher": "self"}},
     "reference": {"columns": 3, "objective": AngleObjective(), "settings": {"variant": "reference"}},
     "paper": {"columns": 2, "objective": AngleObjective(), "settings": {"variant": "paper"}},
 }

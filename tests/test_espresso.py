@@ -11,7 +11,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.losses.covariance import RunningCovariance
 from ese_deploy.losses.espresso import EspressoSettings, Targets, espresso_parts, similarity_kl
 
-SETTINGS = EspressoSettings()
+SETTINGS = EspressoSettings(hold_w=0.5)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -93,9 +93,9 @@ def test_the_reference_takes_states_from_the_embeddings_on_without_the_final_nor
 @pytest.mark.parametrize(
     ("variant", "data", "parts"),
     [
-        ("espresso", LABEL_FREE, {"hold", "distill", "compress"}),
-        ("espresso", LABELLED, {"express", "hold", "distill", "compress"}),
-        ("espresso", TRIPLETS, {"express", "hold", "distill", "compress"}),
+        ("espresso", LABEL_FREE, {"distill", "compress"}),
+        ("espresso", LABELLED, {"express", "distill", "compress"}),
+        ("espresso", TRIPLETS, {"express", "distill", "compress"}),
         ("reference", LABELLED, {"express_full", "compress_full", "express_shallow", "compress_shallow"}),
         ("reference", PAIRS, {"express_full", "compress_full", "express_shallow", "compress_shallow"}),
         ("paper", TRIPLETS, {"express_full", "compress_full", "express_shallow", "compress_shallow"}),
@@ -144,7 +144,7 @@ def test_the_teacher_stays_as_it_was_and_outside_of_the_parameters(model: Senten
 
 
 def test_with_itself_as_teacher_no_copy_is_kept(model: SentenceTransformer) -> None:
-    loss = EseLoss(model, teacher="self", hold_w=0.0)
+    loss = EseLoss(model, teacher="self")
     assert not loss._teacher
     parts = loss(features(model, TEXTS[:8]))
     sum(parts.values()).backward()
@@ -232,7 +232,7 @@ def test_a_part_that_is_not_finite_stops_with_its_name_and_the_step(model: Sente
     loss.global_step = 6
     with torch.no_grad():
         model[0].model.encoder.layer[0].output.dense.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="step 7: the part 'hold' of the loss is nan; begin anew"):
+    with pytest.raises(TrainingError, match="step 7: the part 'distill' of the loss is nan; begin anew"):
         loss(features(model, TEXTS[:8]))
 
 
@@ -257,7 +257,7 @@ def test_the_contract_says_that_exits_are_aligned_only_where_they_were(model: Se
     loss = EseLoss(model, align_w=1.0)
     assert loss.contract().aligned_exits
     parts = loss(features(model, TEXTS[:8]))
-    assert set(parts) == {"hold", "distill", "compress", "align"}
+    assert set(parts) == {"distill", "compress", "align"}
 
 
 def test_alignment_brings_shallow_exits_to_the_full_model(tiny_checkpoint: Path, tmp_path: Path) -> None:

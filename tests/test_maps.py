@@ -60,7 +60,9 @@ def test_maps_bring_every_exit_to_the_full_model(model: SentenceTransformer) -> 
     }
     columns = [model.preprocess(TEXTS[:32], max_length=48)]
     with torch.no_grad():
-        mapped, plain = (EseLoss(model, maps=of, dims=[32], align_w=1.0).eval()(columns) for of in (maps, None))
+        mapped, plain = (
+            EseLoss(model, maps=of, dims=[32], align_w=1.0, hold_w=0.5).eval()(columns) for of in (maps, None)
+        )
     assert mapped["hold"].item() < 1e-5
     assert mapped["align"] < 0.5 * plain["align"]
 

@@ -67,7 +67,7 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
     loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
     run = _open_run(settings, loaded.model, tell)
     dataset, rows = _together(data, settings.dataset_seed)
-    arguments = training_arguments(settings, run.path, rows)
+    arguments = training_arguments(settings, run.path, rows, label_free=any(layout.label_free for layout in layouts))
     if isinstance(loss, EseLoss) and loss.maps is not None and run.checkpoint is None:
         begin_maps(loss, texts, longest, arguments, tell)
     valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None

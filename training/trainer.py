@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
+from ese_deploy.losses import EspressoSettings
 
 __all__ = ["EseTrainer", "ProcessBatches", "choose_precision", "text_columns", "training_arguments", "world_size"]
 
@@ -131,20 +132,24 @@ def _cpu_has_bf16() -> bool:
     return ask is not None and bool(ask())
 
 
-def _may_skip_blocks(settings: argparse.Namespace) -> bool:
+def _may_skip_blocks(loss: Mapping[str, Any], label_free: bool) -> bool:
     """Whether a step may leave the deepest blocks without gradient: nothing holds the full model, nor has it labels."""
-    if not settings.loss.get("train_full", True):
+    if not loss.get("train_full", EspressoSettings.train_full):
         return True
-    return settings.label_free is not False and settings.loss.get("hold_w", 1) == 0
+    unlabelled = label_free or loss.get("express_w", EspressoSettings.express_w) == 0
+    return bool(unlabelled and loss.get("hold_w", EspressoSettings.hold_w) == 0)
 
 
-def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) -> SentenceTransformerTrainingArguments:
+def training_arguments(
+    settings: argparse.Namespace, folder: Path, rows: int, *, label_free: bool
+) -> SentenceTransformerTrainingArguments:
     """Settings of the trainer.
 
     Args:
         settings: of :func:`training.arguments.parse_arguments`, after :func:`choose_precision`.
         folder: where checkpoints go.
         rows: number of rows of training data; of several formats the least, in rows of the widest.
+        label_free: whether some of it has no labels.
 
     Raises:
         InputError: the data is too small for the processes, or Weights & Biases is wanted and not installed.
@@ -191,7 +196,7 @@ def training_arguments(settings: argparse.Namespace, folder: Path, rows: int) ->
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=not settings.use_cpu,
         ddp_backend="gloo" if settings.use_cpu and processes > 1 else None,
-        ddp_find_unused_parameters=_may_skip_blocks(settings) if processes > 1 else None,
+        ddp_find_unused_parameters=_may_skip_blocks(settings.loss, label_free) if processes > 1 else None,
         report_to=["wandb"] if settings.wandb_project else [],
         disable_tqdm=True,
     )

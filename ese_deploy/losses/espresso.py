@@ -35,7 +35,8 @@ class EspressoSettings:
         express_w: the objective on labelled data at every sampled cell; nothing where there is no objective.
         distill_w: similarities of every sampled cell against those of the teacher's full vectors.
         compress_w: similarities of every sampled prefix against those of as many principal components of the teacher.
-        hold_w: similarities and directions of the full model against the frozen teacher's.
+        hold_w: similarities and directions of the full model against the frozen teacher's; beside labels it earned
+            nothing, since the full model's prefixes are distilled anyway.
         train_full: whether the full model is trained and held beside the cells; without it only the cells are, for a
             model of few sizes.
         align_w: directions of every shallower cell against the full model's of the step, and its similarities to that
@@ -50,7 +51,7 @@ class EspressoSettings:
     express_w: float = 0.5
     distill_w: float = 1.0
     compress_w: float = 1.0
-    hold_w: float = 0.5
+    hold_w: float = 0.0
     train_full: bool = True
     align_w: float = 0.0
     temperature: float = 20.0
