@@ -1,7 +1,8 @@
 import os
 
-# Tests never reach for the network, whatever a library would like to do; read when huggingface_hub is imported.
+# Tests never reach for the network, whatever a library would like to do; read when the libraries are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Workers side by side share the cores: threads of torch that wait for each other would take several times as long.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

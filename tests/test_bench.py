@@ -242,6 +242,18 @@ def test_a_peer_that_failed_to_install_is_listed_with_the_reason(
     assert peer.reason == "absent fp32 is not installed: ERROR: No matching distribution found for nothing==1"
 
 
+def test_peers_run_without_the_telemetry_of_onnxruntime(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    (peers / "dying.py").write_text("import os, sys\nsys.exit(os.environ['ORT_DISABLE_TELEMETRY'] + ' is set')\n")
+    entries = tuple(entry for entry in read_peers(peers) if entry.name == "dying")
+    with ExitStack() as stack:
+        plan = PeerPlan(peers, entries, tiny_checkpoint)
+        table = start_peers(tiny_bundle, request_of(tiny_bundle), bench_texts(), plan, stack, silent)
+    assert table.listed[0].reason.endswith(": 1 is set")
+
+
 def test_the_projects_own_peers_are_described_and_pinned() -> None:
     entries = read_peers(PEERS)
     assert {"PyTorch", "sentence-transformers", "optimum", "fastembed", "OpenVINO"} <= {entry.name for entry in entries}

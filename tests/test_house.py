@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.engines.onnxruntime_cpu import NO_TELEMETRY
 
 PACKAGE = Path(__file__).parent.parent / "ese_deploy"
 
@@ -80,6 +82,14 @@ BUNDLE = {str(bundle)!r}
 def test_embedding_needs_numpy_tokenizers_msgspec_and_an_engine_and_no_network(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy import Encoder\nprint(Encoder.open(BUNDLE).encode('hello').shape)"
     assert run_blocked(code, tiny_bundle.path, HEAVY) == "(32,)\n"
+
+
+def test_onnxruntime_leaves_the_home_folder_alone(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Its telemetry starts at import, and keeps there what it did not send."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*NO_TELEMETRY, "XDG_CACHE_HOME")}
+    code = f"from ese_deploy import Encoder; Encoder.open({str(tiny_bundle.path)!r}).encode('hello')"
+    subprocess.run([sys.executable, "-c", code], env={**kept, "HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_edge_verbs_need_no_torch(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ JSON, one object a line; ``benchmarks/peers/serve.py`` documents the messages.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.engines.onnxruntime_cpu import NO_TELEMETRY
 from ese_deploy.errors import EseDeployError, InputError
 
 __all__ = ["PEERS_FILE", "PeerEntry", "PeerError", "PeerJob", "RunningPeer", "read_peers", "start_peer"]
@@ -211,6 +213,7 @@ def start_peer(folder: Path, entry: PeerEntry, job: PeerJob, scratch: Path) -> R
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env={**NO_TELEMETRY, **os.environ},
             text=True,
             encoding="utf-8",
         )
