@@ -1,7 +1,9 @@
 """Batches run several at once where there are enough of them, and come back in order."""
 
+import shutil
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +71,17 @@ def test_the_encoder_gives_the_same_vectors_in_streams(tiny_bundle: Bundle) -> N
     vectors = streamed.encode(texts, batch_tokens=64)
     assert streamed._documents.streams._several is not None and plain._documents.streams._several is None
     np.testing.assert_allclose(vectors, plain.encode(texts, batch_tokens=64), atol=1e-6)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_streams_compute_with_the_weights_that_were_opened(tiny_bundle: Bundle, tmp_path: Path, replaced: bool) -> None:
+    texts = [item.text for item in collection()]
+    bundle = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    encoder = Encoder.open(bundle, "3x32", threads=2)
+    bundle.rename(tmp_path / "before")
+    if replaced:
+        shutil.copytree(tiny_bundle.path, bundle)
+        weights = np.fromfile(bundle / "weights.fp32.data", np.float32)
+        (-weights).tofile(bundle / "weights.fp32.data")
+    expected = Encoder.open(tiny_bundle, "3x32", threads=1).encode(texts)
+    np.testing.assert_allclose(encoder.encode(texts, batch_tokens=64), expected, atol=1e-6)

@@ -5,13 +5,13 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import Bundle, choose_entry, choose_pair, read_graph
-from ese_deploy.engines import Batch, Engine, Streaming, batch_for
+from ese_deploy.bundle import Bundle, choose_entry, choose_pair, read_graph, weights_of
+from ese_deploy.engines import Batch, Engine, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.manifest import TargetEntry
@@ -135,11 +135,31 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
     _require_version(engine, bundle)
     _warn_of_overflow(bundle, entry)
     graph = read_graph(bundle, entry)
+    weights = bundle.path / weights_of(bundle, entry.dtype).file
+    held = _stamp(weights)
     session = engine.load(graph, bundle.path, threads)
     if not set(session.inputs) <= _KNOWN_INPUTS:
         raise BundleError(f"{bundle.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
-    load_streams = partial(engine.load_streams, graph, bundle.path, threads) if isinstance(engine, Streaming) else None
+    if not isinstance(engine, Streaming):
+        return LoadedTarget(bundle, entry, Streams(session, threads), batch_for(engine.name))
+
+    def load_streams() -> Session:
+        # By now another bundle may lie in the folder, whose weights are not this graph's.
+        if _stamp(weights) != held:
+            return session
+        several = engine.load_streams(graph, bundle.path, threads)
+        return several if _stamp(weights) == held else session
+
     return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), batch_for(engine.name))
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from one that takes its place; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _profile_target(bundle: Bundle, profile: str) -> Target:

@@ -24,7 +24,8 @@ class Streams:
     Args:
         session: the graph, with all threads on one batch.
         threads: how many batches may run at once.
-        load_streams: loads the graph for runs of one thread, ``threads`` at once; None runs batches one after another.
+        load_streams: loads the graph for runs of one thread, ``threads`` at once, or gives ``session`` where it no
+            longer can; None runs batches one after another.
     """
 
     def __init__(self, session: Session, threads: int = 1, load_streams: Callable[[], Session] | None = None) -> None:
