@@ -42,7 +42,7 @@ class Bundle:
     """A folder whose manifest, names, sizes and graphs were checked.
 
     Attributes:
-        path: the folder.
+        path: the folder, absolute, so that what is read later is found from any working directory.
         manifest: what ``manifest.json`` says.
         sha256: hash of ``manifest.json``; it stands for the whole bundle, since it holds the hash of every other file.
     """
@@ -65,6 +65,8 @@ def open_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: the folder is missing or is not a bundle, or a check fails.
     """
+    if not str(path):
+        raise BundleError("the bundle's path is empty; name the folder that ese-deploy export wrote")
     folder = Path(path)
     restore_folder(folder)
     if not folder.is_dir():
@@ -75,7 +77,6 @@ def open_bundle(path: str | Path) -> Bundle:
     data = _read_plain(folder, MANIFEST_FILE, _MAX_MANIFEST)
     manifest = decode_manifest(data, str(folder / MANIFEST_FILE))
     _check_structure(folder, manifest)
-    bundle = Bundle(folder, manifest, hashlib.sha256(data).hexdigest())
     for entry in manifest.weights:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
@@ -83,8 +84,8 @@ def open_bundle(path: str | Path) -> Bundle:
     for further in _further_files(manifest):
         _check_size(folder, further)
     for target in manifest.targets:
-        read_graph(bundle, target)
-    return bundle
+        _read_entry(folder, target)
+    return Bundle(folder.absolute(), manifest, hashlib.sha256(data).hexdigest())
 
 
 def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEntry:

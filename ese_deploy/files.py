@@ -128,8 +128,10 @@ def sync_folder(folder: Path) -> None:
 
 def restore_folder(out: Path) -> None:
     """Undo a replacement that was cut off between its two renames."""
+    if out.exists():
+        return
     previous = _previous(out)
-    if not out.exists() and previous.is_dir():
+    if previous.is_dir():
         with suppress(OSError):
             previous.rename(out)
 

@@ -178,6 +178,29 @@ def test_a_target_that_is_not_there_lists_those_that_are(tiny_bundle: Bundle) ->
         choose_entry(tiny_bundle, "2x32")
 
 
+def test_a_relative_path_holds_where_the_working_directory_changes(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder.open("bundle", threads=2)
+    monkeypatch.chdir("/")
+    assert encoder.encode(["hello"] * 8, batch_size=1, precision="int8").shape == (8, 32)
+    assert encoder._documents.streams._several is not None
+
+
+@pytest.mark.parametrize("name", [".", "inside/.."])
+def test_paths_without_a_name_of_their_own_open(bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (bundle / "inside").mkdir()
+    monkeypatch.chdir(bundle)
+    assert open_bundle(name).path.resolve() == bundle.resolve()
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "the bundle's path is empty"), ("/", "/ is not a bundle")])
+def test_paths_that_are_no_bundles_are_refused(name: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        open_bundle(name)
+
+
 def test_a_bundle_whose_replacement_was_cut_off_opens(bundle: Path) -> None:
     bundle.rename(bundle.with_name("bundle.previous"))
     assert open_bundle(bundle).manifest.targets

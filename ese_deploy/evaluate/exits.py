@@ -125,8 +125,8 @@ class BundleExits:
 
     @property
     def name(self) -> str:
-        """The bundle's folder."""
-        return str(self._bundle.path)
+        """The name of the bundle's folder."""
+        return self._bundle.path.resolve().name
 
     @property
     def exits(self) -> tuple[Exit, ...]:
