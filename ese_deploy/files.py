@@ -109,8 +109,8 @@ def replace_folder(staged: Path, out: Path) -> None:
         previous = _previous(out)
         if previous.exists():
             shutil.rmtree(previous)
-        out.rename(previous)
-        staged.rename(out)
+        while not _rename_both(staged, out, previous):
+            pass
         shutil.rmtree(previous, ignore_errors=True)
     _fsync_folder(out.parent)
 
@@ -158,6 +158,18 @@ def explain_os_error(path: Path) -> Iterator[None]:
 
 def _previous(out: Path) -> Path:
     return out.with_name(f"{out.name}.previous")
+
+
+def _rename_both(staged: Path, out: Path, previous: Path) -> bool:
+    """Rename ``out`` to ``previous`` and ``staged`` to ``out``; False where a reader undid the first in between."""
+    out.rename(previous)
+    try:
+        staged.rename(out)
+    except OSError:
+        if out.exists() and not previous.exists():
+            return False
+        raise
+    return True
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:

@@ -108,6 +108,30 @@ def test_a_replacement_leaves_the_new_folder_alone(
     assert names(tmp_path) == ["out"]
 
 
+def test_a_reader_between_the_renames_does_not_cost_the_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    out = make_folder(tmp_path / "out", "old")
+    rename, readers = Path.rename, [1, 2]
+
+    def rename_and_read(path: Path, target: Path) -> Path:
+        done = rename(path, target)
+        if target.name == "out.previous" and readers:
+            readers.pop()
+            restore_folder(out)
+            assert (out / "file").read_text() == "old"
+        return done
+
+    monkeypatch.setattr(Path, "rename", rename_and_read)
+    with staging_folder(out) as staging:
+        (staging / "file").write_text("new")
+        replace_folder(staging, out)
+    assert (out / "file").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+    assert not readers
+
+
 def test_a_replacement_cut_off_between_its_renames_is_undone(tmp_path: Path) -> None:
     make_folder(tmp_path / "out.previous", "old")
     restore_folder(tmp_path / "out")
