@@ -75,10 +75,27 @@ def test_an_unknown_prompt_lists_those_there_are(encoder: Encoder) -> None:
         encoder.encode("a", prompt_name="title")
 
 
-@pytest.mark.parametrize("bad", [[1], ["a", None], [b"a"]])
+@pytest.mark.parametrize("bad", [[1], ["a", None], [b"a"], ["a", "é", "b\ud800c"]])
 def test_what_is_no_text_is_named_with_its_position(encoder: Encoder, bad: list[object]) -> None:
     with pytest.raises(InputError, match=f"at position {len(bad) - 1}"):
         encoder.encode(bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"at position {len(bad) + 3}"):
+        list(encoder.encode_iter([*"abcd", *bad], window=4))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("bad", [None, 5])
+def test_what_holds_no_texts_is_refused(encoder: Encoder, bad: object) -> None:
+    for embed in (encoder.encode, encoder.encode_query, encoder.encode_iter):
+        with pytest.raises(InputError, match=f"of str, got {type(bad).__name__}"):
+            embed(bad)
+
+
+def test_a_stream_of_one_text_or_of_no_window_is_refused_at_once(encoder: Encoder) -> None:
+    with pytest.raises(InputError, match="takes an iterable of texts, got one text"):
+        encoder.encode_iter("abc")
+    for window in (0, -1):
+        with pytest.raises(InputError, match=f"window must be at least 1, got {window}"):
+            encoder.encode_iter(["a"], window=window)
 
 
 def test_limits_below_one_are_refused(encoder: Encoder, tiny_bundle: Bundle) -> None:

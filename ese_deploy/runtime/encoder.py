@@ -18,7 +18,7 @@ from ese_deploy.manifest import Manifest
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
 from ese_deploy.runtime.precision import Precision, check_precision, needs_ranges, quantize
 from ese_deploy.runtime.threads import available_threads
-from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
+from ese_deploy.runtime.tokenize import TextTokenizer, iterate_texts, list_texts, load_tokenizer
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
@@ -191,8 +191,8 @@ class Encoder:
             precision asked for, which holds eight components of ``binary`` and ``ubinary`` in a number.
 
         Raises:
-            InputError: a text is not a ``str`` or has no token, the prompt's name is unknown, a limit is below 1, or
-                there is no such precision, or the bundle has no ranges for it.
+            InputError: a text is not a ``str``, holds half of a surrogate pair or has no token, the prompt's name is
+                unknown, a limit is below 1, or there is no such precision, or the bundle has no ranges for it.
             EngineError: the engine failed.
         """
         return self._embed(
@@ -247,15 +247,29 @@ class Encoder:
             sentences: any iterable of texts; it is read ``window`` texts at a time.
             prompt_name: as in :meth:`encode`.
             prompt: as in :meth:`encode`.
-            window: texts held, sorted by length and embedded together.
+            window: texts held, sorted by length and embedded together; at least 1.
             **options: as in :meth:`encode`.
 
-        Yields:
+        Returns:
             For each text, in order, a vector, float32 [dim], or as ``precision`` says.
+
+        Raises:
+            InputError: ``window`` is below 1, or ``sentences`` is one text; later as :meth:`encode`.
         """
-        texts = iter(sentences)
-        while chunk := list(itertools.islice(texts, window)):
-            yield from self.encode(chunk, prompt_name=prompt_name, prompt=prompt, **options)
+        if window < 1:
+            raise InputError(f"window must be at least 1, got {window}")
+        if isinstance(sentences, str):
+            raise InputError("encode_iter takes an iterable of texts, got one text; give that to encode")
+        prefix = self._prefix(prompt_name, prompt)
+        texts = iterate_texts(sentences)
+
+        def embed() -> Iterator[Embeddings]:
+            first = 0
+            while chunk := list(itertools.islice(texts, window)):
+                yield from self._embed(self._documents, chunk, prefix, first=first, **options)
+                first += len(chunk)
+
+        return embed()
 
     def similarity(self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None) -> Vectors:
         """Cosine of each vector of ``first`` with each of ``second``.
@@ -300,16 +314,14 @@ class Encoder:
         sentences: str | Sequence[str],
         prefix: str,
         *,
+        first: int = 0,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         show_progress_bar: bool = False,
         precision: Precision = "float32",
     ) -> Embeddings:
         single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+        texts = list_texts(sentences, first)
         batch = Batch(
             loaded.batch.size if batch_size is None else batch_size,
             loaded.batch.tokens if batch_tokens is None else batch_tokens,

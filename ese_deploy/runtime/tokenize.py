@@ -1,6 +1,6 @@
 """From texts to padded batches of token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from ese_deploy.bundle import Bundle, read_tokenizer
 from ese_deploy.errors import BundleError, InputError
 
-__all__ = ["TextTokenizer", "Tokens", "load_tokenizer"]
+__all__ = ["TextTokenizer", "Tokens", "iterate_texts", "list_texts", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,44 @@ class TextTokenizer:
             types[row, :length] = encoding.type_ids
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in names}
+
+
+def list_texts(sentences: str | Iterable[str], first: int = 0) -> list[str]:
+    """One text or several as a list.
+
+    Args:
+        sentences: a text, or texts.
+        first: the first one's position, for the message.
+
+    Raises:
+        InputError: something is no text, or holds what is no character.
+    """
+    texts = [sentences] if isinstance(sentences, str) else list(iterate_texts(sentences))
+    for position, text in enumerate(texts, first):
+        if not isinstance(text, str):
+            raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+        if text.isascii():
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the text at position {position} has {text[error.start]!r} at character {error.start}, half of a "
+                "surrogate pair and no character; decode it anew, or replace that"
+            ) from None
+    return texts
+
+
+def iterate_texts(sentences: Iterable[str]) -> Iterator[str]:
+    """Go over several texts.
+
+    Raises:
+        InputError: there is nothing to go over.
+    """
+    try:
+        return iter(sentences)
+    except TypeError:
+        raise InputError(f"sentences must be a str or an iterable of str, got {type(sentences).__name__}") from None
 
 
 def load_tokenizer(bundle: Bundle) -> TextTokenizer:
