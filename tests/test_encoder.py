@@ -1,7 +1,9 @@
+import dataclasses
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from ese_deploy.bundle import Bundle
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import EngineError, InputError
 from ese_deploy.ranges import load_ranges
-from ese_deploy.runtime import Encoder
+from ese_deploy.runtime import Encoder, tokenize
 from ese_deploy.runtime import encoder as encoder_module
 from ese_deploy.runtime.precision import quantize
 from ese_deploy.texts import collection
@@ -116,6 +118,28 @@ def test_over_long_texts_are_cut_counted_and_warned_of_once(tiny_bundle: Bundle)
         warnings.simplefilter("error")
         encoder.encode(long)
     assert encoder.truncated_texts == 3
+
+
+def test_long_texts_are_tokenised_few_at_a_time_and_what_is_cut_off_is_not_kept(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Recorder:
+        def encode_batch_fast(self, texts: list[str]) -> list[Any]:
+            pieces.append(texts)
+            return own.tokenizer.encode_batch_fast(texts)
+
+    pieces: list[list[str]] = []
+    own = encoder._tokenizer
+    texts = ["long " * 100, "a", "word " * 50, "b", "c", "long " * 100, "word " * 60]
+    monkeypatch.setattr(tokenize, "_PIECE", 300)
+    tokens = dataclasses.replace(own, tokenizer=Recorder())(texts)
+    assert pieces == [texts[:1], texts[1:5], texts[5:6], texts[6:]]
+    expected = own.tokenizer.encode_batch_fast(texts)
+    assert tokens.truncated == sum(bool(encoding.overflowing) for encoding in expected) == 4
+    assert not any(getattr(encoding, "overflowing", None) for encoding in tokens.encodings)
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    for name, array in own.collate(expected, names).items():
+        np.testing.assert_array_equal(own.collate(tokens.encodings, names)[name], array)
 
 
 def test_many_threads_get_their_own_vectors(tiny_bundle: Bundle) -> None:

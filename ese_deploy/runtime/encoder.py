@@ -241,7 +241,7 @@ class Encoder:
         window: int = 1024,
         **options: Unpack[EncodeOptions],
     ) -> Iterator[Embeddings]:
-        """Embed a stream of texts in bounded memory.
+        """Embed a stream of texts in bounded memory; the longest text takes about 100 bytes a character.
 
         Args:
             sentences: any iterable of texts; it is read ``window`` texts at a time.
