@@ -3,6 +3,8 @@
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +65,15 @@ def open_bundle(path: str | Path) -> Bundle:
     The weights are checked by size only; :func:`verify_weights` hashes them.
 
     Raises:
-        BundleError: the folder is missing or is not a bundle, or a check fails.
+        BundleError: the folder is missing, is not a bundle or cannot be read, or a check fails.
     """
     if not str(path):
         raise BundleError("the bundle's path is empty; name the folder that ese-deploy export wrote")
-    folder = Path(path)
+    with _explain_os_error(Path(path)):
+        return _open(Path(path))
+
+
+def _open(folder: Path) -> Bundle:
     restore_folder(folder)
     if not folder.is_dir():
         raise BundleError(f"there is no bundle at {folder}; make one with: ese-deploy export MODEL --out {folder}")
@@ -195,12 +201,22 @@ def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     """Hash a weights file.
 
     Raises:
-        BundleError: the hash is not the manifest's.
+        BundleError: the hash is not the manifest's, or the file cannot be read.
     """
     path = bundle.path / entry.file
-    got = sha256_file(path)
+    with _explain_os_error(path):
+        got = sha256_file(path)
     if got != entry.sha256:
         raise _wrong_hash(path, got, entry.sha256)
+
+
+@contextmanager
+def _explain_os_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "name a bundle that you may read, or copy it again, whole"
+        raise BundleError(f"cannot read {error.filename or path}: {error.strerror}; {advice}") from None
 
 
 def _refuse_links(folder: Path) -> None:
@@ -275,10 +291,8 @@ def _read_entry(folder: Path, entry: FileEntry) -> bytes:
 def _read_plain(folder: Path, name: str, limit: int) -> bytes:
     """Read a regular file without following a link and without trusting any stated size."""
     path = folder / name
-    try:
+    with _explain_os_error(path):
         handle = os.open(path, _OPEN)
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}; copy the bundle again, whole") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")

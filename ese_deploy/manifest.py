@@ -30,8 +30,10 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+# What an int64 holds, as arrays, engines and the tokenizer want it.
+_MOST = 2**63 - 1
+Count = Annotated[int, Meta(ge=0, le=_MOST)]
+Positive = Annotated[int, Meta(ge=1, le=_MOST)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 # One plain name: no folder, no drive, no leading dot, nothing that a file system treats specially.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$")]

@@ -102,6 +102,14 @@ def test_changed_weights_are_found_by_their_hash(bundle: Path) -> None:
         verify_weights(opened, opened.manifest.weights[0])
 
 
+def test_what_the_system_refuses_to_read_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    refused(tmp_path / ("a" * 300), "cannot read .*aaa: File name too long; name a bundle that you may read")
+    opened = open_bundle(bundle)
+    (bundle / "weights.fp32.data").unlink()
+    with pytest.raises(BundleError, match=r"cannot read .*weights.fp32.data: No such file"):
+        verify_weights(opened, opened.manifest.weights[0])
+
+
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../d03_k016.fp32.onnx", "..", "a/b.onnx", ".hidden", "C:x.onnx", "x.onnx\n", "", "a\\b"]
 )
@@ -141,6 +149,7 @@ def test_a_folder_in_place_of_a_file_is_refused(bundle: Path) -> None:
         lambda manifest: manifest["targets"][0].update(dim=4096),
         lambda manifest: manifest["targets"][0].update(dtype="fp4"),
         lambda manifest: manifest["golden"].update(file=manifest["tokenizer"]["file"]),
+        lambda manifest: manifest["tokenizer"].update(pad_id=10**20),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(

@@ -37,7 +37,15 @@ def test_another_schema_version_says_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("depth", "3"), ("depth", 0), ("targets", {}), ("prompts", {"a": 1}), ("opset", True), ("surprise", 1)],
+    [
+        ("depth", "3"),
+        ("depth", 0),
+        ("targets", {}),
+        ("prompts", {"a": 1}),
+        ("opset", True),
+        ("surprise", 1),
+        ("max_seq_length", 2**63),
+    ],
 )
 def test_a_wrong_type_or_field_is_named(tiny_bundle: Bundle, field: str, value: object) -> None:
     manifest = json.loads(encode_manifest(tiny_bundle.manifest))
