@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -51,14 +52,17 @@ def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str
 def write_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` for writing; at the end of the block it is fsynced and takes the name.
 
-    If the block raises, ``path`` stays as it was.
+    If the block raises, ``path`` stays as it was. What a killed process left beside it is removed.
 
     Raises:
         InputError: the file cannot be written (full or read-only disk, missing folder, no permission).
     """
     with explain_os_error(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        prefix = f".{path.name}.part-"
+        _remove_abandoned(path.parent, prefix)
+        handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
         temporary = Path(name)
+        lock = _lock(temporary)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -70,6 +74,9 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 @contextmanager
@@ -86,7 +93,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
         prefix = f".{out.name}.staging-"
         _remove_abandoned(out.parent, prefix)
         staging = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-        lock = _lock_folder(staging)
+        lock = _lock(staging)
         try:
             staging.chmod(0o777 & ~_umask())
             yield staging
@@ -173,24 +180,26 @@ def _rename_both(staged: Path, out: Path, previous: Path) -> bool:
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what a killed process left: folders that nobody holds and that are not just being made."""
-    for folder in parent.glob(f"{prefix}*"):
+    """Remove what a killed process left: files and folders that nobody holds and that are not just being made."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
-            lock = _lock_folder(folder)
+            lock = _lock(path)
             if lock is None:
                 continue
-            if time.time() - folder.stat().st_mtime > _JUST_MADE:
-                shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+            try:
+                if time.time() - path.stat().st_mtime > _JUST_MADE:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            finally:
+                os.close(lock)
 
 
-def _lock_folder(folder: Path) -> int | None:
-    """Hold a folder until the handle is closed or the process dies; None where it is held, or cannot be."""
+def _lock(path: Path) -> int | None:
+    """Hold a file or folder until the handle is closed or the process dies; None where it is held, or cannot be."""
     if sys.platform == "win32":
         return None
     import fcntl
 
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

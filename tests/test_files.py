@@ -94,6 +94,26 @@ def test_what_a_killed_process_left_is_removed_but_not_what_another_builds(tmp_p
             assert not abandoned.exists()
 
 
+@pytest.mark.parametrize("name", ["out.npy", "[out]*.npy"])
+def test_a_file_that_a_killed_process_left_is_removed_but_not_what_another_writes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    script = (
+        "import os, sys; from pathlib import Path; from ese_deploy.files import write_atomic\n"
+        "with write_atomic(Path(sys.argv[1])) as file:\n    os.kill(os.getpid(), 15)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)])
+    (abandoned,) = tmp_path.iterdir()
+    os.utime(abandoned, (0, 0))
+    with write_atomic(path) as held:
+        os.utime(held.fileno(), (0, 0))
+        assert not abandoned.exists()
+        with write_atomic(path) as fresh:
+            fresh.write(b"first")
+        held.write(b"last")
+    assert path.read_bytes() == b"last"
+    assert names(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_replacement_leaves_the_new_folder_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
