@@ -16,11 +16,13 @@ from ese_deploy.choose.profiles import (
 )
 from ese_deploy.choose.resolution import profile_target, resolve_profile, resolved_toml
 from ese_deploy.cli.app import main
+from ese_deploy.engines import Engine, load_engine
 from ese_deploy.errors import BundleError, GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.export.profiled import keep_resolved
+from ese_deploy.export.profiled import keep_resolved, write_profiles
 from ese_deploy.manifest import Quality
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime import encoder as encoder_module
 from ese_deploy.runtime.threads import available_threads
 from ese_deploy.target import Target
 
@@ -127,6 +129,50 @@ def test_a_bundle_carries_its_profiles_and_opens_by_them(tiny_bundle: Bundle) ->
         Encoder.open(tiny_bundle, profile="none")
     with pytest.raises(InputError, match="name a target or a profile, not both"):
         Encoder.open(tiny_bundle, "1x8", profile="full")
+
+
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        ('engine = ["openvino", "onnxruntime"]', "openvino"),
+        ('target = "2x16"\nengine = "openvino"', "openvino"),
+        ('engine = ["tensorrt", "onnxruntime"]', "onnxruntime"),
+        ('max_memory_mb = 9\nengine = ["onnxruntime", "openvino"]', "openvino"),
+        ("", "onnxruntime"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:profile mine")
+def test_a_profiles_engine_runs_it_unless_another_is_named(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engine: str
+) -> None:
+    def load(name: str) -> Engine:
+        asked.append(name)
+        return load_engine("onnxruntime")
+
+    asked: list[str] = []
+    monkeypatch.setattr(encoder_module, "load_engine", load)
+    if "memory" in text:
+        figures = {"onnxruntime": 10e6, "openvino": 8e6}
+        store_measurements(
+            tiny_bundle,
+            [
+                Measurement("d03_k032.fp32", name, {}, "memory", 32, available_threads(), 9, {"bytes": size})
+                for name, size in figures.items()
+            ],
+        )
+    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    file = write(tmp_path / "mine.toml", f"[mine]\n{text}\n")
+    write_profiles(folder, tiny_bundle.manifest, read_profiles(file))
+    bundle = open_bundle(folder)
+    texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
+    command = ["embed", str(folder), str(texts), "--out", str(out), "--profile", "mine"]
+    Encoder.open(bundle, profile="mine")
+    assert main(command) == 0
+    assert main([*command, "--profiles", str(file)]) == 0
+    assert asked == [engine] * 3
+    Encoder.open(bundle, profile="mine", engine="onnxruntime")
+    assert main([*command, "--engine", "openvino"]) == 0
+    assert asked[3:] == ["onnxruntime", "openvino"]
 
 
 def test_changed_profiles_are_not_believed(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Budgets:
         size: most bytes on the disk: graph, the weights that it reads, tokenizer.
         memory: most bytes that loading and running may add to a process.
         quality: least quality.
-        engines: engines allowed; empty for any.
+        engines: engines allowed, of equal ones the first is taken; empty for any.
         dtypes: dtypes allowed; empty for any.
         depth: the depth, or None for any.
         dim: the dim, or None for any.
@@ -246,7 +246,8 @@ def _order(candidate: Candidate, budgets: Budgets) -> tuple[object, ...]:
         "speed": (*speed, quality, size, memory),
         "size": (size, quality, *speed, memory),
     }[budgets.aim]
-    return (*axes, candidate.entry.dim, candidate.entry.name, candidate.engine)
+    wanted = budgets.engines.index(candidate.engine) if candidate.engine in budgets.engines else len(budgets.engines)
+    return (*axes, candidate.entry.dim, candidate.entry.name, wanted, candidate.engine)
 
 
 def _binding(ordered: Sequence[Candidate], limits: Sequence[Limit], best: Candidate) -> list[Outcome]:

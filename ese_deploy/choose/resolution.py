@@ -25,6 +25,8 @@ from ese_deploy.target import Target
 
 __all__ = ["Resolution", "Resolved", "profile_target", "profiles_of", "resolve_profile", "resolved_toml"]
 
+_USUAL_ENGINE = "onnxruntime"
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -34,11 +36,13 @@ class Resolved:
         target: the target.
         why: the reason, in words.
         fell_back: whether something wanted could not be had.
+        engine: the engine to run it on.
     """
 
     target: Target
     why: str
     fell_back: bool
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class Resolution:
         target: the target's name, or None where nothing fits.
         why: the reason, in words; fallbacks included.
         fell_back: whether something wanted could not be had.
+        engine: the engine to run the target on.
     """
 
     target: Target | None
     why: str
     fell_back: bool
+    engine: str = _USUAL_ENGINE
 
 
 def profiles_of(bundle: Bundle) -> Profiles:
@@ -83,11 +89,12 @@ def profile_target(bundle: Bundle, name: str, profiles: Profiles | None = None) 
     """
     profile = find_profile(profiles_of(bundle) if profiles is None else profiles, name, f" in {bundle.path}")
     if profile.resolved:
-        return Resolved(Target.parse(profile.resolved), profile.why or "", profile.fell_back)
+        target = Target.parse(profile.resolved)
+        return Resolved(target, profile.why or "", profile.fell_back, _wanted_engine(profile, bundle.manifest, target))
     found = resolve_profile(name, profile, bundle.manifest, load_measurements(bundle))
     if found.target is None:
         raise InputError(f"{found.why}; see: ese-deploy choose {bundle.path} --profile {name}")
-    return Resolved(found.target, found.why, found.fell_back)
+    return Resolved(found.target, found.why, found.fell_back, found.engine)
 
 
 def resolve_profile(name: str, profile: Profile, manifest: Manifest, held: Measurements | None = None) -> Resolution:
@@ -102,7 +109,8 @@ def resolve_profile(name: str, profile: Profile, manifest: Manifest, held: Measu
     if profile.target is not None:
         target = Target.parse(profile.target)
         if any(entry.target == target for entry in manifest.targets):
-            return Resolution(target, f"profile {name} names {target}", False)
+            engine = _wanted_engine(profile, manifest, target)
+            return Resolution(target, f"profile {name} names {target}", False, engine)
         return Resolution(None, f"profile {name} names {target}, which the bundle does not hold", True)
     budgets = profile_budgets(profile, manifest.depth, manifest.width)
     try:
@@ -145,12 +153,19 @@ def _resolve(name: str, profile: Profile, budgets: Budgets, candidates: list[Can
             if best is not None:
                 why = f"profile {name}: {best.name} on {best.engine} is {_aim(wanted)}"
                 notes += [f"no {other} target fits" for other in _before(dtype, budgets, candidates)]
-                return Resolution(best.entry.target, "; ".join([why, *notes]), bool(notes))
+                return Resolution(best.entry.target, "; ".join([why, *notes]), bool(notes), best.engine)
     fixes = "; ".join(
         f"{outcome.candidate.name} would fit with another {' and '.join(outcome.budgets)}"
         for outcome in choose(candidates, budgets).relax[:1]
     )
     return Resolution(None, "; ".join(filter(None, [f"profile {name}: no target fits", fixes, *notes])), True)
+
+
+def _wanted_engine(profile: Profile, manifest: Manifest, target: Target) -> str:
+    """The first engine that a profile names and a target runs on."""
+    wanted = profile_budgets(profile, manifest.depth, manifest.width).engines
+    able = next((entry.engines for entry in manifest.targets if entry.target == target), [])
+    return next((name for name in wanted if name in able), _USUAL_ENGINE)
 
 
 def _before(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:

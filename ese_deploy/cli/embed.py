@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle import open_bundle
 from ese_deploy.choose.profiles import read_profiles
-from ese_deploy.choose.resolution import profile_target
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, progress_bars, say
+from ese_deploy.choose.resolution import Resolved, profile_target
+from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
 from ese_deploy.cli.streams import open_vectors
+from ese_deploy.engines import ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.precision import Precision, check_precision
-from ese_deploy.target import Target
 from ese_deploy.textfile import chunks, open_texts
 
 __all__ = ["embed"]
@@ -37,7 +37,13 @@ def embed(
     ] = None,
     text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
     precision: Annotated[str, typer.Option(help="Of vectors: float32, int8, uint8, binary or ubinary.")] = "float32",
-    engine: EngineOption = "onnxruntime",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16. Without it the profile's, or "
+            "onnxruntime."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -46,7 +52,9 @@ def embed(
     writer = open_vectors(out)
     check_precision(precision)
     stored = cast(Precision, precision)
-    chosen = _target(bundle, target, profile, profiles)
+    found = _target(bundle, target, profile, profiles)
+    chosen, profiled = (found.target, found.engine) if isinstance(found, Resolved) else (found, None)
+    engine = engine or profiled
     encode: Callable[..., NDArray[Any]]
     if index is None:
         encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads)
@@ -83,8 +91,8 @@ def embed(
         print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.query_target}")
 
 
-def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Target | str | None:
-    """The target that was named, or the one that a profile means; the reason is said."""
+def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Resolved | str | None:
+    """The target that was named, or what a profile means; the reason is said."""
     if profile is None:
         if profiles is not None:
             raise InputError("--profiles names a file; say with --profile NAME which of its profiles counts")
@@ -93,4 +101,4 @@ def _target(bundle: Path, target: str | None, profile: str | None, profiles: Pat
         raise InputError("--target names a target and --profile a budget; choose one")
     found = profile_target(open_bundle(bundle), profile, read_profiles(profiles) if profiles else None)
     say(found.why)
-    return found.target
+    return found

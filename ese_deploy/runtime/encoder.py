@@ -25,6 +25,7 @@ __all__ = ["Encoder"]
 
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096
+_USUAL_ENGINE = "onnxruntime"
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
@@ -79,7 +80,7 @@ class Encoder:
         query_target: Target | str | None = None,
         document_target: Target | str | None = None,
         profile: str | None = None,
-        engine: str | Engine = "onnxruntime",
+        engine: str | Engine | None = None,
         threads: int | None = None,
     ) -> "Encoder":
         """Open a bundle and load one of its targets, or one for queries and one for documents.
@@ -92,7 +93,7 @@ class Encoder:
             document_target: the target for documents, such as ``"6x128"``.
             profile: a budget profile of the bundle, such as ``"edge"``, instead of a target; where it had to fall
                 back on something else than it names, a warning says so.
-            engine: the inference engine.
+            engine: the inference engine; without it the profile's, or ``onnxruntime``.
             threads: threads to compute with, on one batch or on several at once; without it, what affinity and the
                 control group's quota allow.
 
@@ -103,7 +104,9 @@ class Encoder:
             EngineError: the engine is not installed, does not compute in the target's dtype, or refused the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        queries, documents = choose_entries(opened, target, query_target, document_target, profile)
+        chosen = choose_entries(opened, target, query_target, document_target, profile)
+        queries, documents = chosen.queries, chosen.documents
+        engine = engine or chosen.engine or _USUAL_ENGINE
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         # Before it is loaded: nobody should install an engine that does not run the target.

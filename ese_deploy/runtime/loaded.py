@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,10 @@ from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
 from ese_deploy.target import Target
 
-__all__ = ["LoadedTarget", "choose_entries", "load_target"]
+if TYPE_CHECKING:
+    from ese_deploy.choose.resolution import Resolved
+
+__all__ = ["Chosen", "LoadedTarget", "choose_entries", "load_target"]
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # Dtypes whose products are sums of whole numbers.
@@ -88,14 +92,29 @@ class LoadedTarget:
         return out
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What is to be loaded.
+
+    Attributes:
+        queries: the target of queries.
+        documents: the target of documents; the same one unless two are named.
+        engine: the engine that a profile asks for; None where the caller named targets.
+    """
+
+    queries: TargetEntry
+    documents: TargetEntry
+    engine: str | None = None
+
+
 def choose_entries(
     bundle: Bundle,
     target: Target | str | None,
     query_target: Target | str | None,
     document_target: Target | str | None,
     profile: str | None,
-) -> tuple[TargetEntry, TargetEntry]:
-    """The targets of queries and of documents, the same one unless two are named.
+) -> Chosen:
+    """The targets of queries and of documents.
 
     Args:
         bundle: an open bundle.
@@ -112,11 +131,15 @@ def choose_entries(
     if query_target is None and document_target is None:
         if len(named) > 1:
             raise InputError(f"name a target or a profile, not both; got {' and '.join(named)}")
-        entry = choose_entry(bundle, target if profile is None else _profile_target(bundle, profile))
-        return entry, entry
+        if profile is not None:
+            resolved = _resolve(bundle, profile)
+            entry = choose_entry(bundle, resolved.target)
+            return Chosen(entry, entry, resolved.engine)
+        entry = choose_entry(bundle, target)
+        return Chosen(entry, entry)
     if query_target is None or document_target is None or len(named) > 2:
         raise InputError(f"name query_target and document_target, and nothing else; got {' and '.join(named)}")
-    return choose_pair(bundle, query_target, document_target)
+    return Chosen(*choose_pair(bundle, query_target, document_target))
 
 
 def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int) -> LoadedTarget:
@@ -162,14 +185,14 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _profile_target(bundle: Bundle, profile: str) -> Target:
+def _resolve(bundle: Bundle, profile: str) -> "Resolved":
     # Imported here: profiles need the engines' names and the cache, which a plain target does not.
     from ese_deploy.choose.resolution import profile_target
 
     found = profile_target(bundle, profile)
     if found.fell_back:
         warnings.warn(found.why, stacklevel=4)
-    return found.target
+    return found
 
 
 def _require_version(engine: Engine, bundle: Bundle) -> None:
