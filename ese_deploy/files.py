@@ -30,6 +30,7 @@ _CHUNK = 1 << 20
 _AT_FDCWD = -100
 _JUST_MADE = 60
 _RENAME_EXCHANGE = 2
+_TRIES = 100
 
 
 def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
@@ -116,8 +117,7 @@ def replace_folder(staged: Path, out: Path) -> None:
         previous = _previous(out)
         if previous.exists():
             shutil.rmtree(previous)
-        while not _rename_both(staged, out, previous):
-            pass
+        _rename_both(staged, out, previous)
         shutil.rmtree(previous, ignore_errors=True)
     _fsync_folder(out.parent)
 
@@ -167,16 +167,16 @@ def _previous(out: Path) -> Path:
     return out.with_name(f"{out.name}.previous")
 
 
-def _rename_both(staged: Path, out: Path, previous: Path) -> bool:
-    """Rename ``out`` to ``previous`` and ``staged`` to ``out``; False where a reader undid the first in between."""
-    out.rename(previous)
-    try:
-        staged.rename(out)
-    except OSError:
-        if out.exists() and not previous.exists():
-            return False
-        raise
-    return True
+def _rename_both(staged: Path, out: Path, previous: Path) -> None:
+    """Rename ``out`` to ``previous`` and ``staged`` to ``out``, again where a reader undid the first in between."""
+    for left in reversed(range(_TRIES)):
+        out.rename(previous)
+        try:
+            staged.rename(out)
+            return
+        except OSError:
+            if not left or previous.exists():
+                raise
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
