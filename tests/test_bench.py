@@ -1,5 +1,6 @@
 import shutil
 import statistics
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from ese_deploy.bench.ceiling import find_ceilings, instruction_sets
 from ese_deploy.bench.grid import new_results, run_bench
 from ese_deploy.bench.operations import OperationCount, count_operations
 from ese_deploy.bench.peer_runs import PeerPlan, start_peers
-from ese_deploy.bench.peers import read_peers
+from ese_deploy.bench.peers import PeerError, RunningPeer, read_peers
 from ese_deploy.bench.plan import STOPS, Request, plan_groups, select_entries
 from ese_deploy.bench.results import OWN, Results, read_results
 from ese_deploy.bench.rounds import Stop
@@ -31,6 +32,19 @@ WRONG = """
 import numpy as np
 from serve import batch_sizes, serve
 serve([], lambda request: (lambda texts, setting: np.ones((len(texts), request["width"])), batch_sizes()[:1]))
+"""
+# Embeds three times, which are two trials and its vectors, and then dies while it is timed.
+MORTAL = """
+import sys
+import numpy as np
+from serve import serve
+left = [3]
+def load(request):
+    def encode(texts, setting):
+        left[0] -= 1
+        return np.ones((len(texts), request["width"])) if left[0] >= 0 else sys.exit("out of memory")
+    return encode, [{"batch_size": 4}]
+serve([], load)
 """
 DYING = "import sys\nsys.stdin.readline()\nsys.exit('out of luck')\n"
 
@@ -227,6 +241,34 @@ def test_peers_run_beside_us_and_wrong_vectors_never_count(
     assert "torch" in listed["PyTorch"].versions
     assert "dying fp32 died at 'hello': out of luck" in listed["dying"].reason
     assert listed["absent"].reason == "absent fp32 is not installed; make peers"
+
+
+@pytest.mark.filterwarnings("ignore:some texts are longer")
+@pytest.mark.usefixtures("two_rounds")
+def test_a_peer_that_dies_while_it_is_timed_is_left_out(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, tmp_path: Path
+) -> None:
+    (peers / "dying.py").write_text(MORTAL)
+    entries = tuple(entry for entry in read_peers(peers) if entry.name in ("wrong", "dying"))
+    plan = PeerPlan(peers, entries, tiny_checkpoint)
+    results = run(tiny_bundle, request_of(tiny_bundle), tmp_path / "r.json", plan)
+    assert results.complete
+    for group in results.groups:
+        assert {row.who for row in group.rows} == {OWN, "wrong"}
+        assert all(len(row.seconds) == 2 for row in group.rows)
+    assert [peer.reason for peer in results.peers] == ["", "dying fp32 died at 'passes': out of memory"]
+
+
+def test_a_peer_that_died_unseen_is_stopped_without_a_word(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.wait()
+    (tmp_path / "log").touch()
+    peer = RunningPeer(read_peers(PEERS)[0], tmp_path, process, tmp_path / "log")
+    with pytest.raises(PeerError, match="died at 'hello': it said nothing"):
+        peer.ask("hello")
+    peer.stop()
+    assert process.stdin.closed
+    assert process.stdout.closed
 
 
 def test_a_peer_that_failed_to_install_is_listed_with_the_reason(

@@ -14,6 +14,7 @@ from ese_deploy.bench.costs import measure_costs
 from ese_deploy.bench.host import OthersClock, describe_host
 from ese_deploy.bench.operations import OperationCount
 from ese_deploy.bench.peer_runs import PeerPlan, PeerTable, start_peers
+from ese_deploy.bench.peers import PeerError
 from ese_deploy.bench.plan import STOPS, GroupPlan, Request, Run, describe_stop, plan_groups
 from ese_deploy.bench.results import SCHEMA_VERSION, Group, Limit, Peer, Results, write_results
 from ese_deploy.bench.rounds import interleave
@@ -164,9 +165,14 @@ def _time_group(state: _State, plan: GroupPlan, advance: Callable[[float], None]
     if plan.threads not in state.ceilings:
         state.ceilings[plan.threads] = find_ceilings(plan.threads)
     ceilings, missing = state.ceilings[plan.threads]
-    clock, start = OthersClock(), datetime.now(UTC)
-    turns = [subject.turn for subject in subjects] + [ceiling.turn for ceiling in ceilings]
-    timed = interleave(turns, STOPS[state.request.effort], advance)
+    timed = None
+    while timed is None:
+        clock, start = OthersClock(), datetime.now(UTC)
+        turns = [subject.turn for subject in subjects] + [ceiling.turn for ceiling in ceilings]
+        try:
+            timed = interleave(turns, STOPS[state.request.effort], advance)
+        except PeerError as error:  # the group begins anew, without that peer
+            subjects = state.peers.without_failed(subjects, error)
     rows = [finish(subject.row, times) for subject, times in zip(subjects, timed, strict=False)]
     limits = [
         msgspec.structs.replace(

@@ -83,6 +83,18 @@ class PeerTable:
             found.append(peer_subject(peer, plan, setting, str(full.target), operations, cosine))
         return found
 
+    def without_failed(self, subjects: Sequence[Subject], error: PeerError) -> list[Subject]:
+        """The subjects that are left once a peer failed while it was timed.
+
+        Raises:
+            PeerError: it names no peer that runs.
+        """
+        if error.peer not in self.running:
+            raise error
+        failed = error.peer.entry
+        self.drop(error.peer, str(error))
+        return [one for one in subjects if (one.row.who, one.row.dtype) != (failed.name, failed.dtype)]
+
     def drop(self, peer: RunningPeer, reason: str) -> None:
         """Go on without a peer, and say why."""
         self.running.remove(peer)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,15 @@ _TIMEOUT = 900
 
 
 class PeerError(EseDeployError):
-    """A peer did not start, failed, or gave no answer in time; the others go on without it."""
+    """A peer did not start, failed, or gave no answer in time; the others go on without it.
+
+    Attributes:
+        peer: the one that was running; None where it did not start.
+    """
+
+    def __init__(self, message: str, peer: "RunningPeer | None" = None) -> None:
+        super().__init__(message)
+        self.peer = peer
 
 
 class PeerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,10 +134,10 @@ class RunningPeer:
         finally:
             timer.cancel()
         if not line:
-            raise PeerError(f"{self.entry} died at '{op}': {self._last_words()}")
+            raise PeerError(f"{self.entry} died at '{op}': {self._last_words()}", self)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise PeerError(f"{self.entry} failed at '{op}': {answer['error']}")
+            raise PeerError(f"{self.entry} failed at '{op}': {answer['error']}", self)
         return answer
 
     def send_texts(self, name: str, texts: Sequence[str]) -> None:
@@ -160,7 +169,8 @@ class RunningPeer:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # a request that a dead process did not take
+                    stream.close()
 
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", errors="replace").strip().splitlines()
