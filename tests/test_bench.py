@@ -11,6 +11,7 @@ from tiny import HIDDEN, LAYERS
 
 from ese_deploy.bench.ceiling import find_ceilings, instruction_sets
 from ese_deploy.bench.grid import new_results, run_bench
+from ese_deploy.bench.memory import cold_start, measure_memory
 from ese_deploy.bench.operations import OperationCount, count_operations
 from ese_deploy.bench.peer_runs import PeerPlan, start_peers
 from ese_deploy.bench.peers import PeerError, RunningPeer, read_peers
@@ -218,6 +219,14 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stood(
         assert all(0 < (cost.growth_bytes or 0) <= (cost.peak_bytes or 0) for cost in whole.costs)
     assert main(command) == 2
     assert "is complete already; name another file, or replace it with --force" in capsys.readouterr().err
+
+
+def test_what_a_process_costs_is_measured_with_any_text(tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    text, target = "ferry \0 é " * 20_000, Target(LAYERS, HIDDEN)
+    assert len(text) > 1 << 17, "Linux takes no such argument"
+    assert cold_start(tiny_bundle, target, "onnxruntime", 1, text) > 0
+    assert measure_memory(tiny_bundle, target, "onnxruntime", 1, text)["load_seconds"] > 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("ignore:some texts are longer")

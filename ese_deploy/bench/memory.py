@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ese_deploy.bundle import Bundle
@@ -17,10 +17,12 @@ __all__ = ["cold_start", "measure_memory", "private_bytes"]
 
 _TIMEOUT = 600
 _BATCH = 32
+# The text comes by standard input: an argument is at most 128 KiB on Linux, and holds no NUL.
 _COLD = """
 import sys
 from ese_deploy import Encoder
-bundle, target, engine, threads, text = sys.argv[1:]
+bundle, target, engine, threads = sys.argv[1:]
+text = sys.stdin.buffer.read().decode()
 Encoder.open(bundle, target, engine=engine, threads=int(threads)).encode(text)
 print("ready", flush=True)
 """
@@ -38,11 +40,11 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
     Raises:
         EngineError: the process failed.
     """
-    arguments = [str(bundle.path.resolve()), str(target), engine, str(threads), text]
+    arguments = [str(bundle.path.resolve()), str(target), engine, str(threads)]
     command = [sys.executable, "-m", "ese_deploy.bench.memory", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_TIMEOUT, check=False)
     if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"measuring the memory of {target} failed: {reason}")
     values: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return values
@@ -54,13 +56,17 @@ def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: 
     Raises:
         EngineError: the process failed.
     """
-    arguments = [str(bundle.path.resolve()), str(target), engine, str(threads), text]
+    arguments = [str(bundle.path.resolve()), str(target), engine, str(threads)]
+    # The results say how many texts were cut; the process need not.
+    command = [sys.executable, "-W", "ignore", "-c", _COLD, *arguments]
     start = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", _COLD, *arguments], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError), process.stdin as standard_input:
+            standard_input.write(text.encode())
+        ready = process.stdout.readline().strip()
         seconds = time.perf_counter() - start
-    if ready != "ready\n":
+    if ready != b"ready":
         raise EngineError(f"starting {target} in a new process failed")
     return seconds
 
@@ -74,7 +80,7 @@ def private_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
 
 
-def _child(bundle: str, target: str, engine: str, threads: str, text: str) -> dict[str, float]:
+def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> dict[str, float]:
     from ese_deploy.bundle import open_bundle
     from ese_deploy.engines import load_engine
     from ese_deploy.runtime import Encoder
@@ -114,4 +120,4 @@ def _peak() -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_child(*sys.argv[1:])))
+    print(json.dumps(_child(sys.stdin.buffer.read().decode(), *sys.argv[1:])))
