@@ -10,7 +10,7 @@ from bench_results import depth_rows, make_group, make_results, make_row
 
 from ese_deploy.bench.results import write_results
 from ese_deploy.cli.app import main
-from ese_deploy.report.analysis import agreement, depth_lines, peer_ratios, share_of_limit
+from ese_deploy.report.analysis import agreement, depth_lines, main_quality, peer_ratios, share_of_limit
 from ese_deploy.report.findings import agreement_lines, headlines, losses, not_measured
 from ese_deploy.report.html import write_html
 from ese_deploy.report.markdown import write_markdown
@@ -77,6 +77,21 @@ def test_time_over_depth_is_held_against_the_line_through_its_ends() -> None:
     assert lines[0].slope == pytest.approx(0.8 / 6)
     assert lines[0].start == pytest.approx(0.2)
     assert lines[0].deviations == {3: pytest.approx(0.05)}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "metric"), [(("1x384",), "agreement"), (("1x384", "3x384", "6x384"), "sts_spearman")]
+)
+def test_targets_are_set_side_by_side_by_a_figure_that_all_have(labelled: tuple[str, ...], metric: str) -> None:
+    results = make_results()
+    (agreed,) = results.quality["6x384"]
+    scored = msgspec.structs.replace(agreed, metric="sts_spearman", data="stsb_test", data_sha256="c" * 64, value=0.8)
+    quality = {target: [agreed, scored] if target in labelled else [agreed] for target in results.quality}
+    mixed = msgspec.structs.replace(results, quality=quality)
+    assert {target: figure.metric for target, figure in main_quality(mixed).items()} == dict.fromkeys(quality, metric)
+    costs = next(table for table in result_tables(mixed) if table.key == "costs")
+    assert costs.note.endswith(f"Quality: {metric}.")
+    assert {row[7].text for row in costs.rows} == {"0.500" if metric == "agreement" else "0.800"}
 
 
 def test_the_share_of_the_limit_is_of_the_same_dtype() -> None:

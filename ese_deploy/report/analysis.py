@@ -1,7 +1,8 @@
 """What follows from the results of a bench: ratios to peers, time over depth, shares of the limit, agreement."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ese_deploy.bench.results import OWN, Group, Limit, Ratio, Results, Row, ratio, reference_row
@@ -157,13 +158,23 @@ def share_of_limit(row: Row, group: Group) -> float | None:
     return statistics.median(rate / most for rate, most in zip(rates, limit.rates, strict=False))
 
 
-def main_quality(figures: Sequence[Quality]) -> Quality | None:
-    """The figure that stands for a target: labelled data before agreement."""
-    for metric in (STS_METRICS[0], RETRIEVAL_METRICS[0], AGREEMENT):
-        for figure in figures:
-            if figure.metric == metric:
-                return figure
-    return None
+def main_quality(results: Results) -> dict[str, Quality]:
+    """The figure that stands for each target, of all the same metric and data; a target without it is left out.
+
+    It is the one that most targets have, and of several labelled data before agreement.
+    """
+    order = (STS_METRICS[0], RETRIEVAL_METRICS[0], AGREEMENT)
+    every = [figure for figures in results.quality.values() for figure in figures if figure.metric in order]
+    counts = Counter((figure.metric, figure.data_sha256) for figure in every)
+    if not counts:
+        return {}
+    main = min(counts, key=lambda key: (-counts[key], order.index(key[0])))
+    return {
+        target: figure
+        for target, figures in results.quality.items()
+        for figure in figures
+        if (figure.metric, figure.data_sha256) == main
+    }
 
 
 def agreement(first: Results, second: Results) -> Agreement:

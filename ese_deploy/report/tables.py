@@ -241,9 +241,9 @@ def _depth(results: Results) -> Table:
 
 
 def _costs(results: Results) -> Table:
-    rows = []
+    rows, figures = [], main_quality(results)
     for cost in results.costs:
-        quality = main_quality(results.quality.get(cost.target, ()))
+        quality = figures.get(cost.target)
         rows.append(
             [
                 Cell(cost.target),
@@ -257,13 +257,13 @@ def _costs(results: Results) -> Table:
                 cell(cost.runs, str(cost.runs)),
             ]
         )
-    metrics = {quality.metric for figures in results.quality.values() if (quality := main_quality(figures))}
+    metrics = {quality.metric for quality in figures.values()}
     return Table(
         "costs",
         "Size, memory and start",
         "MB (10^6 bytes) and milliseconds, medians over processes. Size: graph, the weights that it reads, tokenizer. "
         "Memory: what loading and a first text add to anonymous memory, and its peak over a batch of 32. Cold start: "
-        f"from starting a process to its first vector. Quality: {', '.join(sorted(metrics)) or 'not in the bundle'}.",
+        f"from starting a process to its first vector. Quality: {', '.join(metrics) or 'not in the bundle'}.",
         ["target", "engine", "size ", "memory ", "peak ", "load ", "cold start ", "quality ", "processes "],
         rows,
     )
