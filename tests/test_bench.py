@@ -168,6 +168,27 @@ def test_a_full_bench_varies_depth_length_threads_width_and_budget(tiny_bundle: 
     assert [plan.peers for plan in full] == [True] * 4 + [False] * 3 + [True, False]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--threads", "1,2"], {"threads": (2, 1)}),
+    ],
+)
+def test_options_mean_the_same_in_any_order(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: dict
+) -> None:
+    requests = []
+
+    def take(bundle: Bundle, request: Request, *_: object) -> Results:
+        requests.append(request)
+        raise InputError("not now")
+
+    monkeypatch.setattr("ese_deploy.bench.grid.run_bench", take)
+    command = ["bench", str(tiny_bundle.path), "--engine", "onnxruntime", "--out", str(tmp_path / "r.json")]
+    assert main([*command, *arguments]) == 2
+    assert {name: getattr(requests[0], name) for name in expected} == expected
+
+
 def test_targets_that_are_not_there_are_refused(tiny_bundle: Bundle) -> None:
     with pytest.raises(InputError, match="holds no target 9x8; it holds 1x8, 2x16, 3x16, 3x32"):
         select_entries(tiny_bundle, [Target(9, 8)], ["onnxruntime"])

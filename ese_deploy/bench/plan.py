@@ -28,7 +28,7 @@ class Request:
         engines: engines that are to run.
         entries: targets that are to run.
         lengths: texts of which length, in the order of the report.
-        threads: thread counts; the first is that of peers and of whatever has one alone.
+        threads: thread counts, falling; the first is that of peers and of whatever has one alone.
         budgets: token budgets, of which one row each is timed.
     """
 

@@ -142,7 +142,7 @@ def _request(
         engines=engines,
         entries=select_entries(bundle, wanted, engines),
         lengths=tuple(dict.fromkeys(names)),
-        threads=tuple(dict.fromkeys(counts)),
+        threads=tuple(sorted(set(counts), reverse=True)),
         budgets=tuple(dict.fromkeys(tokens)),
     )
 
