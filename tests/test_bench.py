@@ -148,7 +148,7 @@ def test_the_texts_are_the_collection_or_a_file(tmp_path: Path) -> None:
 def test_a_full_bench_varies_depth_length_threads_width_and_budget(tiny_bundle: Bundle) -> None:
     lengths = ("query", "sentence", "passage", "mixed")
     quick = plan_groups(request_of(tiny_bundle, lengths=lengths))
-    assert [plan.length for plan in quick] == ["query", "sentence", "passage", "query"]
+    assert [plan.length for plan in quick] == [*lengths, "query"]
     full = plan_groups(request_of(tiny_bundle, effort="full", lengths=lengths, threads=(2, 1), budgets=(128, 512)))
     keys = [plan.key for plan in full]
     assert len(set(keys)) == len(keys)
@@ -172,9 +172,12 @@ def test_a_full_bench_varies_depth_length_threads_width_and_budget(tiny_bundle: 
     ("arguments", "expected"),
     [
         (["--threads", "1,2"], {"threads": (2, 1)}),
+        ([], {"lengths": ("query", "sentence", "passage")}),
+        (["--full"], {"lengths": ("query", "sentence", "passage", "mixed")}),
+        (["--lengths", "mixed,query"], {"lengths": ("query", "mixed")}),
     ],
 )
-def test_options_mean_the_same_in_any_order(
+def test_what_the_options_ask_for_is_timed(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: dict
 ) -> None:
     requests = []

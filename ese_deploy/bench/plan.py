@@ -27,7 +27,7 @@ class Request:
         effort: ``quick`` (a minute) or ``full``.
         engines: engines that are to run.
         entries: targets that are to run.
-        lengths: texts of which length, in the order of the report.
+        lengths: texts of which length, the shortest first, mixed ones last.
         threads: thread counts, falling; the first is that of peers and of whatever has one alone.
         budgets: token budgets, of which one row each is timed.
     """
@@ -87,13 +87,12 @@ def select_entries(bundle: Bundle, targets: Sequence[Target], engines: Sequence[
 def plan_groups(request: Request) -> list[GroupPlan]:
     """List the groups of a bench.
 
-    Quick: every depth at its widest, on the texts of each length but the mixed ones, and one query at a time. Full:
-    every depth on all lengths, with peers; on mixed texts at each thread count; every width; every token budget; one
-    query at a time at each thread count.
+    Quick: every depth at its widest on the texts of each length, with peers, on the last length at each thread count,
+    and one text of the first length at a time at each thread count. Full: every width and every token budget too.
     """
     full = request.effort == "full"
     most, *fewer = request.threads
-    lengths = [length for length in request.lengths if full or length != "mixed" or len(request.lengths) == 1]
+    lengths = request.lengths
     depths = _runs(_widest(request.entries), request.engines)
     groups = [GroupPlan("throughput", "depth", length, most, depths, True) for length in lengths]
     groups += [GroupPlan("throughput", "depth", lengths[-1], count, depths, False) for count in fewer]

@@ -40,7 +40,9 @@ def bench(
     engine: Annotated[list[str], typer.Option("--engine", help="Without it, every engine installed here.")] = [],  # noqa: B006, typer copies it
     targets: Annotated[str, typer.Option(help="Such as 3x128,6x384; without it, all.")] = "",
     threads: Annotated[str, typer.Option(help="Such as 2,1; without it, all that are given, and in --full 1.")] = "",
-    lengths: Annotated[str, typer.Option(help="Of query, sentence, passage, mixed; without it, all.")] = "",
+    lengths: Annotated[
+        str, typer.Option(help="Of query, sentence, passage, mixed; without it, all, but mixed in --full alone.")
+    ] = "",
     batch_tokens: Annotated[str, typer.Option(help="Token budgets to compare in --full, such as 256,512.")] = "",
     texts: Annotated[Path | None, typer.Option(help="Your own: .txt or .jsonl; without it, the collection.")] = None,
     text_field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
@@ -126,7 +128,8 @@ def _request(
     from ese_deploy.bench.plan import BUDGETS, Request, select_entries
 
     wanted = [Target.parse(item) for item in targets.split(",")] if targets else []
-    names = tuple(item.strip() for item in lengths.split(",")) if lengths else tuple(texts.lengths)
+    quick = [name for name in texts.lengths if name != "mixed"]
+    names = [item.strip() for item in lengths.split(",")] if lengths else list(texts.lengths) if full else quick
     for name in names:
         if name not in texts.lengths:
             raise InputError(f"there are no texts of the length '{name}'; choose of {', '.join(texts.lengths)}")
@@ -141,7 +144,7 @@ def _request(
         effort="full" if full else "quick",
         engines=engines,
         entries=select_entries(bundle, wanted, engines),
-        lengths=tuple(dict.fromkeys(names)),
+        lengths=tuple(name for name in texts.lengths if name in names),
         threads=tuple(sorted(set(counts), reverse=True)),
         budgets=tuple(dict.fromkeys(tokens)),
     )

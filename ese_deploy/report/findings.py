@@ -141,7 +141,8 @@ def not_measured(results: Results) -> list[str]:
     if results.restricted:
         found.append(f"what the options left out: {results.restricted}")
     if results.effort == "quick":
-        found.append("mixed texts, widths, token budgets and single threads: ese-deploy bench --full")
+        mixed = "" if any(group.length == "mixed" for group in results.groups) else "mixed texts, "
+        found.append(f"{mixed}widths, token budgets and single threads: ese-deploy bench --full")
     found.append("energy; several processes at once; peers at fewer threads")
     return found
 
