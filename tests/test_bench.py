@@ -164,7 +164,10 @@ def test_a_full_bench_varies_depth_length_threads_width_and_budget(tiny_bundle: 
     assert [str(one.entry.target) for one in full[0].runs] == ["1x8", "2x16", "3x32"]
     assert len(by_key["throughput", "width", "sentence", 2].runs) == 4
     budgets = by_key["throughput", "budget", "mixed", 2].runs
-    assert [(one.entry.depth, one.budget) for one in budgets] == [(1, 128), (1, 512), (3, 128), (3, 512)]
+    assert [(one.entry.depth, one.budget) for one in budgets] == [
+        *[(1, 128), (1, 256), (1, 512)],
+        *[(3, 128), (3, 256), (3, 512)],
+    ]
     assert [plan.peers for plan in full] == [True] * 4 + [False] * 3 + [True, False]
 
 
@@ -345,7 +348,8 @@ def test_the_projects_own_peers_are_described_and_pinned() -> None:
         (["--engine", "tensorrt:x"], "engine 'tensorrt:x' names no device"),
         (["--lengths", "novel"], "there are no texts of the length 'novel'; choose of query, sentence, passage, mixed"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
-        (["--batch-tokens", "0"], "batch-tokens must be at least 1, got 0"),
+        (["--full", "--batch-tokens", "0"], "batch-tokens must be at least 1, got 0"),
+        (["--batch-tokens", "512"], "--batch-tokens compares budgets in a full bench only; add --full"),
         (["--targets", "9x8"], "holds no target 9x8"),
         (["--peer", "PyTorch"], "--peer needs --peers FOLDER"),
         (["--peers", "nowhere"], "cannot read nowhere/peers.toml"),

@@ -29,7 +29,7 @@ class Request:
         entries: targets that are to run.
         lengths: texts of which length, the shortest first, mixed ones last.
         threads: thread counts, falling; the first is that of peers and of whatever has one alone.
-        budgets: token budgets, of which one row each is timed.
+        budgets: token budgets, of which one row each is timed, and one of the engine's default.
     """
 
     effort: Effort
@@ -100,9 +100,11 @@ def plan_groups(request: Request) -> list[GroupPlan]:
     middle = lengths[min(1, len(lengths) - 1)]
     if full and len(every) > len(depths):
         groups.append(GroupPlan("throughput", "width", middle, most, every, False))
-    if full and len(request.budgets) > 1:
+    if full:
         ends = [run for run in depths if run.entry.depth in (depths[0].entry.depth, depths[-1].entry.depth)]
-        runs = tuple(Run(run.entry, run.engine, budget) for run in ends for budget in request.budgets)
+        runs = tuple(
+            Run(run.entry, run.engine, budget) for run in ends for budget in sorted({*request.budgets, run.budget})
+        )
         groups.append(GroupPlan("throughput", "budget", lengths[-1], most, runs, False))
     groups += [GroupPlan("latency", "depth", lengths[0], count, depths, count == most) for count in request.threads]
     return groups

@@ -43,7 +43,7 @@ def bench(
     lengths: Annotated[
         str, typer.Option(help="Of query, sentence, passage, mixed; without it, all, but mixed in --full alone.")
     ] = "",
-    batch_tokens: Annotated[str, typer.Option(help="Token budgets to compare in --full, such as 256,512.")] = "",
+    batch_tokens: Annotated[str, typer.Option(help="Token budgets beside the default, in --full: 128,512.")] = "",
     texts: Annotated[Path | None, typer.Option(help="Your own: .txt or .jsonl; without it, the collection.")] = None,
     text_field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
     peers: Annotated[Path | None, typer.Option(help="Run the peers of this folder too: benchmarks/peers.")] = None,
@@ -137,6 +137,8 @@ def _request(
     counts = parse_range(threads, "threads") if threads else [given, 1] if full else [given]
     if min(counts) < 1:
         raise InputError(f"threads must be at least 1, got {min(counts)}")
+    if budgets and not full:
+        raise InputError("--batch-tokens compares budgets in a full bench only; add --full")
     tokens = parse_range(budgets, "batch-tokens") if budgets else list(BUDGETS)
     if min(tokens) < 1:
         raise InputError(f"batch-tokens must be at least 1, got {min(tokens)}")
