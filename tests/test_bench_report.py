@@ -94,6 +94,14 @@ def test_targets_are_set_side_by_side_by_a_figure_that_all_have(labelled: tuple[
     assert {row[7].text for row in costs.rows} == {"0.500" if metric == "agreement" else "0.800"}
 
 
+def test_the_shallowest_depth_is_held_against_the_full_model_round_by_round() -> None:
+    # The machine slows down for some rounds: the ratio is 1.5 in the median round, and 6 of the medians.
+    rows = [make_row("4x384", [1.0, 1.0, 4.0, 4.0, 1.0]), make_row("6x384", [1.5, 1.5, 6.0, 6.0, 6.0])]
+    last = headlines(make_results([make_group(rows)]))[-1]
+    assert (last.figure, last.what) == ("1.5 ×", "the full model's rate at depth 4")
+    assert last.detail == "the whole model costs 1.5 × the blocks"
+
+
 def test_the_share_of_the_limit_is_of_the_same_dtype() -> None:
     group = make_group([make_row(), make_row(dtype="bf16"), make_row(dtype="int8")])
     assert [share_of_limit(row, group) for row in group.rows] == [pytest.approx(0.6), None, None]

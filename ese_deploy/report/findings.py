@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ese_deploy.bench.results import Ratio, Results, median_rate, reference_row
+from ese_deploy.bench.results import Ratio, Results, median_rate, ratio, reference_row
 from ese_deploy.report.analysis import (
     Agreement,
     PeerRatio,
@@ -65,9 +65,9 @@ def headlines(results: Results) -> list[Headline]:
     own = [row for row in group.rows if row.who == reference.who and row.dtype == "fp32"]
     shallow = min(own, key=depth_of)
     if shallow is not reference:
-        times = median_rate(texts.texts, shallow.seconds) / rate
+        times = ratio(shallow, reference).value
         ideal = depth_of(reference) / depth_of(shallow)
-        detail = f"the whole model costs {ideal:.0f} × the blocks"
+        detail = f"the whole model costs {ideal:.3g} × the blocks"
         found.append(Headline(f"{times:.1f} ×", f"the full model's rate at depth {depth_of(shallow)}", detail))
     return found
 
