@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -160,11 +161,12 @@ def test_several_runs_stand_side_by_side() -> None:
     assert [cell.text for cell in full[8:]] == ["12.0", "1.00", "6.00", "1.00"]
 
 
-def test_markdown_names_its_pictures_and_holds_every_table(tmp_path: Path) -> None:
-    write_markdown(tmp_path / "r.md", [make_results()], ["first"], "Why it is so.")
-    text = (tmp_path / "r.md").read_text("utf-8")
+@pytest.mark.parametrize("name", ["r", "my report (2)"])
+def test_markdown_names_its_pictures_and_holds_every_table(tmp_path: Path, name: str) -> None:
+    write_markdown(tmp_path / f"{name}.md", [make_results()], ["first"], "Why it is so.")
+    text = (tmp_path / f"{name}.md").read_text("utf-8")
     assert "Why it is so." in text
-    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    pictures = [unquote(link) for link in re.findall(r"!\[.*\]\(([^() ]*)\)", text)]
     assert len(pictures) == 6
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
     for heading in ("Where a peer is faster", "Against peers", "Throughput", "Measured on", "Not measured"):

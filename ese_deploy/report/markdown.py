@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ese_deploy.bench.results import Results
 from ese_deploy.files import explain_os_error, write_atomic
@@ -38,7 +39,7 @@ def write_markdown(path: Path, results: Sequence[Results], names: Sequence[str],
         lost = losses(one)
         lines += ["## Where a peer is faster", "", *_bullets(lost)] if lost else []
         for key, title, caption in write_plots(folder, one):
-            lines += [f"![{title}]({folder.name}/{key}.png)", "", f"*{title}. {caption}*", ""]
+            lines += [f"![{title}]({quote(folder.name)}/{key}.png)", "", f"*{title}. {caption}*", ""]
         for table in result_tables(one):
             lines += _table(table)
         lines += ["## Measured on", "", *_bullets([f"{key}: {value}" for key, value in measured_on(one)])]
