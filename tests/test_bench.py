@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tiny import HIDDEN, LAYERS
@@ -16,7 +17,7 @@ from ese_deploy.bench.operations import OperationCount, count_operations
 from ese_deploy.bench.peer_runs import PeerPlan, start_peers
 from ese_deploy.bench.peers import PeerError, RunningPeer, read_peers
 from ese_deploy.bench.plan import STOPS, Request, plan_groups, select_entries
-from ese_deploy.bench.results import OWN, Results, read_results
+from ese_deploy.bench.results import OWN, Peer, Results, read_results, write_results
 from ese_deploy.bench.rounds import Stop
 from ese_deploy.bench.texts import bench_texts
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
@@ -228,6 +229,10 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stood(
     assert (len(cut.groups), cut.complete, cut.costs) == (1, False, [])
     assert main([*command[:-1], "2"]) == 2
     assert "is a run of something else that was cut off" in capsys.readouterr().err
+    write_results(out, msgspec.structs.replace(cut, peers=[Peer("PyTorch", "fp32", "torch", {}, {})]))
+    assert main(command) == 2
+    assert "was begun with --peers; go on with it, name another file, or use --force" in capsys.readouterr().err
+    write_results(out, cut)
     assert main(command) == 0
     assert "going on with" in capsys.readouterr().err
     whole = read_results(out)

@@ -73,6 +73,9 @@ def bench(
             raise InputError(f"{out} is complete already; name another file, or replace it with --force")
         if not same_question(held, fresh):
             raise InputError(f"{out} is a run of something else that was cut off; name another file, or use --force")
+        if held.groups and bool(held.peers) != (taking_part is not None):
+            begun = "with" if held.peers else "without"
+            raise InputError(f"{out} was begun {begun} --peers; go on {begun} it, name another file, or use --force")
         say(f"going on with {out}: {len(held.groups)} groups are done")
         results = held
     with progress_bars() as progress, warnings.catch_warnings():
