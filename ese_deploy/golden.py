@@ -38,7 +38,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         texts: the texts.
-        token_ids: for each text the ids that the model gets.
+        token_ids: for each text the ids that the model gets, those of a default prompt included.
         vectors: for each target's name a vector for each text.
     """
 

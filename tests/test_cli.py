@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import names, write_json
+from tiny import edit_json, names, write_json
 
 from ese_deploy import __version__
 from ese_deploy.bundle import Bundle
@@ -203,6 +203,18 @@ def test_doctor_checks_every_target_on_the_golden_texts(tiny_bundle: Bundle, cap
     findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
     for name in ("bundle", "weights.fp32.data", "tokenizer", "1x8", "2x16", "3x16", "3x32", "engine onnxruntime"):
         assert findings[name]["ok"] is True, name
+
+
+def test_a_model_with_a_default_prompt_is_exported_and_checked_with_it(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    checkpoint, out = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")), tmp_path / "bundle"
+    edit_json(checkpoint / "config_sentence_transformers.json", default_prompt_name="query")
+    assert main(["export", str(checkpoint), "--out", str(out), "--targets", "1x16,3x32"]) == 0
+    assert main(["verify", str(out)]) == 0
+    assert main(["doctor", str(out)]) == 0
+    encoder = Encoder.open(out, "1x16")
+    np.testing.assert_array_equal(encoder.encode(["a cat"]), encoder.encode(["find: a cat"], prompt=""))
 
 
 @pytest.mark.parametrize("name", ["weights.fp32.data", "tokenizer.json", "golden.json", "profiles.toml", "ranges.json"])

@@ -98,10 +98,13 @@ def _bundle(path: Path, progress: Progress) -> Iterator[Finding]:
 
 def _golden(opened: Bundle, progress: Progress) -> Iterator[Finding]:
     golden = load_golden(opened)
-    ids = [encoding.ids for encoding in load_tokenizer(opened)(golden.texts).encodings]
+    manifest = opened.manifest
+    prompt = manifest.prompts.get(manifest.default_prompt_name or "", "")
+    encodings = load_tokenizer(opened)([prompt + text for text in golden.texts]).encodings
+    ids = [encoding.ids for encoding in encodings]
     same = ids == golden.token_ids
     yield Finding("tokenizer", same, "gives the golden token ids" if same else "gives other token ids than at export")
-    entries = opened.manifest.targets
+    entries = manifest.targets
     for done, entry in enumerate(entries, start=1):
         progress("golden texts", done, len(entries))
         if not runs_dtype(_ENGINE, entry.dtype):

@@ -47,6 +47,8 @@ _ACTIVATIONS: dict[str, Callable[[Vector], Vector]] = {
 class Reference:
     """A PyTorch model of ``depth`` blocks, in fp32, with eager attention; what follows it is computed by numpy.
 
+    The checkpoint's default prompt, if it has one, stands before every text.
+
     Args:
         checkpoint: the checkpoint to load from.
         depth: number of blocks, from 1.
@@ -62,6 +64,7 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint, depth: int, fitted: LinearMap | None = None) -> None:
         folder = checkpoint.backbone_path
         self._poolings = checkpoint.pooling.split("+")
+        self._prompt = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
         self._max_length = checkpoint.max_seq_length
         self._fitted = fitted
         self._final_norm = checkpoint.architecture.final_norm
@@ -94,11 +97,11 @@ class Reference:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included, nothing cut."""
-        return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        return len(self._tokenizer(self._prompt + text, truncation=False, verbose=False)["input_ids"])
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text as the model gets them."""
-        ids: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
+        ids: list[int] = self._tokenizer(self._prompt + text, truncation=True, max_length=self._max_length)["input_ids"]
         return ids
 
     def pool(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -107,9 +110,8 @@ class Reference:
         Returns:
             float32 [n, inputs], what the projection takes; without one [n, width], not normalised.
         """
-        rows = [
-            self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt") for text in texts
-        ]
+        options = {"truncation": True, "max_length": self._max_length, "return_tensors": "pt"}
+        rows = [self._tokenizer(self._prompt + text, **options) for text in texts]
         vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in rows]).astype(np.float32)
         return vectors
 

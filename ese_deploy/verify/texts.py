@@ -39,14 +39,14 @@ def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> l
     A model that takes more than 1024 tokens is verified up to 1024.
 
     Args:
-        count_tokens: number of tokens of a text, special tokens included, nothing cut.
+        count_tokens: number of tokens of a text, special tokens and a default prompt included, nothing cut.
         max_length: longest input in tokens.
     """
     longest = min(max_length, _LONGEST)
     special = count_tokens("")
     exact = " ".join(["a"] * (longest - special))
     # A tokenizer that glues words together gives fewer tokens than words, others may give more.
-    while count_tokens(exact) > longest:
+    while exact and count_tokens(exact) > longest:
         exact = exact[:-2]
     beyond = [exact + " b" * longest] if longest == max_length else []
     texts = [*NASTY, exact, *beyond, *(item.text for item in collection()[::16])]
