@@ -149,6 +149,24 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint: Path, tmp
     assert names(tmp_path) == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".git/config", "index.html"])
+@pytest.mark.parametrize("way", ["update", "force"])
+def test_what_somebody_put_into_a_bundle_is_never_deleted(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path, name: str, way: str
+) -> None:
+    out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(InputError, match="is no part of a bundle and would be deleted"):
+        export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], **{way: True}))
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_mount_point_is_refused_before_any_work(tiny_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="is a mount point, and a bundle takes its"):
+        export_bundle(ExportRequest(str(tiny_checkpoint), Path("/"), [Target(1, 8)]))
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [

@@ -1,5 +1,7 @@
 """Deciding which targets to make, before any work is done."""
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,11 @@ from ese_deploy.target import CALIBRATED, Target
 
 __all__ = ["check_output", "check_update", "check_way", "choose_projection", "grid", "plan_recipe", "plan_targets"]
 
+# What an export writes, what a killed process left of it, and what a desktop leaves in any folder.
+_OF_A_BUNDLE = re.compile(
+    r"(manifest|tokenizer|golden|ranges)\.json|README\.md|profiles\.toml|projection\.safetensors"
+    r"|weights\.[a-z0-9-]+\.data|d\d+_k\d+\.[a-z0-9-]+\.onnx|\.DS_Store|\..+\.part-.+"
+)
 # Since then QuantizeLinear takes fp16.
 _HALF_SCALES = 19
 
@@ -72,13 +79,17 @@ def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
         The bundle to add to, where ``update`` is set.
 
     Raises:
-        InputError: ``out`` holds something that must not be replaced.
+        InputError: ``out`` holds something that must not be replaced, or cannot be replaced.
         BundleError: the bundle to add to is damaged.
     """
     if update and force:
         raise InputError("--update adds to a bundle and --force replaces it; choose one")
+    if os.path.ismount(out):
+        raise InputError(f"{out} is a mount point, and a bundle takes its folder's place whole; name one in it")
     if update:
-        return open_bundle(out)
+        existing = open_bundle(out)
+        _refuse_others(out)
+        return existing
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out names a folder")
     if not out.exists() or not any(out.iterdir()):
@@ -87,7 +98,15 @@ def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
         raise InputError(f"{out} is a folder that is not a bundle; choose another --out or empty it")
     if not force:
         raise InputError(f"{out} is a bundle already; add targets with --update, or replace it with --force")
+    _refuse_others(out)
     return None
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse a folder of which more would be lost than a bundle, since a new one takes its place whole."""
+    for path in sorted(out.iterdir()):
+        if path.is_dir() or not _OF_A_BUNDLE.fullmatch(path.name):
+            raise InputError(f"{path} is no part of a bundle and would be deleted with the old one; move it elsewhere")
 
 
 def check_way(opset: int, projection: str | None, calibration: Path | None) -> None:
