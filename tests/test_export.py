@@ -129,6 +129,21 @@ def test_update_refuses_another_checkpoint_and_what_is_there_already(
     assert hashes(out) == before
 
 
+def test_update_does_not_undo_what_was_written_meanwhile(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    manifest = out / "manifest.json"
+
+    def write(step: str, done: int, _: int) -> None:
+        if (step, done) == ("trace", 0):
+            manifest.write_bytes(manifest.read_bytes() + b"\n")
+
+    with pytest.raises(InputError, match="was changed while targets were made to add to it; run the command again"):
+        export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], update=True), write)
+    assert not (out / "d02_k008.fp32.onnx").exists()
+
+
 def test_an_existing_bundle_is_replaced_only_with_force(
     tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.evaluate import BundleExits, evaluate_grid, evaluate_retrieval, evaluate_sts, with_shares
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.evaluate.save import save_quality
+from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
@@ -104,6 +105,26 @@ def test_saving_changes_the_manifest_and_the_card_alone(tiny_bundle: Bundle, tmp
     sts = next(one for one in shares[Target(1, 8)] if one.metric == "sts_spearman")
     assert f"| {sts.value * 100:.2f} ({sts.share_of_full:.1%}) |" in after[CARD_FILE].decode()
     assert msgspec.json.decode(after["manifest.json"])["targets"][0]["quality"][-1]["data"] == "some"
+
+
+def test_saving_keeps_what_others_saved_while_the_bundle_was_measured(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    measured = open_bundle(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    figures, _ = evaluate_grid(BundleExits(measured), [pairs(30)], [])
+    shares = with_shares(figures, figures[Target(3, 32)])
+    renamed = {
+        target: [msgspec.structs.replace(one, data=f"other {one.data}") for one in of] for target, of in shares.items()
+    }
+    export_bundle(ExportRequest(str(tiny_checkpoint), measured.path, [Target(1, 16)], update=True))
+    save_quality(measured, shares)
+    saved = save_quality(measured, renamed)
+    held = {entry.name: {one.data for one in entry.quality} for entry in saved.manifest.targets}
+    assert {"some", "other some"} <= held["d01_k008.fp32"]
+    assert held["d01_k016.fp32"] == {"ese-deploy collection"}
+    export_bundle(ExportRequest(str(tiny_checkpoint), measured.path, [Target(1, 16)], force=True))
+    with pytest.raises(InputError, match="was replaced while it was measured; measure it again"):
+        save_quality(measured, shares)
 
 
 def test_a_depth_or_dim_beyond_the_model_is_refused(tiny_checkpoint: Path) -> None:

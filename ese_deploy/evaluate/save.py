@@ -16,16 +16,16 @@ def save_quality(bundle: Bundle, figures: Mapping[Target, Sequence[Quality]]) ->
     """Write figures into the manifest and the model card, in place of older ones of the same metric and data.
 
     Args:
-        bundle: the bundle.
+        bundle: the bundle as it was when it was measured.
         figures: for each target its figures, shares included.
 
     Returns:
         The bundle as it is now.
 
     Raises:
-        InputError: the folder cannot be written; the bundle is as it was.
+        InputError: as for :func:`ese_deploy.rewrite.rewrite_targets`.
     """
-    return rewrite_targets(bundle, [_merge(entry, figures.get(entry.target, ())) for entry in bundle.manifest.targets])
+    return rewrite_targets(bundle, lambda entry: _merge(entry, figures.get(entry.target, ())))
 
 
 def _merge(entry: TargetEntry, figures: Sequence[Quality]) -> TargetEntry:

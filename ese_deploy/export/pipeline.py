@@ -114,7 +114,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     none is left, unless failures are asked for.
 
     Raises:
-        InputError: the request, the checkpoint or the output folder is not what it must be.
+        InputError: the request, the checkpoint or the output folder is not what it must be, or the bundle to add to was
+            changed meanwhile.
         BundleError: the bundle to add to is damaged.
         GateError: a target does not equal PyTorch, or every target failed.
     """
@@ -187,6 +188,8 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         proven = write_profiles(made.folder, made.manifest, profiles)
         (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
+        if existing is not None and open_bundle(out).sha256 != existing.sha256:
+            raise InputError(f"{out} was changed while targets were made to add to it; run the command again")
         replace_folder(made.folder, out)
         progress("write", 1, 1)
     untrained = sorted({check.entry.depth for check in made.checks} - set(proven.trained_exits))

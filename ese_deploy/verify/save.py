@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.manifest import TargetEntry
 from ese_deploy.rewrite import rewrite_targets
 from ese_deploy.verify.parity import TargetCheck
 
@@ -17,18 +18,19 @@ def save_parity(bundle: Bundle, checks: Sequence[TargetCheck]) -> Bundle:
     An engine that stood there as not verified no longer does.
 
     Raises:
-        InputError: the folder cannot be written; the bundle is as it was.
+        InputError: as for :func:`ese_deploy.rewrite.rewrite_targets`.
     """
     found = {check.entry.name: check.parity for check in checks}
-    targets = []
-    for entry in bundle.manifest.targets:
+
+    def change(entry: TargetEntry) -> TargetEntry:
         fresh = found.get(entry.name)
-        if fresh is not None:
-            kept = [
-                one
-                for one in entry.parity
-                if one.engine != fresh.engine or (one.passed is not None and one.device != fresh.device)
-            ]
-            entry = msgspec.structs.replace(entry, parity=[*kept, fresh])
-        targets.append(entry)
-    return rewrite_targets(bundle, targets)
+        if fresh is None:
+            return entry
+        kept = [
+            one
+            for one in entry.parity
+            if one.engine != fresh.engine or (one.passed is not None and one.device != fresh.device)
+        ]
+        return msgspec.structs.replace(entry, parity=[*kept, fresh])
+
+    return rewrite_targets(bundle, change)
