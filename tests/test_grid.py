@@ -16,6 +16,7 @@ from ese_deploy.evaluate import BundleExits, evaluate_grid, evaluate_retrieval, 
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.evaluate.save import save_quality
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.manifest import Quality
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts import collection
@@ -85,6 +86,18 @@ def test_shares_are_of_the_full_model(tiny_bundle: Bundle) -> None:
             assert one.share_of_full == pytest.approx(one.value / whole.value, abs=1e-6), target
     with pytest.raises(InputError, match="the full model has no"):
         with_shares(figures, full[:1])
+
+
+@pytest.mark.parametrize("whole", [0.0, -0.2])
+def test_a_share_of_nothing_is_one_for_what_is_no_worse(whole: float) -> None:
+    def figure(value: float) -> Quality:
+        return Quality(
+            metric="sts_spearman", data="few", data_sha256="0" * 64, n=3, value=value, share_of_full=math.nan
+        )
+
+    targets = {Target(1, 8): -0.4, Target(2, 8): whole, Target(3, 8): 0.3}
+    shares = with_shares({target: [figure(value)] for target, value in targets.items()}, [figure(whole)])
+    assert [measured[0].share_of_full for measured in shares.values()] == [0.0, 1.0, 1.0]
 
 
 def test_saving_changes_the_manifest_and_the_card_alone(tiny_bundle: Bundle, tmp_path: Path) -> None:

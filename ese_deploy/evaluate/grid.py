@@ -135,7 +135,7 @@ def evaluate_asymmetric(
 def with_shares(figures: Figures, full: Sequence[Quality]) -> Figures:
     """Divide each figure by the full model's figure of the same metric and data.
 
-    Where the full model scores 0 the share is 1 for a target that is no worse, and 0 for one that is.
+    Where the full model scores 0 or below the share is 1 for a target that is no worse, and 0 for one that is.
 
     Raises:
         InputError: the full model was not measured on a data set.
@@ -159,7 +159,7 @@ def _with_share(figure: Quality, full: Mapping[tuple[str, str], float]) -> Quali
 
 
 def _share(value: float, whole: float) -> float:
-    return round(value / whole if whole else float(value >= whole), 6)
+    return round(value / whole if whole > 0 else float(value >= whole), 6)
 
 
 def _full_vectors(model: ExitModel, embedded: Mapping[Exit, Vectors], full: ExitModel | None) -> Vectors:
