@@ -69,6 +69,7 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
             "dtype must be one of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
         ),
         (["--targets", "1x16", "--dims", "8"], "choose one way"),
+        (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
         (["--pooling", "cls"], "was trained with pooling 'mean'"),
         (["--no-such-option"], "No such option: --no-such-option"),
     ],

@@ -63,6 +63,8 @@ def export(
         raise InputError("--dtype is of the grid that --depths and --dims make; with --targets write 3x128:int8")
     if targets and profile:
         raise InputError("--targets names every target, --profile chooses among a grid; choose one way")
+    if profile and dtype != "fp32":
+        raise InputError("--dtype is of a plain grid, and a profile names its own dtypes; leave it out, or --profile")
     wanted = [name.strip() for name in profile.split(",") if name.strip()]
     request = ExportRequest(
         model=model,
