@@ -99,6 +99,26 @@ def test_verify_fails_against_another_checkpoint(tiny_bundle: Bundle, tmp_path: 
     assert printed.err.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("verb", ["verify", "evaluate"])
+def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
+    bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"] |= {"model": "somebody/model", "revision": "c0ffee"}
+    manifest["targets"] = [entry for entry in manifest["targets"] if entry["dim"] < 32]
+    write_json(path, manifest)
+    asked = []
+
+    def download(model: str, *, revision: str | None, allow_patterns: object) -> str:
+        asked.append((model, revision))
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert main([verb, str(bundle)]) == 0
+    assert asked == [("somebody/model", "c0ffee")]
+
+
 def test_verify_says_when_the_checkpoint_has_gone_or_changed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -165,7 +165,10 @@ def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
     advice = "export the full target too, or name the checkpoint with --against"
     try:
         checkpoint = read_checkpoint(
-            against or manifest.source.model, pooling=manifest.pooling, max_seq_length=manifest.max_seq_length
+            against or manifest.source.model,
+            pooling=manifest.pooling,
+            revision=None if against else manifest.source.revision,
+            max_seq_length=manifest.max_seq_length,
         )
     except InputError as error:
         raise InputError(f"{bundle.path} lacks the full model, of which shares are taken: {error}; {advice}") from error

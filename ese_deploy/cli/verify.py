@@ -50,6 +50,7 @@ def verify(
             checkpoint = read_checkpoint(
                 source,
                 pooling=manifest.pooling,
+                revision=manifest.source.revision if against is None else None,
                 allow_pickle=allow_pickle,
                 max_seq_length=manifest.max_seq_length,
             )
