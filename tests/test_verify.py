@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ese_deploy.engines import load_engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts import collection
 from ese_deploy.verify import MAX_ABS_GATE, Reference, check_target
+from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
 from ese_deploy.verify.texts import NASTY
 
 TEXTS = [*NASTY, *(item.text for item in collection()[:20])]
@@ -103,6 +105,14 @@ def replace_output(bundle: Bundle) -> Bundle:
     import msgspec
 
     return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, output="embedding_of_a_sentence"))
+
+
+def test_what_failed_on_held_texts_at_export_still_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
+    other = measure_fidelity(expected[::-1], expected, "texts", "0" * 64)
+    entry = msgspec.structs.replace(choose_entry(tiny_bundle, "3x16"), fidelity=other)
+    check = check_target(tiny_bundle, entry, load_engine("onnxruntime"), TEXTS, expected)
+    assert check.failures == fidelity_failures(other) != ()
+    assert check.parity.passed is False
 
 
 def test_the_reference_has_the_depth_asked_for_and_pools_on_its_own(tiny_checkpoint: Path) -> None:
