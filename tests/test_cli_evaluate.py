@@ -3,12 +3,16 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
-from tiny import names
+from tiny import HIDDEN, LAYERS, names
 
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.cli.app import main
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.linear import MAPS_FILE, LinearMap, encode_maps
 from ese_deploy.manifest import encode_manifest
+from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from training.evaluate import app as training_app
 
@@ -101,6 +105,19 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     assert main(["evaluate", str(folder), "--sts", str(sts)]) == 2
     assert "lacks the full model, of which shares are taken" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--sts", str(sts), "--against", str(tiny_checkpoint)]) == 0
+
+
+def test_a_bundle_without_the_trained_maps_is_compared_with_a_full_model_without_them(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    matrix = np.random.default_rng(0).normal(size=(HIDDEN, HIDDEN)).astype(np.float32)
+    (checkpoint / MAPS_FILE).write_bytes(encode_maps({LAYERS: LinearMap(matrix)}))
+    request = ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(LAYERS, 16)], projection="prefix")
+    (entry,) = export_bundle(request).bundle.manifest.targets
+    assert main(["evaluate", str(request.out), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["targets"]
+    assert found["quality"][0]["value"] == pytest.approx(entry.quality[0].value, abs=1e-3)
 
 
 def test_the_script_takes_a_checkpoint_or_a_bundle(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,6 +174,8 @@ def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
         raise InputError(f"{bundle.path} lacks the full model, of which shares are taken: {error}; {advice}") from error
     if checkpoint.weights_sha256() != manifest.source.weights_sha256:
         raise InputError(f"{checkpoint.location.model} is not the checkpoint that {bundle.path} was made of; {advice}")
+    if manifest.projection != "trained":
+        checkpoint = replace(checkpoint, maps={})  # as at export: the full model is what the bundle makes of it
     return CheckpointExits(checkpoint, [checkpoint.depth], [checkpoint.width])
 
 
