@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tiny import make_checkpoint, names, write_json
+from tiny import edit_json, make_checkpoint, names, write_json
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
@@ -120,8 +120,12 @@ def test_update_refuses_another_checkpoint_and_what_is_there_already(
     out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
     before = hashes(out)
     other = make_checkpoint(tmp_path / "other", intermediate_size=64)
-    with pytest.raises(InputError, match=r"was made with other weights .*; replace it whole with --force"):
+    with pytest.raises(InputError, match=r"was made with other weights .*; make them alike, or replace it whole"):
         export_bundle(ExportRequest(str(other), out, [Target(1, 16)], update=True))
+    prompted = Path(shutil.copytree(tiny_checkpoint, tmp_path / "prompted"))
+    edit_json(prompted / "config_sentence_transformers.json", prompts={"query": "search: "})
+    with pytest.raises(InputError, match="was made with other prompts"):
+        export_bundle(ExportRequest(str(prompted), out, [Target(1, 16)], update=True))
     with pytest.raises(InputError, match="holds 1x8 already; nothing to add"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(1, 8)], update=True))
     with pytest.raises(InputError, match="--update adds to a bundle and --force replaces it"):

@@ -157,6 +157,8 @@ def check_update(
         "weights": (manifest.source.weights_sha256, checkpoint.weights_sha256()),
         "pooling": (manifest.pooling, checkpoint.pooling),
         "max_seq_length": (manifest.max_seq_length, checkpoint.max_seq_length),
+        "prompts": (manifest.prompts, checkpoint.prompts),
+        "default prompt": (manifest.default_prompt_name, checkpoint.default_prompt_name),
         "opset": (manifest.opset, opset),
         "projection": (manifest.projection, projection),
         "calibration texts": (_sha256(manifest.calibration), _sha256(calibration)),
@@ -165,7 +167,8 @@ def check_update(
     for what, (held, got) in wanted.items():
         if held != got:
             raise InputError(
-                f"{existing.path} was made with other {what} ({held}, now {got}); replace it whole with --force"
+                f"{existing.path} was made with other {what} ({held}, now {got}); make them alike, or replace it whole "
+                "with --force"
             )
     held_targets = {entry.target for entry in manifest.targets}
     missing = [target for target in targets if target not in held_targets]
