@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from ese_deploy.manifest import Manifest, Quality, TargetEntry
 from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.target import BY_NAME
@@ -65,7 +67,8 @@ def model_card(manifest: Manifest, name: str) -> str:
     spaces = sorted({entry.space for entry in targets})
     default = max(targets, key=lambda e: (e.dtype == "fp32", e.dtype not in BY_NAME, e.depth, e.dim))
     revision = f" at `{manifest.source.revision}`" if manifest.source.revision else ""
-    prompts = "".join(f'- `{name}`: "{text}"\n' for name, text in manifest.prompts.items() if text)
+    quoted = {name: msgspec.json.encode(text).decode() for name, text in manifest.prompts.items() if text}
+    prompts = "".join(f"- `{name}`: {text}\n" for name, text in quoted.items())
     return _CARD.format(
         model=manifest.source.model,
         count=len(targets),

@@ -3,6 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from tiny import edit_json, make_checkpoint, names, write_json
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.card import model_card
 from ese_deploy.errors import GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
@@ -270,6 +272,11 @@ def test_the_model_card_lists_every_target(tiny_bundle: Bundle) -> None:
         assert f"| {entry.target} | `{entry.file}` |" in card
     assert 'target="3x32"' in card
     assert '- `query`: "find: "' in card
+
+
+def test_the_model_card_writes_a_prompt_of_several_lines_on_one(tiny_bundle: Bundle) -> None:
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, prompts={"query": "Find:\nÜber"})
+    assert '- `query`: "Find:\\nÜber"\n' in model_card(manifest, "name")
 
 
 def test_golden_vectors_are_pytorchs(tiny_bundle: Bundle, tiny_checkpoint: Path) -> None:
