@@ -19,13 +19,12 @@ from ese_deploy.choose.profiles import (
     parse_profiles,
     profile_budgets,
 )
+from ese_deploy.engines import USUAL
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest
 from ese_deploy.target import Target
 
 __all__ = ["Resolution", "Resolved", "profile_target", "profiles_of", "resolve_profile", "resolved_toml"]
-
-_USUAL_ENGINE = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Resolution:
     target: Target | None
     why: str
     fell_back: bool
-    engine: str = _USUAL_ENGINE
+    engine: str = USUAL
 
 
 def profiles_of(bundle: Bundle) -> Profiles:
@@ -165,7 +164,7 @@ def _wanted_engine(profile: Profile, manifest: Manifest, target: Target) -> str:
     """The first engine that a profile names and a target runs on."""
     wanted = profile_budgets(profile, manifest.depth, manifest.width).engines
     able = next((entry.engines for entry in manifest.targets if entry.target == target), [])
-    return next((name for name in wanted if name in able), _USUAL_ENGINE)
+    return next((name for name in wanted if name in able), USUAL)
 
 
 def _before(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:

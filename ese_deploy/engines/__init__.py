@@ -9,6 +9,7 @@ __all__ = [
     "ACCELERATED",
     "ENGINES",
     "ON_REQUEST",
+    "USUAL",
     "Batch",
     "Engine",
     "Session",
@@ -30,6 +31,9 @@ _DTYPES = {
 }
 
 ENGINES = tuple(_DTYPES)
+
+USUAL = "onnxruntime"
+"""The engine where none is named."""
 
 ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"})
 """Engines that need an accelerator."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.engines import Batch, Engine, load_engine, require_dtype
+from ese_deploy.engines import USUAL, Batch, Engine, load_engine, require_dtype
 from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
@@ -25,7 +25,6 @@ __all__ = ["Encoder"]
 
 # Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
 _WINDOW = 4096
-_USUAL_ENGINE = "onnxruntime"
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 Vectors = NDArray[np.float32]
@@ -106,7 +105,7 @@ class Encoder:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         chosen = choose_entries(opened, target, query_target, document_target, profile)
         queries, documents = chosen.queries, chosen.documents
-        engine = engine or chosen.engine or _USUAL_ENGINE
+        engine = engine or chosen.engine or USUAL
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         # Before it is loaded: nobody should install an engine that does not run the target.
