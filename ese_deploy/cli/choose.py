@@ -74,8 +74,8 @@ def choose_target(
         size=parse_size(max_size) if max_size else budgets.size,
         memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
         quality=parse_quality(min_quality) if min_quality else budgets.quality,
-        engines=_engines(engine) or budgets.engines,
-        dtypes=_dtypes(dtype) or budgets.dtypes,
+        engines=_names("--engine", engine, ENGINES) or budgets.engines,
+        dtypes=_names("--dtype", dtype, DTYPES) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
     )
     known = _known(opened, measurements)
@@ -120,19 +120,11 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def _engines(text: str) -> tuple[str, ...]:
+def _names(option: str, text: str, allowed: Sequence[str]) -> tuple[str, ...]:
     named = _list(text)
-    for engine in named:
-        if engine not in ENGINES:
-            raise InputError(f"--engine is of {', '.join(ENGINES)}, got '{engine}'")
-    return named
-
-
-def _dtypes(text: str) -> tuple[str, ...]:
-    named = _list(text)
-    for dtype in named:
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype is of {', '.join(DTYPES)}, got '{dtype}'")
+    for name in named:
+        if name not in allowed:
+            raise InputError(f"{option} is of {', '.join(allowed)}, got '{name}'")
     return named
 
 
