@@ -1,5 +1,6 @@
 """Small checkpoints made on the spot: real architectures with random, non-trivial weights and a real tokenizer."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,35 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on the shipped collection, with the special tokens first."""
+def _bert_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(special), show_progress=False)
-    tokenizer.train_from_iterator((item.text for item in collection()), trainer)
+    return tokenizer
+
+
+@functools.cache
+def _vocabulary(special: tuple[str, ...]) -> dict[str, int]:
+    """600 pieces, the same in every process.
+
+    The trainer breaks ties by number, and numbers the continuing letters as its hash maps happen to give them, unless
+    they are there before.
+    """
+    texts = [item.text for item in collection()]
+    tokenizer = _bert_tokenizer()
+    letters = sorted(set("".join(map(tokenizer.normalizer.normalize_str, texts))) - {" "})
+    first = [*special, *(f"##{letter}" for letter in letters)]
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=600, special_tokens=first, show_progress=False)
+    )
+    return tokenizer.get_vocab()
+
+
+def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on the shipped collection, with the special tokens first."""
+    tokenizer = _bert_tokenizer()
+    tokenizer.model = models.WordPiece(_vocabulary(special), unk_token="[UNK]")
+    tokenizer.add_special_tokens(list(special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
