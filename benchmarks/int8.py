@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tool import start
 from ese_deploy import Encoder
 from ese_deploy.bundle import open_bundle
 from ese_deploy.engines.openvino import OpenVino
-from ese_deploy.errors import EseDeployError
+from ese_deploy.errors import EseDeployError, InputError
 from ese_deploy.export.observe import calibration_half
 from ese_deploy.runtime.tokenize import load_tokenizer
 
@@ -107,6 +108,8 @@ def main() -> None:
         engine = NncfOpenVino(arguments.bundle)
         encoder = Encoder.open(arguments.bundle, arguments.nncf, engine=engine, threads=arguments.threads)
         runs[f"{arguments.nncf} by NNCF, openvino"] = encoder.encode
+    if not runs or not texts:
+        raise InputError(f"there is nothing to measure: {len(texts)} texts, and {len(runs)} targets that open")
     found = measure(runs, texts, arguments.rounds)
     first = statistics.median(next(iter(found.values())))
     print(f"{len(texts)} texts, {arguments.threads} threads, medians of {arguments.rounds} interleaved rounds")
@@ -116,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.tool import start
 from ese_deploy import Encoder
 from ese_deploy.bundle import choose_entry, open_bundle, read_graph
 from ese_deploy.engines import Batch
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -17,6 +17,7 @@ from typing import IO
 from ese_deploy.errors import InputError
 
 __all__ = [
+    "expand",
     "explain_os_error",
     "replace_folder",
     "restore_folder",
@@ -31,6 +32,20 @@ _AT_FDCWD = -100
 _JUST_MADE = 60
 _RENAME_EXCHANGE = 2
 _TRIES = 100
+
+
+def expand(name: str | Path) -> Path:
+    """A path with the home folder in place of ``~``.
+
+    Raises:
+        InputError: it begins with the name of a user who has none.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{name} begins in a home folder that is not known; write ./~ for a folder of that name"
+        ) from None
 
 
 def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:

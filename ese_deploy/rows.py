@@ -35,7 +35,7 @@ def stem_of(path: Path) -> str:
 def read_rows(path: Path) -> Iterator[Row]:
     """Rows of a ``.tsv``, ``.csv`` or ``.jsonl`` file with the number of their line.
 
-    A ``.tsv`` knows no quoting: every character but tab and line feed stands for itself.
+    A ``.tsv`` knows no quoting: every character but tab and line feed stands for itself. Empty lines are skipped.
 
     Raises:
         InputError: the file is missing or not UTF-8, or a line is not what it must be; the message names the line.
@@ -44,9 +44,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     kind = kind_of(path)
     if kind == ".jsonl":
         for number, line in lines:
-            yield number, json_object(line, path, number)
+            if line.strip():
+                yield number, json_object(line, path, number)
         return
-    table = _csv(lines, path) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines)
+    table = _csv(lines, path) if kind == ".csv" else ((number, line.split("\t")) for number, line in lines if line)
     header = next(table, (1, [""]))[1]
     for number, fields in table:
         if len(fields) != len(header):

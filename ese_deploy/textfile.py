@@ -30,7 +30,7 @@ class TextFile:
     """A file of texts, in UTF-8.
 
     Attributes:
-        path: ``.txt`` with a text on each line, or ``.jsonl``.
+        path: ``.txt`` with a text on each line, or ``.jsonl``, whose empty lines are skipped.
         field: the field that holds the text.
         advice: what to do where a line lacks it.
     """
@@ -54,12 +54,12 @@ class TextFile:
         return count
 
     def __iter__(self) -> Iterator[Row]:
-        parse = self._parse_json if self.path.suffix == ".jsonl" else self._parse_text
+        objects = self.path.suffix == ".jsonl"
         for number, line in numbered_lines(self.path):
-            yield parse(line, number)
-
-    def _parse_text(self, line: str, number: int) -> Row:
-        return Row(line, {self.field: line})
+            if not objects:
+                yield Row(line, {self.field: line})
+            elif line.strip():
+                yield self._parse_json(line, number)
 
     def _parse_json(self, line: str, number: int) -> Row:
         fields = json_object(line, self.path, number)

@@ -19,6 +19,7 @@ from ese_deploy.bench.peers import PeerError, RunningPeer, read_peers
 from ese_deploy.bench.plan import STOPS, Request, plan_groups, select_entries
 from ese_deploy.bench.results import OWN, Peer, Results, read_results, write_results
 from ese_deploy.bench.rounds import Stop
+from ese_deploy.bench.subjects import thin
 from ese_deploy.bench.texts import bench_texts
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
 from ese_deploy.cli.app import main
@@ -90,6 +91,11 @@ def request_of(bundle: Bundle, **changes) -> Request:
 def run(bundle: Bundle, request: Request, out: Path, peers: PeerPlan | None = None) -> Results:
     texts = bench_texts()
     return run_bench(bundle, request, texts, new_results(bundle, request, texts, {}, ""), out, peers)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(0, []), (2, [0, 1]), (3, [0, 1, 2]), (5, [0, 1, 3]), (9, [0, 3, 6])])
+def test_few_texts_are_taken_from_all_over_a_file(given: int, kept: list[int]) -> None:
+    assert thin([str(number) for number in range(given)], 3) == [str(number) for number in kept]
 
 
 def test_operations_are_those_of_the_matrix_products(tiny_bundle: Bundle) -> None:

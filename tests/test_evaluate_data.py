@@ -26,20 +26,20 @@ def collection(folder: Path, qrels: str = "q1\td1\t1\nq2\td2\t2\n", name: str = 
 
 
 def test_a_quote_in_a_tsv_is_an_ordinary_character(tmp_path: Path) -> None:
-    path = write(tmp_path / "quotes.tsv.gz", HEADER + 'd\ts\t"He said\tno" end\t3.2\n')
+    path = write(tmp_path / "quotes.tsv.gz", HEADER + 'd\ts\t"He said\tno" end\t3.2\nd\ts\ta\tb\t1\n')
     data = read_sts(path)
-    assert (data.name, data.first, data.second) == ("quotes", ['"He said'], ['no" end'])
-    assert data.scores.tolist() == [3.2]
-    assert data.subsets == ["s"]
+    assert (data.name, data.first, data.second) == ("quotes", ['"He said', "a"], ['no" end', "b"])
+    assert data.scores.tolist() == [3.2, 1]
+    assert data.subsets == ["s", "s"]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv", "a.csv.gz", "a.jsonl.gz"])
 def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, name: str) -> None:
     texts = {
         "csv": 'sentence1,sentence2,score\n"A, b",c,1\nd,e,2.5\n',
-        "jsonl": '{"sentence1": "A, b", "sentence2": "c", "score": 1}\n'
-        '{"sentence1": "d", "sentence2": "e", "score": "2.5"}\n',
-        "tsv": "sentence1\tsentence2\tscore\r\nA, b\tc\t1\r\nd\te\t2.5\r\n",
+        "jsonl": '{"sentence1": "A, b", "sentence2": "c", "score": 1}\n\n'
+        '{"sentence1": "d", "sentence2": "e", "score": "2.5"}\n \n',
+        "tsv": "sentence1\tsentence2\tscore\r\nA, b\tc\t1\r\nd\te\t2.5\r\n\r\n",
     }
     data = read_sts(write(tmp_path / name, texts[name.removesuffix(".gz")[2:]]))
     assert (data.first, data.second, data.scores.tolist(), data.subsets) == (["A, b", "d"], ["c", "e"], [1, 2.5], [])
@@ -48,7 +48,7 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, name: str) -> N
 def test_a_field_of_csv_may_be_long_and_what_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "a.csv", f"sentence1,sentence2,score\nA,b,1\n{'word ' * 40_000},c,1\n")
+    path = write(tmp_path / "a.csv", f"sentence1,sentence2,score\nA,b,1\n{'word ' * 40_000},c,2\n")
     assert len(read_sts(path).first[1]) == 200_000
     monkeypatch.setattr("ese_deploy.rows._MAX_FIELD", 1000)
     with pytest.raises(InputError, match=r"a\.csv line 3 is not CSV: field larger than field limit"):
@@ -67,6 +67,8 @@ def test_a_score_out_of_range_is_named_with_its_line(tmp_path: Path, score: str)
     [
         ("a.tsv", "", "holds no pair"),
         ("a.tsv", HEADER, "holds no pair"),
+        ("a.tsv", HEADER + "d\ts\ta\tb\t1\n", "all 1 scores are 1, with which nothing correlates"),
+        ("a.tsv", HEADER + "d\ts\ta\tb\t2.5\n" * 3, "all 3 scores are 2.5"),
         ("a.tsv", "sentence1\tscore\na\t1\n", "line 2 has no 'sentence2'; it has sentence1, score"),
         ("a.tsv", "sentence1\tsentence2\tscore\na\t1\n", "line 2 has 2 fields, the header has 3"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),

@@ -3,10 +3,10 @@
 import argparse
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ese_deploy.errors import InputError
+from ese_deploy.files import expand
 from ese_deploy.target import parse_range
 from training.flags import ALIASES, FLAGS, REFUSED, SILENT
 from training.recipes import check_loss_settings, parse_setting, read_recipe
@@ -80,7 +80,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     for name in _NEEDED:
         if not merged[name]:
             raise InputError(f"--{name} is missing; see python -m training.train --help")
-    merged["save_dir"] = str(Path(merged["save_dir"]).expanduser())
+    merged["save_dir"] = str(expand(merged["save_dir"]))
     if merged["fp16"] and merged["bf16"]:
         raise InputError("--fp16 1 and --bf16 1 were both given; choose one")
     for name in ("train_name_or_path", "valid_name_or_path", "valid_name_or_path_for_callback"):

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from ese_deploy.errors import InputError
+from ese_deploy.files import expand
 from ese_deploy.rows import kind_of, numbered_lines, read_rows
 from ese_deploy.spans import with_spans
 from training.columns import FORMATS, Layout, check_mapping, find_layout, rename
@@ -92,7 +93,7 @@ def load_formats(
         InputError: the data cannot be had, has not the columns of a format, or a row is not what it must be; the
             message names the file and line.
     """
-    paths = [Path(name).expanduser() for name in names]
+    paths = [expand(name) for name in names]
     if all(path.is_file() for path in paths):
         files = [_open(path) for path in paths]
         if strict:

@@ -12,11 +12,13 @@ from ese_deploy.cli.console import JsonOption, progress_bars
 from ese_deploy.cli.evaluate import (
     AgainstOption,
     OutOption,
+    PickleOption,
     PlotsOption,
     RetrievalOption,
     StsOption,
     check_outputs,
     evaluate_model,
+    full_checkpoint,
     show,
 )
 from ese_deploy.cli.tables import extra_error
@@ -40,6 +42,7 @@ def evaluate(
     against: AgainstOption = None,
     out: OutOption = None,
     plots: PlotsOption = None,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Evaluate every (depth, dim) of a checkpoint or a bundle; a checkpoint runs once for all of them."""
@@ -52,15 +55,17 @@ def evaluate(
     with progress_bars() as progress:
         if bundle is not None:
             exits: BundleExits | CheckpointExits = BundleExits(bundle)
+            full = full_checkpoint(bundle, against, allow_pickle) if exits.full is None else None
         else:
             exits = CheckpointExits(
-                read_checkpoint(model, pooling=pooling),
+                read_checkpoint(model, pooling=pooling, allow_pickle=allow_pickle),
                 parse_range(depths, "--depths") if depths else None,
                 parse_range(dims, "--dims") if dims else None,
                 device,
                 bf16,
             )
-        figures, pairs = evaluate_model(exits, sts, retrieval, progress, bundle, against)
+            full = None
+        figures, pairs = evaluate_model(exits, sts, retrieval, progress, full)
     show(exits, figures, pairs, out, plots, json)
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from ese_deploy.errors import InputError
+from ese_deploy.files import expand
 from training.flags import FLAGS
 
 __all__ = ["Recipe", "check_loss_settings", "parse_setting", "read_recipe", "recipe_names"]
@@ -49,7 +50,7 @@ def read_recipe(name: str) -> Recipe:
     Raises:
         InputError: there is no such recipe, it is no TOML, or it has keys that nothing reads.
     """
-    path = _FOLDER / f"{name}.toml" if name in recipe_names() else Path(name).expanduser()
+    path = _FOLDER / f"{name}.toml" if name in recipe_names() else expand(name)
     if not path.is_file():
         raise InputError(f"there is no recipe '{name}' and no such file; recipes are {', '.join(recipe_names())}")
     try:

@@ -165,11 +165,20 @@ def read_checkpoint(
         tokenizer=tokenizer,
         lower_case=lower_case,
         max_seq_length=max_seq_length or longest,
-        prompts=dict(prompts.get("prompts") or {}),
+        prompts=_prompts(prompts.get("prompts") or {}, location.path),
         default_prompt_name=prompts.get("default_prompt_name"),
         contract=read_contract(location.path, int(config.num_hidden_layers)),
         maps=maps,
     )
+
+
+def _prompts(stated: Any, folder: Path) -> dict[str, str]:
+    if not isinstance(stated, dict):
+        raise InputError(f"{folder}: 'prompts' is no object with a text for each name")
+    for name, text in stated.items():
+        if not isinstance(text, str | None):
+            raise InputError(f"{folder}: the prompt '{name}' is {text}, which must be a text")
+    return {name: text for name, text in stated.items() if text is not None}
 
 
 def load_backbone(checkpoint: Checkpoint) -> nn.Module:

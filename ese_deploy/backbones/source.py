@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ese_deploy.errors import InputError
+from ese_deploy.files import expand
 
 __all__ = ["Location", "find_weight_files", "locate"]
 
@@ -40,12 +41,14 @@ def locate(model: str, *, revision: str | None = None, allow_pickle: bool = Fals
         allow_pickle: also download weights in pickle files.
 
     Raises:
-        InputError: there is no such folder, package or hub model.
+        InputError: there is no such folder, package or hub model, or a revision was named for a folder.
     """
     if model.startswith(_PACKAGE):
         return _in_package(model)
-    path = Path(model).expanduser()
+    path = expand(model)
     if path.is_dir():
+        if revision is not None:
+            raise InputError(f"--revision {revision} is of a model of the hub, and {model} is a folder; leave it out")
         return Location(model, path, None)
     if path.exists():
         raise InputError(f"{model} is a file; MODEL is a folder, a hub id or package:NAME")

@@ -42,7 +42,10 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
     """
     arguments = [str(bundle.path.resolve()), str(target), engine, str(threads)]
     command = [sys.executable, "-m", "ese_deploy.bench.memory", *arguments]
-    result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_TIMEOUT, check=False)
+    try:
+        result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"measuring the memory of {target} took more than {_TIMEOUT} s and was ended") from None
     if result.returncode != 0:
         reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"measuring the memory of {target} failed: {reason}")

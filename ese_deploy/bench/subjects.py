@@ -172,8 +172,8 @@ def finish(row: Row, timed: list[list[float]]) -> Row:
 
 def thin(texts: Sequence[str], count: int) -> list[str]:
     """At most ``count`` texts, evenly spread."""
-    step = max(1, len(texts) // count)
-    return list(texts[::step][:count])
+    kept = min(count, len(texts))
+    return [texts[place * len(texts) // kept] for place in range(kept)]
 
 
 def _repeat(call: Callable[[], object]) -> list[float]:

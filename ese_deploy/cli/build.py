@@ -107,7 +107,8 @@ def _entries(opened: Bundle, target: str) -> list[TargetEntry]:
     entries = [entry for entry in opened.manifest.targets if _ENGINE in entry.engines]
     if not entries:
         raise InputError(
-            f"{opened.path} holds no target for {_ENGINE}; add one: ese-deploy export --update --dtype fp16"
+            f"{opened.path} holds no target for {_ENGINE}; add one: ese-deploy export {opened.manifest.source.model} "
+            f"--out {opened.path} --update --dtype fp16"
         )
     return entries
 

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AgainstOption",
     "OutOption",
+    "PickleOption",
     "PlotsOption",
     "RetrievalOption",
     "StsOption",
     "check_outputs",
     "evaluate",
     "evaluate_model",
+    "full_checkpoint",
     "show",
 ]
 
@@ -45,6 +47,10 @@ AgainstOption = Annotated[
     str | None, typer.Option("--against", help="The checkpoint, where a bundle lacks the full model.")
 ]
 
+PickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load a checkpoint's pickle weights, which can run any code.")
+]
+
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
@@ -56,6 +62,7 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
     out: OutOption = None,
     plots: PlotsOption = None,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure what every target of a bundle is worth: agreement with the full model, and labelled data."""
@@ -65,7 +72,8 @@ def evaluate(
     opened = open_bundle(bundle)
     with progress_bars() as progress:
         model = BundleExits(opened, engine, threads)
-        figures, pairs = evaluate_model(model, sts, retrieval, progress, opened, against)
+        full = full_checkpoint(opened, against, allow_pickle) if model.full is None else None
+        figures, pairs = evaluate_model(model, sts, retrieval, progress, full)
     if model.left_out:
         names = ", ".join(map(str, model.left_out))
         say(f"left out, since the engine {engine} does not compute in their dtype: {names}")
@@ -94,13 +102,19 @@ def evaluate_model(
     sts: Sequence[Path],
     retrieval: Sequence[Path],
     progress: Progress,
-    bundle: Bundle | None = None,
-    against: str | None = None,
+    full: "ExitModel | None" = None,
 ) -> "tuple[Figures, list[AsymmetricCell]]":
     """Read the data, evaluate every target, and state each figure as a share of the full model's.
 
+    Args:
+        model: a bundle, or a checkpoint at its exits.
+        sts: files of scored pairs.
+        retrieval: folders of collections.
+        progress: called between batches.
+        full: the full model, where ``model`` lacks it.
+
     Raises:
-        InputError: data is broken, two sets have one name, or the full model is neither in the bundle nor found.
+        InputError: data is broken, or two sets have one name.
     """
     from ese_deploy.evaluate import evaluate_grid, read_retrieval, read_sts, with_shares
 
@@ -111,9 +125,6 @@ def evaluate_model(
     for data in search_data:
         if data.missing:
             say(f"warning: {data.missing} judgements of {data.name} name what is not there: {data.first_missing}")
-    full = None
-    if model.full is None and bundle is not None:
-        full = _full_checkpoint(bundle, against)
     figures, pairs = evaluate_grid(model, pairs_data, search_data, progress, full)
     if full is None:
         assert model.full is not None
@@ -156,8 +167,17 @@ def _check_names(paths: Sequence[Path], names: Sequence[str]) -> None:
         first[name] = path
 
 
-def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
-    """The full model in PyTorch, for a bundle that does not hold it."""
+def full_checkpoint(bundle: Bundle, against: str | None, allow_pickle: bool = False) -> "ExitModel":
+    """The full model in PyTorch, for a bundle that does not hold it.
+
+    Args:
+        bundle: what shall be measured.
+        against: the checkpoint, where it is not the one that the bundle names.
+        allow_pickle: also load weights in pickle files, which can run any code.
+
+    Raises:
+        InputError: there is no such checkpoint, or the bundle was made of another.
+    """
     with extra_error("export"):
         from ese_deploy.backbones import read_checkpoint
         from ese_deploy.evaluate.checkpoint import CheckpointExits
@@ -168,6 +188,7 @@ def _full_checkpoint(bundle: Bundle, against: str | None) -> "ExitModel":
             against or manifest.source.model,
             pooling=manifest.pooling,
             revision=None if against else manifest.source.revision,
+            allow_pickle=allow_pickle,
             max_seq_length=manifest.max_seq_length,
         )
     except InputError as error:

@@ -66,6 +66,8 @@ def export(
     if profile and dtype != "fp32":
         raise InputError("--dtype is of a plain grid, and a profile names its own dtypes; leave it out, or --profile")
     wanted = [name.strip() for name in profile.split(",") if name.strip()]
+    if profile and not wanted:
+        raise InputError(f"--profile '{profile}' names no profile; write for example edge,server")
     request = ExportRequest(
         model=model,
         out=out,

@@ -77,8 +77,8 @@ def read_sts(path: Path) -> StsData:
     character but tab and line feed stands for itself.
 
     Raises:
-        InputError: the file is missing, empty or of another kind, a column is missing, or a score is not a number
-            from 0 to 5; the message names the line.
+        InputError: the file is missing, empty or of another kind, a column is missing, all scores are equal, or a
+            score is not a number from 0 to 5; the message names the line.
     """
     if kind_of(path) not in _STS_KINDS:
         raise InputError(f"{path} is not a .tsv, .csv or .jsonl file (or one of them with .gz); those can be read")
@@ -91,6 +91,8 @@ def read_sts(path: Path) -> StsData:
             subsets.append(str(row["subset"]))
     if not scores:
         raise InputError(f"{path} holds no pair; a file of pairs has the columns {', '.join(_STS_COLUMNS)}")
+    if min(scores) == max(scores):
+        raise InputError(f"{path}: all {len(scores)} scores are {scores[0]:g}, with which nothing correlates")
     return StsData(
         name=stem_of(path),
         sha256=sha256_file(path),

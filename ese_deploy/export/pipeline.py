@@ -29,7 +29,7 @@ from ese_deploy.export.projection import FITTED, TRAINED, Fitted
 from ese_deploy.export.prove import prove
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.trace import OPSET, trace
-from ese_deploy.files import replace_folder, staging_folder
+from ese_deploy.files import expand, replace_folder, staging_folder
 from ese_deploy.pca import texts_wanted
 from ese_deploy.progress import Progress, silent
 from ese_deploy.target import CALIBRATED, Target
@@ -119,7 +119,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         BundleError: the bundle to add to is damaged.
         GateError: a target does not equal PyTorch, or every target failed.
     """
-    out = request.out.expanduser().resolve()
+    out = expand(request.out).resolve()
     check_way(request.opset, request.projection, request.calibration)
     existing = check_output(out, request.update, request.force)
     engine = load_engine("onnxruntime")
