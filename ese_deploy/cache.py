@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ese_deploy.errors import InputError
+from ese_deploy.files import hold_folder
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "locked_folder"]
 
@@ -28,35 +29,19 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make a folder of the cache and hold it; another process that wants to hold it waits for the end of the block.
-
-    Where the system or the file system knows no locks, nobody waits.
+    """Make a folder of the cache and hold it, as :func:`ese_deploy.files.hold_folder` does.
 
     Raises:
         InputError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Windows opens no folders.
-        handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(
             f"cannot write {folder}: {error.strerror}; name a folder that you may write to with {CACHE_VARIABLE}"
         ) from error
-    try:
-        if handle is not None:
-            _wait_for(handle)
+    with hold_folder(folder):
         yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _wait_for(handle: int) -> None:
-    import fcntl
-
-    with suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _platform_folder() -> Path:

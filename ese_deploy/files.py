@@ -19,6 +19,7 @@ from ese_deploy.errors import InputError
 __all__ = [
     "expand",
     "explain_os_error",
+    "hold_folder",
     "replace_folder",
     "restore_folder",
     "sha256_file",
@@ -117,6 +118,26 @@ def staging_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder; another process or thread that wants to hold it waits for the end of the block.
+
+    Where the system or the file system knows no locks, or the folder cannot be opened, nobody waits.
+    """
+    handle = None
+    if sys.platform != "win32":  # which opens no folders
+        import fcntl
+
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def replace_folder(staged: Path, out: Path) -> None:

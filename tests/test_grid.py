@@ -1,5 +1,7 @@
 import math
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +157,21 @@ def test_saving_keeps_what_others_saved_while_the_bundle_was_measured(
     export_bundle(ExportRequest(str(tiny_checkpoint), measured.path, [Target(1, 16)], force=True))
     with pytest.raises(InputError, match="was replaced while it was measured; measure it again"):
         save_quality(measured, shares)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens no folder to lock it")
+def test_who_saves_at_the_same_time_loses_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    measured = open_bundle(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    figure = Quality(metric="sts_spearman", data="", data_sha256="0" * 64, n=3, value=0.5, share_of_full=1.0)
+
+    def save(name: str) -> None:
+        save_quality(measured, {Target(1, 8): [msgspec.structs.replace(figure, data=name)]})
+
+    sets = {f"set {number}" for number in range(8)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, sets))
+    saved = open_bundle(measured.path).manifest.targets[0]
+    assert sets <= {one.data for one in saved.quality}
 
 
 def test_a_depth_or_dim_beyond_the_model_is_refused(tiny_checkpoint: Path) -> None:

@@ -29,7 +29,7 @@ from ese_deploy.export.projection import FITTED, TRAINED, Fitted
 from ese_deploy.export.prove import prove
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.trace import OPSET, trace
-from ese_deploy.files import expand, replace_folder, staging_folder
+from ese_deploy.files import expand, hold_folder, replace_folder, staging_folder
 from ese_deploy.pca import texts_wanted
 from ese_deploy.progress import Progress, silent
 from ese_deploy.target import CALIBRATED, Target
@@ -188,9 +188,10 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         proven = write_profiles(made.folder, made.manifest, profiles)
         (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
-        if existing is not None and open_bundle(out).sha256 != existing.sha256:
-            raise InputError(f"{out} was changed while targets were made to add to it; run the command again")
-        replace_folder(made.folder, out)
+        with hold_folder(out):
+            if existing is not None and open_bundle(out).sha256 != existing.sha256:
+                raise InputError(f"{out} was changed while targets were made to add to it; run the command again")
+            replace_folder(made.folder, out)
         progress("write", 1, 1)
     untrained = sorted({check.entry.depth for check in made.checks} - set(proven.trained_exits))
     return Exported(open_bundle(out), made.checks, untrained, bool(checkpoint.head), failed)
