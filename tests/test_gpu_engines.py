@@ -156,6 +156,24 @@ def test_io_binding_gives_the_vectors_of_a_plain_run(bound: GpuSession, tiny_bun
     bound.prepare(batch_of((4, 9), bound.inputs))()
 
 
+def test_a_batch_of_more_rows_than_the_provider_takes_is_computed_in_parts(
+    bound: GpuSession, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    providers = [("CPUExecutionProvider", {})]
+    parted = load_session(onnxruntime, providers, graph, tiny_bundle.path, 1, device="cpu", most_rows=3)
+    bind, rows = parted._bind, []
+    monkeypatch.setattr(
+        parted, "_bind", lambda inputs, *rest: rows.append(len(inputs["input_ids"])) or bind(inputs, *rest)
+    )
+    for count, parts in ((2, [2]), (3, [3]), (7, [3, 3, 1])):
+        batch = batch_of((count, 5), bound.inputs)
+        np.testing.assert_allclose(parted.run(batch), bound.run(batch), atol=1e-6)
+        parted.prepare(batch)()
+        assert rows == [*parts, *parts]
+        rows.clear()
+
+
 def test_the_session_says_where_every_node_runs(bound: GpuSession) -> None:
     kinds = [one.operator for one in bound.placements]
     assert kinds.count("Attention") == 3

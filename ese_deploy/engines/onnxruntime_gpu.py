@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def load_session(
     index: int = 0,
     allow_cpu: bool = False,
     device: str = "cuda",
+    most_rows: int | None = None,
 ) -> "GpuSession":
     """Load a graph and prove that its nodes run where they should.
 
@@ -85,6 +86,7 @@ def load_session(
         index: the GPU's number.
         allow_cpu: whether nodes that compute may run on the CPU.
         device: what ONNX Runtime calls the device.
+        most_rows: as for :class:`GpuSession`.
 
     Raises:
         EngineError: the graph is refused, a provider did not load, or nodes were placed on the CPU.
@@ -112,7 +114,7 @@ def load_session(
         for node in part.get_nodes()
     ]
     check_placement(placements, wanted, allow_cpu)
-    return GpuSession(onnxruntime, session, tuple(placements), index, device)
+    return GpuSession(onnxruntime, session, tuple(placements), index, device, most_rows)
 
 
 def _lacking(onnxruntime: Any, providers: Iterable[str]) -> str | None:
@@ -154,16 +156,23 @@ class GpuSession:
         placements: where each node runs.
         index: the GPU's number.
         device: what ONNX Runtime calls the device.
+        most_rows: most rows that the provider takes at once; longer batches are computed in parts.
 
     Attributes:
         placements: where each node runs.
     """
 
     def __init__(
-        self, onnxruntime: Any, session: Any, placements: tuple[Placement, ...], index: int = 0, device: str = "cuda"
+        self,
+        onnxruntime: Any,
+        session: Any,
+        placements: tuple[Placement, ...],
+        index: int = 0,
+        device: str = "cuda",
+        most_rows: int | None = None,
     ) -> None:
         self._onnxruntime, self._session = onnxruntime, session
-        self._index, self._device = index, device
+        self._index, self._device, self._most_rows = index, device, most_rows
         self.placements = placements
         self._output = session.get_outputs()[0].name
 
@@ -186,19 +195,28 @@ class GpuSession:
 
         For measurements of what the GPU does alone.
         """
-        binding = self._bind(inputs, self._device)
+        bindings = [self._bind(part, self._device) for part in self._parts(inputs)]
 
         def run() -> None:
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+            for binding in bindings:
+                self._session.run_with_iobinding(binding)
+                binding.synchronize_outputs()
 
         return run
 
     def _run(self, inputs: Batch) -> NDArray[np.float32]:
-        binding = self._bind(inputs, "cpu")
-        self._session.run_with_iobinding(binding)
-        vectors: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
-        return vectors
+        found: list[NDArray[np.float32]] = []
+        for part in self._parts(inputs):
+            binding = self._bind(part, "cpu")
+            self._session.run_with_iobinding(binding)
+            found.append(binding.copy_outputs_to_cpu()[0])
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _parts(self, inputs: Batch) -> Iterator[Batch]:
+        rows = len(next(iter(inputs.values())))
+        most = self._most_rows or rows
+        for first in range(0, rows, most):
+            yield {name: array[first : first + most] for name, array in inputs.items()}
 
     def _bind(self, inputs: Batch, output: str) -> Any:
         binding = self._session.io_binding()

@@ -35,7 +35,7 @@ def tensorrt_options(
         longest: the longest row.
         quantised: the graph quantises. For one that does not, TensorRT would ask for ranges of its own.
     """
-    most, best = max(1, min(_BATCH, _TOKENS // longest)), max(1, min(_BATCH, _BEST_TOKENS // longest))
+    most, best = _rows(_TOKENS, longest), _rows(_BEST_TOKENS, longest)
 
     def shapes(rows: int, length: int) -> str:
         return ",".join(f"{name}:{rows}x{length}" for name in inputs)
@@ -55,6 +55,10 @@ def tensorrt_options(
         "trt_profile_opt_shapes": shapes(best, longest),
         "trt_profile_max_shapes": shapes(most, longest),
     }
+
+
+def _rows(tokens: int, longest: int) -> int:
+    return max(1, min(_BATCH, tokens // longest))
 
 
 def require_tensorrt(candidates: Iterable[Path] | None = None) -> None:
@@ -117,4 +121,8 @@ class OnnxRuntimeTensorRt:
         # The graph comes as bytes, so the provider must be told where its weights lie.
         options["trt_onnx_model_folder_path"] = str(folder)
         providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]
-        return load_session(self._onnxruntime, providers, graph, folder, threads, index=self._gpu.index)
+        # The profile is for the longest rows: it has fewer of them than a batch of short ones.
+        most_rows = _rows(_TOKENS, manifest.max_seq_length)
+        return load_session(
+            self._onnxruntime, providers, graph, folder, threads, index=self._gpu.index, most_rows=most_rows
+        )
