@@ -141,10 +141,11 @@ def test_a_machine_without_a_gpu_is_told_so(bundle: Bundle, capsys: pytest.Captu
 
 
 def test_the_providers_options_name_every_input_and_keep_norms_in_fp32(tmp_path: Path) -> None:
-    options = tensorrt_options(1, tmp_path, ["input_ids", "attention_mask"], 128)
+    options = tensorrt_options(1, tmp_path, "plan", ["input_ids", "attention_mask"], 128)
     assert options["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1"
     assert options["trt_profile_opt_shapes"] == "input_ids:128x128,attention_mask:128x128"
     assert options["trt_profile_max_shapes"] == "input_ids:512x128,attention_mask:512x128"
+    assert options["trt_engine_cache_path"] == str(tmp_path / "plan")
     assert options["trt_fp16_enable"] == options["trt_layer_norm_fp32_fallback"] == options["device_id"] == "1"
 
 

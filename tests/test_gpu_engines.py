@@ -1,5 +1,6 @@
 """Engines on GPUs, as far as a machine without one can tell; CUDA's runtime is the one thing that is faked."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from ese_deploy.bundle import Bundle, choose_entry, read_graph
 from ese_deploy.engines import batch_for, engines_for, load_engine
+from ese_deploy.engines.contract import graph_digest
 from ese_deploy.engines.cuda import CudaMemory, Gpu, OutOfMemoryError, find_gpu
 from ese_deploy.engines.libraries import missing_library
 from ese_deploy.engines.memory import explain_out_of_memory
@@ -204,3 +206,14 @@ def test_a_missing_library_is_named(tmp_path: object) -> None:
     from pathlib import Path
 
     assert "is missing" in str(missing_library(Path(str(tmp_path)) / "libonnxruntime_providers_cuda.so"))
+
+
+def test_graphs_of_other_weights_have_other_plans(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    entry = choose_entry(tiny_bundle, "3x32")
+    graph, weights = read_graph(tiny_bundle, entry), tiny_bundle.manifest.weights[0].file
+    content = bytearray((tiny_bundle.path / weights).read_bytes())
+    content[100] ^= 1
+    (tmp_path / weights).write_bytes(content)
+    found = {graph_digest(graph, folder) for folder in (tiny_bundle.path, tmp_path)}
+    found.add(graph_digest(read_graph(tiny_bundle, choose_entry(tiny_bundle, "2x16")), tiny_bundle.path))
+    assert len(found) == 3

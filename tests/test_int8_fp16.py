@@ -204,7 +204,7 @@ def test_other_weights_make_another_plan(bundle: Bundle, tmp_path: Path) -> None
 
 
 def test_the_provider_is_told_of_8_bits_only_where_the_graph_quantises(tmp_path: Path) -> None:
-    options = [tensorrt_options(0, tmp_path, ["input_ids"], 32, quantised) for quantised in (False, True)]
+    options = [tensorrt_options(0, tmp_path, "plan", ["input_ids"], 32, quantised) for quantised in (False, True)]
     assert [one["trt_int8_enable"] for one in options] == ["0", "1"]
 
 

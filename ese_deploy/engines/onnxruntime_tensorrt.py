@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ese_deploy.cache import cache_folder
-from ese_deploy.engines.contract import manifest_in
+from ese_deploy.engines.contract import graph_digest, manifest_in
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
 from ese_deploy.engines.onnxruntime_cuda import cuda_options
@@ -22,7 +22,7 @@ _BATCH, _TOKENS, _BEST_TOKENS = 512, 65536, 16384
 
 
 def tensorrt_options(
-    index: int, cache: Path, inputs: Sequence[str], longest: int, quantised: bool = False
+    index: int, cache: Path, plan: str, inputs: Sequence[str], longest: int, quantised: bool = False
 ) -> dict[str, str]:
     """Options of the TensorRT provider.
 
@@ -30,7 +30,8 @@ def tensorrt_options(
 
     Args:
         index: the GPU's number.
-        cache: where compiled plans and timings are kept.
+        cache: where timings are kept, and in a folder for each graph the plans compiled of it.
+        plan: name of that folder. The provider itself tells plans apart by names and shapes, and by no weights.
         inputs: names of the graph's inputs.
         longest: the longest row.
         quantised: the graph quantises. For one that does not, TensorRT would ask for ranges of its own.
@@ -48,7 +49,7 @@ def tensorrt_options(
         "trt_int8_enable": str(int(quantised)),
         "trt_layer_norm_fp32_fallback": "1",
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache),
+        "trt_engine_cache_path": str(cache / plan),
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
         "trt_profile_min_shapes": shapes(1, 1),
@@ -114,10 +115,11 @@ class OnnxRuntimeTensorRt:
     def load(self, graph: bytes, folder: Path, threads: int) -> GpuSession:
         """Load a graph, compiling it where that was not done yet; see :meth:`ese_deploy.engines.base.Engine.load`."""
         cache = cache_folder() / "onnxruntime-tensorrt"
-        cache.mkdir(parents=True, exist_ok=True)
+        plan = graph_digest(graph, folder)[:32]
+        (cache / plan).mkdir(parents=True, exist_ok=True)
         manifest = manifest_in(folder)
         quantised = b"QuantizeLinear" in graph
-        options = tensorrt_options(self._gpu.index, cache, manifest.inputs, manifest.max_seq_length, quantised)
+        options = tensorrt_options(self._gpu.index, cache, plan, manifest.inputs, manifest.max_seq_length, quantised)
         # The graph comes as bytes, so the provider must be told where its weights lie.
         options["trt_onnx_model_folder_path"] = str(folder)
         providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]

@@ -1,17 +1,17 @@
 """Plans in this machine's cache: what each was built of and for, and why one does not serve."""
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
 
 from ese_deploy.cache import cache_folder
+from ese_deploy.engines.contract import graph_digest
 from ese_deploy.engines.cuda import Gpu
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, Profile
-from ese_deploy.files import sha256_file, write_atomic
+from ese_deploy.files import write_atomic
 from ese_deploy.manifest import Parity
 
 __all__ = [
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 ANY_AMPERE = "ampere+"
-
-_WEIGHTS = re.compile(rb"weights\.[a-z0-9-]+\.data")
 
 
 class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,13 +92,9 @@ def plan_key(
     api: Api, gpu: Gpu, graph: bytes, folder: Path, settings: BuildSettings, profiles: list[Profile]
 ) -> PlanKey:
     """The key of the plan that a graph needs on a GPU."""
-    digest = hashlib.sha256(graph)
-    # Two checkpoints of one architecture give the same graph: what differs are the weights.
-    for name in sorted(set(_WEIGHTS.findall(graph))):
-        digest.update(sha256_file(folder / name.decode()).encode())
     stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
     return PlanKey(
-        graph=digest.hexdigest(),
+        graph=graph_digest(graph, folder),
         flavour=api.flavour,
         version=api.version,
         architecture=ANY_AMPERE if settings.hardware_compatible else gpu.architecture,
