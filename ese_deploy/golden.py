@@ -92,7 +92,7 @@ def check_golden(encoder: "Encoder", golden: Golden) -> GoldenCheck:
     """Embed the golden texts with a target and compare."""
     expected = np.asarray(golden.vectors[encoder.target.name], np.float32)
     found = encoder.encode(golden.texts)
-    max_abs = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+    max_abs = float(np.nan_to_num(np.abs(found - expected), nan=float(np.finfo(np.float32).max)).max())
     cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(1), nan=-1).min())
     gate = GATES[encoder.target.dtype]
     passed = max_abs <= gate.golden and cosine_min >= gate.cosine_min

@@ -249,8 +249,14 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Write a manifest as indented JSON with a newline at its end."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    """Write a manifest as indented JSON with a newline at its end.
+
+    Raises:
+        BundleError: it holds what cannot be read again, such as a figure that is no number.
+    """
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    decode_manifest(data, "what was to be written")
+    return data
 
 
 def json_schema() -> dict[str, Any]:

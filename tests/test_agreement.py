@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import rankdata
 
 from ese_deploy.errors import InputError
-from ese_deploy.evaluate import agreement
+from ese_deploy.evaluate import agreement, neighbour_overlap
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -31,3 +31,11 @@ def test_sets_of_other_texts_are_refused() -> None:
         agreement(np.eye(4), np.eye(5))
     with pytest.raises(InputError, match="at least 3 texts, got 2 and 2"):
         agreement(np.eye(2), np.eye(2))
+
+
+def test_vectors_that_give_no_order_agree_in_nothing() -> None:
+    full = unit(np.random.default_rng(2).normal(size=(20, 8)))
+    broken = full.copy()
+    broken[3] = np.nan
+    assert agreement(broken, full) == agreement(np.ones((20, 8)), full) == 0
+    assert 0.5 < neighbour_overlap(broken, full) < 1

@@ -1,6 +1,8 @@
 import json
+import math
 
 import jsonschema
+import msgspec
 import pytest
 
 from ese_deploy.bundle import Bundle
@@ -52,3 +54,11 @@ def test_a_wrong_type_or_field_is_named(tiny_bundle: Bundle, field: str, value: 
     manifest[field] = value
     with pytest.raises(BundleError, match=f"does not follow the schema.*{field}"):
         decode_manifest(json.dumps(manifest).encode(), "here")
+
+
+def test_what_could_not_be_read_again_is_not_written(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    quality = [msgspec.structs.replace(one, value=math.nan) for one in manifest.targets[0].quality]
+    targets = [msgspec.structs.replace(manifest.targets[0], quality=quality), *manifest.targets[1:]]
+    with pytest.raises(BundleError, match="what was to be written does not follow the schema"):
+        encode_manifest(msgspec.structs.replace(manifest, targets=targets))

@@ -1,5 +1,7 @@
 """Agreement with the full model: do the same pairs of texts count as close, and are the neighbours the same?"""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
@@ -19,7 +21,8 @@ def agreement(vectors: ArrayLike, full: ArrayLike) -> float:
         full: [n, width], the full model's vectors of the same n texts, rows of norm 1.
 
     Returns:
-        From -1 to 1; 1 where every pair has the same rank.
+        From -1 to 1; 1 where every pair has the same rank, 0 where the vectors give no order: all pairs are alike, or
+        a vector holds NaN.
 
     Raises:
         InputError: the two differ in n, or n is below 3.
@@ -27,7 +30,8 @@ def agreement(vectors: ArrayLike, full: ArrayLike) -> float:
     first, second = np.asarray(vectors, np.float64), np.asarray(full, np.float64)
     if len(first) != len(second) or len(first) < 3:
         raise InputError(f"agreement compares the vectors of at least 3 texts, got {len(first)} and {len(second)}")
-    return float(spearmanr(_pairwise(first), _pairwise(second)).statistic)
+    value = float(spearmanr(_pairwise(first), _pairwise(second)).statistic)
+    return value if math.isfinite(value) else 0.0
 
 
 def neighbour_overlap(vectors: ArrayLike, full: ArrayLike, count: int = 10) -> float:
@@ -44,7 +48,7 @@ def neighbour_overlap(vectors: ArrayLike, full: ArrayLike, count: int = 10) -> f
     Raises:
         InputError: the two differ in n, or n is not above ``count``.
     """
-    first, second = np.asarray(vectors, np.float32), np.asarray(full, np.float32)
+    first, second = (np.nan_to_num(np.asarray(one, np.float32)) for one in (vectors, full))
     if len(first) != len(second) or len(first) <= count:
         raise InputError(
             f"the {count} nearest neighbours need the vectors of more than {count} texts, "

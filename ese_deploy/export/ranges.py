@@ -59,8 +59,8 @@ def measure_ranges(
                 vectors = encoder.encode(texts)
             for target, (lowest, highest) in ranges.items():
                 part = cut(vectors, target.dim)
-                np.minimum(lowest, part.min(0), out=lowest)
-                np.maximum(highest, part.max(0), out=highest)
+                np.fmin(lowest, np.fmin.reduce(part), out=lowest)
+                np.fmax(highest, np.fmax.reduce(part), out=highest)
         found |= {choose_entry(bundle, target).name: _describe(*ends, calibration) for target, ends in ranges.items()}
         progress("ranges", done, len(exits))
     return found
@@ -81,7 +81,9 @@ def _pieces(calibration: CalibrationTexts | None) -> Iterator[list[str]]:
 def _describe(
     lowest: NDArray[np.float32], highest: NDArray[np.float32], calibration: CalibrationTexts | None
 ) -> TargetRanges:
-    ends = [[round(float(value), _DECIMALS) for value in values] for values in (lowest, highest)]
+    # A component that is never a number has no ends, in a target that failed and was kept.
+    finite = [np.nan_to_num(values, posinf=0, neginf=0) for values in (lowest, highest)]
+    ends = [[round(float(value), _DECIMALS) for value in values] for values in finite]
     if calibration is None:
         return TargetRanges(COLLECTION_NAME, collection_sha256(), len(collection()), *ends)
     entry = calibration.entry

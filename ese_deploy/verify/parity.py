@@ -164,4 +164,5 @@ def _describe(value: onnx.ValueInfoProto) -> str:
 
 
 def _max_abs(difference: NDArray[np.floating]) -> float:
-    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))
+    # JSON knows no infinity.
+    return float(np.nan_to_num(np.abs(difference), nan=float(np.finfo(np.float32).max)).max(initial=0.0))
