@@ -11,7 +11,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ese_deploy.backbones.tokenizer import read_tokenizer
+from ese_deploy.bench.measure import text_of
 from ese_deploy.errors import InputError
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.target import Target
 from ese_deploy.texts import collection
 from ese_deploy.verify.texts import NASTY
 
@@ -185,3 +189,23 @@ def test_a_tokenizer_that_cannot_be_converted_is_refused_saying_how(tmp_path: Pa
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CTRLTokenizer"}), "utf-8")
     with pytest.raises(InputError, match=r"CTRLTokenizer.*tokenizer\.json.*save_pretrained"):
         read_tokenizer(tmp_path, False)
+
+
+def test_a_text_is_cut_on_the_side_that_the_checkpoint_cuts_on(tmp_path: Path) -> None:
+    tokenizer = wordpiece_tokenizer(truncation_side="left")
+    checkpoint = make_checkpoint(tmp_path / "left", tokenizer=tokenizer)
+    bundle = export_bundle(ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(3, 16)])).bundle
+    text = " ".join(item.text for item in collection()[:8])
+    loaded = load_tokenizer(bundle)
+    expected = tokenizer(text, truncation=True, max_length=loaded.max_length)["input_ids"]
+    assert loaded([text]).encodings[0].ids == expected
+    assert expected[1:-1] == tokenizer(text, add_special_tokens=False)["input_ids"][2 - loaded.max_length :]
+
+
+def test_a_model_without_special_tokens_is_timed_too(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "plain", tokenizer=without_special_tokens())
+    bundle = export_bundle(ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(3, 16)])).bundle
+    for tokens in (1, 8):
+        assert load_tokenizer(bundle)([text_of(bundle, tokens)]).lengths.tolist() == [tokens]
+    with pytest.raises(InputError, match="takes 1 to 48"):
+        text_of(bundle, 0)

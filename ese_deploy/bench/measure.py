@@ -99,9 +99,10 @@ def text_of(bundle: Bundle, tokens: int) -> str:
     tokenizer = load_tokenizer(bundle)
 
     def count(text: str) -> int:
-        return int(tokenizer([text]).lengths[0])
+        return len(tokenizer.tokenizer.encode(text).ids)
 
-    least, longest = count(""), bundle.manifest.max_seq_length
+    # A tokenizer without special tokens gives the empty text none.
+    least, longest = max(1, count("")), bundle.manifest.max_seq_length
     if not least <= tokens <= longest:
         raise InputError(f"a text of {tokens} tokens cannot be timed; {bundle.path} takes {least} to {longest}")
     words = ["a"] * (tokens - least)

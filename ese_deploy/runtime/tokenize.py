@@ -168,5 +168,6 @@ def load_tokenizer(bundle: Bundle) -> TextTokenizer:
         raise BundleError(f"{bundle.path / entry.file} cannot be read as a tokenizer: {error}") from error
     max_length = bundle.manifest.max_seq_length
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    side = (tokenizer.truncation or {}).get("direction", "right")
+    tokenizer.enable_truncation(max_length, direction=side)
     return TextTokenizer(tokenizer, max_length, entry.pad_id, entry.pad_type_id)
