@@ -22,7 +22,7 @@ from training.collate import Collator
 from training.data import load_data, load_formats
 from training.maps import map_texts
 from training.model import attention_spelt_out, load_model, truncate_model
-from training.run_folder import open_run
+from training.run_folder import finish_checkpoint, open_run
 from training.train import train
 from training.trainer import EseTrainer, training_arguments
 
@@ -500,3 +500,13 @@ def test_what_cannot_be_done_is_one_line(
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *flags) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
+
+
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path: Path, kept: int) -> None:
+    for step in range(1, 11):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        finish_checkpoint(folder, kept)
+        steps = sorted(int(one.name.split("-")[1]) for one in tmp_path.iterdir())
+        assert steps == list(range(max(1, step - kept + 1), step + 1))

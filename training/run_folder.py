@@ -113,7 +113,7 @@ def finish_checkpoint(folder: Path, kept: int) -> None:
             pass
         others = [other for other in _checkpoints(folder.parent) if other != folder]
         whole = [other for other in others if (other / _COMPLETE).is_file()]
-        spare = set(whole[len(whole) - kept + 1 :]) if kept > 1 else set()
+        spare = set(whole[-(kept - 1) :]) if kept > 1 else set()
         for other in others:
             if other not in spare:
                 # Without its mark first: a crash in between leaves no half checkpoint that looks whole.
