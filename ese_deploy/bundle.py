@@ -16,6 +16,7 @@ from ese_deploy.target import BY_NAME, Target
 __all__ = [
     "MANIFEST_FILE",
     "Bundle",
+    "check_hash",
     "choose_entry",
     "choose_pair",
     "is_bundle",
@@ -206,8 +207,7 @@ def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     path = bundle.path / entry.file
     with _explain_os_error(path):
         got = sha256_file(path)
-    if got != entry.sha256:
-        raise _wrong_hash(path, got, entry.sha256)
+    check_hash(path, got, entry.sha256)
 
 
 @contextmanager
@@ -283,8 +283,7 @@ def _read_entry(folder: Path, entry: FileEntry) -> bytes:
     _check_size(folder, entry)
     data = _read_plain(folder, entry.file, _MAX_FILE)
     got = hashlib.sha256(data).hexdigest()
-    if got != entry.sha256:
-        raise _wrong_hash(folder / entry.file, got, entry.sha256)
+    check_hash(folder / entry.file, got, entry.sha256)
     return data
 
 
@@ -293,18 +292,26 @@ def _read_plain(folder: Path, name: str, limit: int) -> bytes:
     path = folder / name
     with _explain_os_error(path):
         handle = os.open(path, _OPEN)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
     with os.fdopen(handle, "rb") as file:
-        data = file.read(limit + 1)
+        # As many bytes are asked for as are read, and memory is taken for all that are asked for.
+        data = file.read(min(status.st_size, limit) + 1)
     if len(data) > limit:
         raise BundleError(f"{path} is larger than {limit // _MIB} MiB, which no bundle needs; it is not read")
     return data
 
 
-def _wrong_hash(path: Path, got: str, expected: str) -> BundleError:
-    return BundleError(
-        f"{path} is not the file that was exported (sha256 {got[:12]}..., manifest {expected[:12]}...); "
-        "copy the bundle again or export it again"
-    )
+def check_hash(path: Path, got: str, expected: str) -> None:
+    """Check that a file of a bundle is the one that the manifest describes.
+
+    Raises:
+        BundleError: its hash is another.
+    """
+    if got != expected:
+        raise BundleError(
+            f"{path} is not the file that was exported (sha256 {got[:12]}..., manifest {expected[:12]}...); "
+            "copy the bundle again or export it again"
+        )

@@ -69,12 +69,18 @@ def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str
 def write_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` for writing; at the end of the block it is fsynced and takes the name.
 
-    If the block raises, ``path`` stays as it was. What a killed process left beside it is removed.
+    If the block raises, ``path`` stays as it was. What a killed process left beside it is removed. Of a link the file
+    that it names is replaced; a pipe or a device is written to as it is.
 
     Raises:
         InputError: the file cannot be written (full or read-only disk, missing folder, no permission).
     """
     with explain_os_error(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as stream:
+                yield stream
+            return
+        path = path.resolve()
         prefix = f".{path.name}.part-"
         _remove_abandoned(path.parent, prefix)
         handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
@@ -128,16 +134,29 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     handle = None
     if sys.platform != "win32":  # which opens no folders
-        import fcntl
-
         with suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle = _wait_for(folder)
     try:
         yield
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _wait_for(folder: Path) -> int:
+    import fcntl
+
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # Who held it may have put another folder in its place.
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 def replace_folder(staged: Path, out: Path) -> None:
@@ -164,7 +183,7 @@ def sync_folder(folder: Path) -> None:
         if path.is_dir():
             _fsync_folder(path)
         else:
-            with path.open("rb") as file:
+            with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs what may be written
                 os.fsync(file.fileno())
     _fsync_folder(folder)
 
@@ -259,11 +278,13 @@ def _exchange(first: Path, second: Path) -> bool:
 def _fsync_folder(folder: Path) -> None:
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    # What was renamed is there, also in a folder that may not be read or on a file system that syncs none.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

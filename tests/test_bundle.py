@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from ese_deploy.bundle import Bundle, choose_entry, open_bundle, verify_weights
+from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_golden, verify_weights
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.runtime import Encoder
 
@@ -213,3 +214,12 @@ def test_paths_that_are_no_bundles_are_refused(name: str, message: str) -> None:
 def test_a_bundle_whose_replacement_was_cut_off_opens(bundle: Path) -> None:
     bundle.rename(bundle.with_name("bundle.previous"))
     assert open_bundle(bundle).manifest.targets
+
+
+def test_a_small_file_takes_little_memory_to_read(tiny_bundle: Bundle) -> None:
+    tracemalloc.start()
+    try:
+        read_golden(tiny_bundle)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()

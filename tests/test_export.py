@@ -10,9 +10,9 @@ import pytest
 from tiny import edit_json, make_checkpoint, names, write_json
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
-from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.bundle import Bundle, is_bundle, open_bundle
 from ese_deploy.card import model_card
-from ese_deploy.errors import GateError, InputError
+from ese_deploy.errors import BundleError, GateError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
 from ese_deploy.export.convert import Recipe, convert
@@ -148,6 +148,38 @@ def test_update_does_not_undo_what_was_written_meanwhile(
     with pytest.raises(InputError, match="was changed while targets were made to add to it; run the command again"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], update=True), write)
     assert not (out / "d02_k008.fp32.onnx").exists()
+
+
+def test_an_update_of_damaged_weights_does_not_make_them_right(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    weights = out / tiny_bundle.manifest.weights[0].file
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    before = hashes(out)
+    with pytest.raises(BundleError, match=r"weights\.fp32\.data is not the file that was exported"):
+        export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], update=True))
+    assert hashes(out) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_arrives_while_targets_are_made_is_not_deleted(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path, force: bool
+) -> None:
+    out = tmp_path / "bundle"
+    if force:
+        shutil.copytree(tiny_bundle.path, out)
+
+    def write(step: str, done: int, _: int) -> None:
+        if (step, done) == ("trace", 0):
+            out.mkdir(exist_ok=True)
+            (out / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(InputError, match="is no part of a bundle" if force else "is not a bundle"):
+        export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], force=force), write)
+    assert "thesis.txt" in names(out) and is_bundle(out) == force
 
 
 def test_an_existing_bundle_is_replaced_only_with_force(

@@ -1,8 +1,12 @@
 import errno
 import os
 import resource
+import stat
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from tiny import names
 
 from ese_deploy import files
 from ese_deploy.errors import InputError
-from ese_deploy.files import replace_folder, restore_folder, sha256_file, staging_folder, write_atomic
+from ese_deploy.files import hold_folder, replace_folder, restore_folder, sha256_file, staging_folder, write_atomic
 
 
 def make_folder(path: Path, content: str) -> Path:
@@ -163,3 +167,63 @@ def test_a_previous_folder_never_replaces_a_present_one(tmp_path: Path) -> None:
     make_folder(tmp_path / "out.previous", "old")
     restore_folder(out)
     assert (out / "file").read_text() == "new"
+
+
+def test_a_link_is_written_through_and_a_pipe_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "there/file.json")
+    for content in (b"first", b"second"):
+        with write_atomic(link) as file:
+            file.write(content)
+        assert link.is_symlink() and (tmp_path / "there/file.json").read_bytes() == content
+    assert names(tmp_path) == ["link.json", "there"] and names(tmp_path / "there") == ["file.json"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        with write_atomic(pipe) as file:
+            file.write(b"through")
+        assert read.result(10) == b"through" and pipe.is_fifo()
+
+
+def test_a_folder_that_was_replaced_meanwhile_is_waited_for_under_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    inside, begun = [], threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        with hold_folder(folder):
+            inside.append(len(inside))
+            assert not busy.locked()
+            with busy:
+                time.sleep(0.2)
+
+    busy = threading.Lock()
+    with ThreadPoolExecutor(2) as pool:
+        with hold_folder(folder):
+            first = pool.submit(hold)
+            begun.wait()
+            time.sleep(0.2)
+            with staging_folder(folder) as staged:
+                replace_folder(staged, folder)
+        second = pool.submit(hold)  # holds the new folder, which the first must wait for as well
+        first.result(10), second.result(10)
+    assert inside == [0, 1]
+
+
+def test_a_file_system_that_syncs_no_folder_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def files_alone(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    with write_atomic(tmp_path / "a") as file:
+        file.write(b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"

@@ -13,6 +13,7 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle import (
     MANIFEST_FILE,
     Bundle,
+    check_hash,
     read_golden,
     read_graph,
     read_ranges_file,
@@ -113,7 +114,11 @@ def describe_file(path: Path) -> FileEntry:
 
 
 def _take_over(existing: Bundle, dtype: str, folder: Path, file: WeightsFile) -> None:
-    """Copy an existing bundle's graphs of one dtype, and begin the weights file with its weights."""
+    """Copy an existing bundle's graphs of one dtype, and begin the weights file with its weights.
+
+    Raises:
+        BundleError: the weights are not those that were exported.
+    """
     entries = [entry for entry in existing.manifest.targets if entry.dtype == dtype]
     tensors: set[tuple[int, int]] = set()
     for entry in entries:
@@ -121,7 +126,9 @@ def _take_over(existing: Bundle, dtype: str, folder: Path, file: WeightsFile) ->
         (folder / entry.file).write_bytes(graph)
         tensors.update(external_tensors(graph, str(existing.path / entry.file)))
     if entries:
-        file.extend(existing.path / weights_of(existing, dtype).file, sorted(tensors))
+        held = weights_of(existing, dtype)
+        file.extend(existing.path / held.file, sorted(tensors))
+        check_hash(existing.path / held.file, file.entry().sha256, held.sha256)
 
 
 def _write_target(

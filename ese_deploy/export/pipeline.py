@@ -189,7 +189,9 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
         with hold_folder(out):
-            if existing is not None and open_bundle(out).sha256 != existing.sha256:
+            # Others may have written here while targets were made.
+            held = check_output(out, request.update, request.force)
+            if existing is not None and (held is None or held.sha256 != existing.sha256):
                 raise InputError(f"{out} was changed while targets were made to add to it; run the command again")
             replace_folder(made.folder, out)
         progress("write", 1, 1)
