@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import shlex
 import shutil
@@ -163,6 +164,27 @@ def test_figures_of_another_engine_version_do_not_count(tiny_bundle: Bundle, cap
     store_measurements(tiny_bundle, figures(tiny_bundle, onnxruntime="0.0.1"))
     assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s", "--no-measure"]) == 2
     assert "this machine has no latency of 4 targets" in capsys.readouterr().err
+
+
+def test_figures_count_whatever_package_the_engine_came_in(
+    tiny_bundle: Bundle, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread")
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread", "--no-measure")["best"]
+
+
+def test_a_figure_that_the_system_does_not_tell_is_said(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("ese_deploy.bench.measure")
+    monkeypatch.setattr(module, "measure_memory", lambda *_: {"load_seconds": 0.1})
+    assert main(["choose", str(tiny_bundle.path), "--max-memory", "9GB", "--plot", str(tmp_path / "plot.png")]) == 2
+    assert "this system does not tell the memory of a target; leave that budget out" in capsys.readouterr().err
 
 
 def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_path: Path, capsys: Capture) -> None:

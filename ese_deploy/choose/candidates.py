@@ -1,14 +1,13 @@
 """What is known of a bundle's targets: size and quality from its manifest, speed and memory from measurements."""
 
 import functools
-import importlib.metadata
 from collections.abc import Mapping
 
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ENGINES, ON_REQUEST
-from ese_deploy.errors import InputError
+from ese_deploy.engines import ENGINES, ON_REQUEST, load_engine
+from ese_deploy.errors import EngineError, InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
 from ese_deploy.runtime.threads import available_threads
@@ -127,13 +126,13 @@ def _value(
 
 
 def _current(one: Measurement) -> bool:
-    return all(_installed(name) == version for name, version in one.versions.items())
+    return one.versions == _versions(one.engine)
 
 
 @functools.cache
-def _installed(name: str) -> str | None:
+def _versions(engine: str) -> dict[str, str]:
+    """What the engine says of itself, as it did when it was measured: it may have come in any of several packages."""
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        # onnxruntime may have come with the package for GPUs.
-        return _installed(f"{name}-gpu") if name == "onnxruntime" else None
+        return load_engine(engine).versions
+    except EngineError:
+        return {}

@@ -86,6 +86,12 @@ def choose_target(
     if missing:
         known = _Known(_measure(opened, missing), here=True)
         candidates = find_candidates(opened.manifest, budgets, known.held)
+        still = missing_measurements(candidates, budgets)
+        if unknown := [kind for kind, (_, without) in still.items() if len(without) == len(candidates)]:
+            raise InputError(
+                f"this system does not tell the {' and '.join(unknown)} of a target; leave that budget out, or choose "
+                "with --measurements FILE of another machine"
+            )
     choice = choose(candidates, budgets)
     if plot is not None:
         _draw(plot, candidates, choice, budgets)
