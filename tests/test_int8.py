@@ -196,6 +196,8 @@ def test_migration_and_a_cut_range_survive_outliers() -> None:
         steps = np.clip(np.rint(sample[1:] * factors / chosen.scale), -127, 127) * chosen.scale
         return float(np.square(steps @ (rounded * scales) - exact).mean() / np.square(exact).mean())
 
+    assert choose_activation(sample, [np.zeros_like(weight)]).scale > 0, "a layer of zeros"
+    assert choose_activation(np.zeros_like(sample), [weight]).scale > 0
     plain = np.rint(sample[1:] / (900 / 127)) * (900 / 127)
     assert error(migrate=True) < 0.5 * error(migrate=False)
     assert error(migrate=True) < 0.1 * float(np.square(plain @ weight - exact).mean() / np.square(exact).mean())

@@ -39,7 +39,8 @@ def choose_activation(
         The pair for which the sum over the products of |X W - Q(X) Q(W)|^2 / |X W|^2 is least.
     """
     exact = [sample @ weight for weight in weights]
-    norms = [float(np.square(product).sum()) for product in exact]
+    # A weight of zeros, or an activation that is never anything else, has nothing to compare with.
+    norms = [float(np.square(product).sum()) or 1.0 for product in exact]
     best: tuple[float, Activation] | None = None
     for exponent in MIGRATIONS if migrate else MIGRATIONS[:1]:
         factors = None if exponent == 0 else _factors(sample, weights, exponent)
