@@ -137,6 +137,9 @@ def test_a_number_beyond_fp16_is_found_by_the_gate(
     with pytest.raises(GateError) as caught:
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", [Target(1, 32, "fp16")]))
     assert any("1x32:fp16" in line for line in caught.value.failures)
+    targets = [Target(1, 32, "fp16"), Target(1, 32, "int8-fp16")]
+    kept = export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "bundle", targets, keep_failed=True)).bundle
+    assert [entry.parity[0].passed for entry in open_bundle(kept.path).manifest.targets] == [False, False]
 
 
 def test_parity_that_is_saved_takes_the_place_of_not_verified(bundle: Bundle, tmp_path: Path) -> None:
