@@ -114,7 +114,7 @@ def test_an_engine_is_named_with_the_number_of_its_device() -> None:
 def test_a_package_without_the_provider_is_named_and_replaced() -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
-    with pytest.raises(EngineError, match="has no CUDAExecutionProvider; pip uninstall onnxruntime"):
+    with pytest.raises(EngineError, match="has no CUDAExecutionProvider; pip uninstall -y onnxruntime onnxruntime-gpu"):
         require_provider(onnxruntime, CUDA)
 
 

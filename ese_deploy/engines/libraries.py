@@ -33,7 +33,8 @@ def missing_library(path: Path) -> str | None:
         A sentence, or None where the library can be loaded.
     """
     if not path.exists():
-        return f"{path.name} is missing; pip uninstall onnxruntime, then pip install 'ese-deploy[gpu]'"
+        advice = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+        return f"{path.name} is missing; {advice}"
     try:
         ctypes.CDLL(str(path))
     except OSError as error:

@@ -54,8 +54,8 @@ def require_provider(onnxruntime: Any, provider: str) -> None:
     """
     if provider not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider}; pip uninstall onnxruntime, "
-            "then pip install 'ese-deploy[gpu]'"
+            f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider}; pip uninstall -y onnxruntime "
+            "onnxruntime-gpu, then pip install onnxruntime-gpu"
         )
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is not None:
