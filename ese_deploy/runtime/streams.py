@@ -18,7 +18,7 @@ class Streams:
     """The sessions of one graph.
 
     Threads that share a batch wait for each other at every operator; threads that have a batch each do not. On two
-    cores that is 1.18 times as many texts a second (benchmarks/README.md), for the memory of a second session, which is
+    cores that is 1.25 times as many texts a second (benchmarks/README.md), for the memory of a second session, which is
     therefore opened when the first long list of texts comes.
 
     Args:
