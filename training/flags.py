@@ -155,7 +155,12 @@ FLAGS = (
     Flag("exits", str, None, "depths to train, such as 1-6 or 2,4; espresso"),
     Flag("dims", str, None, "prefixes to train, such as 32,64,128; espresso"),
     Flag("maps", switch, None, "train exits through matrices, in the full model's space (1); espresso"),
-    Flag("maps_texts", natural, 12_288, "most texts of the training data that maps are fitted on"),
+    Flag(
+        "maps_texts",
+        natural,
+        12_288,
+        "most texts of the training data for --maps_refit; training begins with maps of at most 12,288 of them",
+    ),
     Flag("maps_refit", part, 0.0, "share of maps fitted again, after training, in those that are written"),
     Flag("align_w", positive, None, "weight of aligning exits, so that queries of one search another's index (0)"),
     Flag("ese_compression_size", natural, None, "the prefix that the published variants train"),

@@ -28,7 +28,9 @@ def embed(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
     source: Annotated[Path, typer.Argument(help="Texts: .txt, a text a line, or .jsonl.", metavar="INPUT")],
     out: Annotated[Path, typer.Option(help="Vectors: .npy, or .jsonl.")],
-    target: Annotated[str | None, typer.Option(help="Such as 3x128; without it the deepest and widest.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Such as 3x128; without it the deepest and widest of fp32.")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="A budget profile, such as edge, instead of a target.")] = None,
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
     prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,

@@ -30,7 +30,8 @@ def export(
         typer.Option(help="trained (default, where training left one), prefix; with --calibration aligned, pca."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Texts of your own kind, for int8, pca and output ranges: .txt or .jsonl.")
+        Path | None,
+        typer.Option(help="Texts of your own kind, for int8, aligned, pca and output ranges: .txt or .jsonl."),
     ] = None,
     opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
     max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
