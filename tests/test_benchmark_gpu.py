@@ -10,7 +10,9 @@ pytest.importorskip("torch")
 from benchmarks.gpu.__main__ import dtypes_of, main
 from benchmarks.gpu.cases import SHAPES, Case, cases, flops
 from benchmarks.gpu.models import checkpoint_of, export_shape
+from benchmarks.gpu.results import Results, Row, add
 from benchmarks.gpu.timing import ceiling
+from ese_deploy.choose.machine import describe_machine
 
 QUICK = ["--device", "cpu", "--batches", "1,2", "--lengths", "16", "--case-seconds", "0.001"]
 
@@ -94,3 +96,26 @@ def test_arithmetic_is_that_of_the_published_count() -> None:
     assert flops(SHAPES["bert-base"], 12, 128) == pytest.approx(2 * 84.93e6 * 128 + 12 * 4 * 128**2 * 768, rel=1e-3)
     half, full = (flops(SHAPES["bert-base"], depth, 128) for depth in (6, 12))
     assert full == 2 * half
+
+
+def test_a_later_piece_takes_back_what_was_not_measured_and_keeps_what_was(tmp_path: Path) -> None:
+    def piece(unmeasured: list[str], *rows: Row) -> Results:
+        return Results(
+            machine=describe_machine(),
+            device="gpu",
+            driver="1",
+            versions={},
+            date="2026-11-23",
+            ceiling_tflops={},
+            rows=list(rows),
+            unmeasured=unmeasured,
+        )
+
+    place = {"model": "minilm", "target": "6x384:fp16", "depth": 6, "dtype": "fp16", "batch": 1, "length": 32}
+    row = Row(**place, engine="tensorrt", texts_per_second=9.0)
+    out = tmp_path / "gpu.json"
+    add(out, piece(["minilm on tensorrt: missing", "minilm 6x384:fp16 tensorrt: no plan", "bert on tensorrt: missing"]))
+    assert add(out, piece([], row)).unmeasured == ["bert on tensorrt: missing"]
+    failed = Row(**place, engine="tensorrt", error="memory ran out")
+    other = Row(**place, engine="onnxruntime-cuda", error="memory ran out")
+    assert add(out, piece([], failed, other)).rows == [row, other]

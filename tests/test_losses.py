@@ -17,7 +17,15 @@ from tiny import make_checkpoint
 
 from ese_deploy.backbones import Exits, load_backbone, read_checkpoint
 from ese_deploy.errors import InputError, TrainingError
-from ese_deploy.losses import AngleLoss, AngleObjective, EseCallback, EseLoss, save_contract
+from ese_deploy.losses import (
+    AngleLoss,
+    AngleObjective,
+    EseCallback,
+    EseLoss,
+    EspressoSettings,
+    blank_maps,
+    save_contract,
+)
 from ese_deploy.losses.exits import exit_vectors, model_parts, text_keys
 from ese_deploy.texts import collection
 
@@ -232,7 +240,7 @@ def test_a_part_that_is_not_finite_stops_with_its_name_and_the_step(model: Sente
     loss.global_step = 6
     with torch.no_grad():
         model[0].model.encoder.layer[0].output.dense.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="step 7: the part 'distill' of the loss is nan; begin anew"):
+    with pytest.raises(TrainingError, match="step 7: the part 'vectors' of the loss is nan; begin anew"):
         loss(features(model, TEXTS[:8]))
 
 
@@ -254,8 +262,11 @@ def test_the_contract_says_what_was_trained(
 def test_the_contract_says_that_exits_are_aligned_only_where_they_were(model: SentenceTransformer) -> None:
     assert not EseLoss(model).contract().aligned_exits
     assert not EseLoss(model, AngleObjective(), variant="paper", compression_size=8).contract().aligned_exits
+    assert not EseLoss(model, maps=blank_maps(model, [1, 2, 3])).contract().aligned_exits, "maps begin so, and drift"
     loss = EseLoss(model, align_w=1.0)
     assert loss.contract().aligned_exits
+    anchored = EseLoss(model, exits=[1], align_w=1.0, train_full=False).contract()
+    assert anchored.trained_exits == [1, 3], "the full model is what they are aligned with"
     parts = loss(features(model, TEXTS[:8]))
     assert set(parts) == {"distill", "compress", "align"}
 
@@ -308,3 +319,50 @@ def test_what_cannot_be_trained_is_refused(model: SentenceTransformer, arguments
 def test_a_model_built_of_other_parts_is_refused(model: SentenceTransformer) -> None:
     with pytest.raises(InputError, match="exits need a Transformer followed by a Pooling"):
         EseLoss(SentenceTransformer(modules=[model[0]]))
+
+
+def test_what_is_evaluated_leaves_no_trace_in_training(model: SentenceTransformer) -> None:
+    class Wrapper(torch.nn.Module):  # as processes wrap a model: evaluation switches what is inside
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = model
+
+        def forward(self, *arguments: Any) -> Any:
+            return self.module(*arguments)
+
+    loss = EseLoss(model)
+    loss.model = Wrapper().train()
+    loss(features(model, TEXTS[:8]))
+    before = {name: tensor.clone() for name, tensor in loss.training_state().items()}
+    model.eval()
+    with torch.no_grad():
+        loss(features(model, TEXTS[8:16]))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loss.training_state().items())
+    model.train()
+    loss(features(model, TEXTS[8:16]))
+    assert loss.batches == 2
+
+
+@pytest.mark.parametrize("name", ["express_w", "distill_w", "compress_w", "hold_w", "align_w"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} is {value}; a weight is a number from 0"):
+        EspressoSettings(**{name: value})
+    with pytest.raises(InputError, match=f"angle_w is {value}; a weight is a number from 0"):
+        AngleObjective(angle_w=value)
+
+
+def test_a_loss_of_which_nothing_is_learnt_is_refused(model: SentenceTransformer) -> None:
+    nothing = EseLoss(model, distill_w=0.0, compress_w=0.0)
+    with pytest.raises(InputError, match="nothing is learnt: every weight"):
+        nothing(features(model, TEXTS[:8]))
+
+
+@pytest.mark.parametrize("variant", ["paper", "reference"])
+def test_vectors_that_are_not_finite_end_the_published_losses_too(model: SentenceTransformer, variant: Any) -> None:
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken[0].auto_model.encoder.layer[0].output.dense.weight.fill_(torch.nan)
+    loss = EseLoss(broken, AngleObjective(), variant=variant, compression_size=8)
+    with pytest.raises(TrainingError, match="the part 'vectors' of the loss is nan"):
+        loss(features(broken, TEXTS[:8], TEXTS[8:16]))

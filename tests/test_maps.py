@@ -48,7 +48,7 @@ def run(model: Path, data: Path, out: Path, *flags: str) -> int:
 @pytest.fixture(scope="module")
 def trained(tiny_checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "model"
-    assert run(tiny_checkpoint, texts, out, "--learning_rate", "1e-3", "--warmup_steps", "0") == 0
+    assert run(tiny_checkpoint, texts, out, "--learning_rate", "1e-3", "--warmup_steps", "0", "--align_w", "0.5") == 0
     return out
 
 

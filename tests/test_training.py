@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_part(
     flags = ["--learning_rate", "1e30", "--warmup_steps", "0", "--max_grad_norm", "0", "--weight_decay", "1e20"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error:") and "step 2" in last and "distill" in last
+    assert last.startswith("error:") and "step 2" in last and "vectors" in last
     assert not (tmp_path / "out").exists()
 
 
@@ -510,3 +510,50 @@ def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path: Path, kept: int) -
         finish_checkpoint(folder, kept)
         steps = sorted(int(one.name.split("-")[1]) for one in tmp_path.iterdir())
         assert steps == list(range(max(1, step - kept + 1), step + 1))
+
+
+def test_few_rows_of_unseen_data_are_evaluated_on_too(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("".join(f"{text}\n" for text in data["texts"].read_text("utf-8").splitlines()[:5]), "utf-8")
+    unseen = ["--valid_name_or_path", str(few), "--eval_steps", "1"]
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *unseen) == 0
+    assert capsys.readouterr().err.count("eval_loss") == 2
+
+
+def test_a_model_truncated_at_a_depth_that_was_not_trained_says_so_in_its_bundle(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    flags = ["--exits", "1", "--align_w", "0.5", "--maps", "0", "--truncate_to", "2"]
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 0
+    targets = [Target(1, 16), Target(2, 16)]
+    report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle", targets))
+    found = [(entry.trained, entry.space) for entry in report.bundle.manifest.targets]
+    assert (found, report.untrained) == ([(True, "aligned"), (False, "exit02")], [2])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--maxlen", "2"], "'2' is not a whole number from 8"),
+        (["--epochs", "0"], "0 is not above 0"),
+        (["--train_split_name", "validation"], "is a local file, which has no subsets and splits"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, flags: list[str], message: str
+) -> None:
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_that_do_nothing_here_are_told(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    paper = ["--ese_variant", "paper", "--ese_compression_size", "16", "--ese_kl_temperature", "0", "--spans", "1"]
+    assert run(tiny_checkpoint, data["C"], tmp_path / "out", *paper) == 0
+    told = capsys.readouterr().err
+    assert "not used by paper, whose compression has no temperature: kl_temperature" in told
+    assert "not used: --spans, which takes plain texts apart" in told
+    assert "kl_temperature" not in read_checkpoint(str(tmp_path / "out")).contract.settings

@@ -124,6 +124,7 @@ def test_labels_are_taken_as_they_are(tmp_path: Path) -> None:
         ("a.jsonl", '{"query": "a", "positive": "b"}\n{"query": 3, "positive": "b"}\n', "line 2 has int as 'query'"),
         ("a.jsonl", '{"text": ["a", "b"]}\n', r"a\.jsonl line 1 has list as 'text', which must be a text"),
         ("a.jsonl", '{"query": "a", "positive": "b"}\nnot json\n', "line 2 is not JSON"),
+        ("a.json", '[{"text": "a"}, {"text": "b \\ud800"}]', "row 2 has half of a surrogate pair in 'text'"),
         ("a.tsv", "text\tpositive\na\tb\nc\n", "line 3 has 1 fields, the header has 2"),
         ("a.tsv", "text\tpositive\na\t \n", "line 2 has an empty text as 'positive'"),
         ("a.tsv", "text1\ttext2\tlabel\na\tb\tnan\n", "line 2 has the label 'nan'"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
 _TABLES = (".tsv", ".csv", ".jsonl")
 _KINDS = (*_TABLES, ".json", ".parquet", ".txt")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SAVED = ("dataset_dict.json", "state.json")
 
 # Where a row stands, for messages, and the row.
@@ -95,6 +97,11 @@ def load_formats(
     """
     paths = [expand(name) for name in names]
     if all(path.is_file() for path in paths):
+        if subset is not None or split != "train":
+            raise InputError(
+                f"{names[0]} is a local file, which has no subsets and splits; leave out their names, or name the file "
+                "of that split"
+            )
         files = [_open(path) for path in paths]
         if strict:
             check_mapping(mapping or {}, {str(path): head[1] for path, head, _ in files})
@@ -241,6 +248,8 @@ def _value(row: Mapping[str, Any], name: str, source: str, place: str) -> Any:
         if not isinstance(text, str) or not text.strip():
             what = "an empty text" if isinstance(text, str) else type(text).__name__
             raise InputError(f"{place} has {what} as '{source}', which must be a text")
+        if _SURROGATE.search(text):
+            raise InputError(f"{place} has half of a surrogate pair in '{source}', which stands for no character")
     return value
 
 

@@ -140,6 +140,8 @@ def _load_formats(settings: argparse.Namespace, tell: Tell) -> tuple[TrainingDat
         mapping=parse_mapping(settings.column_rename_mapping),
         label_free=settings.label_free,
     )
+    if settings.spans and not any(part.layout.format == "texts" for part in data):
+        tell("not used: --spans, which takes plain texts apart, and there are none")
     data = tuple(map(add_spans, data)) if settings.spans else data
     for line in (line for part in data for line in part.description):
         tell(line)
@@ -211,6 +213,8 @@ def _build_loss(
         unused = [name for name in ("compression_size", "kl_temperature") if chosen.pop(name, None) is not None]
         if unused:
             tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
+    if variant == "paper" and chosen.pop("kl_temperature", None) is not None:
+        tell("not used by paper, whose compression has no temperature: kl_temperature")
     objective = None if label_free else AngleObjective(**settings.objective)
     maps = plan_maps(chosen, model_parts(model).width, texts, settings.maps_texts, tell)
     loss = EseLoss(model, objective, seed=settings.seed, **chosen)

@@ -12,6 +12,7 @@ Number = TypeVar("Number", int, float)
 
 # NumPy takes no greater one.
 _SEEDS = 2**32
+_LEAST_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,19 @@ def part(text: str) -> float:
     return value
 
 
+def length(text: str) -> int:
+    """Read a number of tokens: special tokens take two of them."""
+    return _number(text, int, _LEAST_TOKENS)
+
+
+def above_0(text: str) -> float:
+    """Read a number above 0."""
+    value = _number(text, float, 0)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def limit(text: str) -> int:
     """Read a whole number from 1, or -1 for none."""
     return -1 if text.strip() == "-1" else natural(text)
@@ -119,7 +133,7 @@ FLAGS = (
     # model
     Flag("model_name_or_path", str, None, "a folder, a hub id or package:NAME"),
     Flag("pooling_strategy", str, None, "cls, mean (avg), max, lasttoken (last) ...; default: the checkpoint's own"),
-    Flag("maxlen", natural, 512, "longest text in tokens while training; the model's own limit stays as it is"),
+    Flag("maxlen", length, 512, "longest text in tokens while training; the model's own limit stays as it is"),
     Flag("dropout", share, None, "dropout while training, 0 to below 1; default: the model's own"),
     Flag("tokenizer_padding_side", str, None, "left or right; default: the tokenizer's own", choices=("left", "right")),
     Flag("gradient_checkpointing", switch, False, "less memory for more time"),
@@ -182,7 +196,7 @@ FLAGS = (
     Flag("angle_tau", positive, None, "factor of the angle's scores (20)"),
     Flag("mask_false_negatives", switch, None, "leave out negatives that are the query's own text or positive (1)"),
     # optimisation
-    Flag("epochs", positive, 10.0, "passes over the data"),
+    Flag("epochs", above_0, 10.0, "passes over the data"),
     Flag("max_steps", limit, -1, "stop after so many steps; -1: after the epochs"),
     Flag("batch_size", natural, 32, "rows a batch on each process"),
     Flag("gradient_accumulation_steps", natural, 1, "batches a step"),
@@ -190,7 +204,7 @@ FLAGS = (
     Flag("warmup_steps", count, 100, "steps until the learning rate is full"),
     Flag("lr_scheduler_type", str, "linear", "how the learning rate falls: transformers' names", choices=_SCHEDULES),
     Flag("weight_decay", positive, 0.0, "of AdamW"),
-    Flag("max_grad_norm", positive, 1.0, "longer gradients are scaled to this norm"),
+    Flag("max_grad_norm", positive, 1.0, "longer gradients of the model are scaled to this norm; those of maps are not"),
     Flag("seed", seed, 42, "of everything that is drawn; -1: the default"),
     Flag("fp16", switch, False, "mixed precision on a GPU"),
     Flag("bf16", switch, False, "mixed precision on a GPU or CPU that has it"),

@@ -42,6 +42,8 @@ class EseTrainer(SentenceTransformerTrainer):
         together = self.train_dataset
         parts = list(together.values()) if isinstance(together, DatasetDict) else [together]
         if not any(dataset is part for part in parts):
+            # Of data to evaluate on every row counts; processes need batches of one size.
+            kwargs["drop_last"] = world_size() > 1
             return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
         batch_size = batch_size * max(map(text_columns, parts)) // text_columns(dataset)
         sampler = super().get_batch_sampler(dataset, batch_size * world_size(), *args, **kwargs)

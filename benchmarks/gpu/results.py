@@ -98,17 +98,23 @@ def load(path: Path) -> Results | None:
 
 
 def add(path: Path, fresh: Results) -> Results:
-    """Add a piece to the results of one machine and GPU; rows that were measured anew are replaced.
+    """Add a piece to the results of one machine and GPU; rows that were measured anew are replaced, unless that failed.
 
     Results of another GPU are not mixed in: they are replaced whole.
     """
     held = load(path)
     if held is not None and held.device == fresh.device and held.machine.key == fresh.machine.key:
-        rows = {row.key: row for row in (*held.rows, *fresh.rows)}
+        rows = {row.key: row for row in held.rows}
+        rows |= {row.key: row for row in fresh.rows if row.error is None or row.key not in rows}
         checks: dict[Any, Verified] = {
             (one.model, one.target, one.parity.engine): one for one in (*held.verified, *fresh.verified)
         }
-        left = [name for name in dict.fromkeys((*held.unmeasured, *fresh.unmeasured)) if name not in _names(rows)]
+        measured = _names(row.key for row in rows.values() if row.error is None)
+        left = [
+            line
+            for line in dict.fromkeys((*held.unmeasured, *fresh.unmeasured))
+            if not any(line == name or line.startswith(f"{name}: ") for name in measured)
+        ]
         fresh = msgspec.structs.replace(
             fresh, rows=list(rows.values()), verified=list(checks.values()), unmeasured=left
         )
@@ -118,4 +124,13 @@ def add(path: Path, fresh: Results) -> Results:
 
 
 def _names(rows: Any) -> set[str]:
-    return {f"{model} {target} {engine} {batch}x{length}" for model, target, engine, batch, length in rows}
+    """What lines of ``unmeasured`` begin with: of a case, of a target on an engine, of a model on one."""
+    return {
+        name
+        for model, target, engine, batch, length in rows
+        for name in (
+            f"{model} {target} {engine} {batch}x{length}",
+            f"{model} {target} {engine}",
+            f"{model} on {engine}",
+        )
+    }

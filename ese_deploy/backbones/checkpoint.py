@@ -93,7 +93,7 @@ class Checkpoint:
     @property
     def trained_exits(self) -> list[int]:
         """Depths whose vectors were trained; the full depth alone where training said nothing."""
-        return sorted({*self.contract.trained_exits, self.depth}) if self.contract else [self.depth]
+        return sorted(self.contract.trained_exits) if self.contract else [self.depth]
 
     def space(self, depth: int) -> str:
         """Name of the space that an exit's vectors lie in: one for all exits that were trained to be aligned."""

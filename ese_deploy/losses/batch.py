@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ese_deploy.errors import TrainingError
+from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.losses.exits import text_keys
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective, angle_objective
 
-__all__ = ["bind_objective", "check_finite", "check_parameters"]
+__all__ = ["bind_objective", "check_finite", "check_learns", "check_parameters"]
 
 _ADVICE = "begin anew with a lower learning rate, or without fp16"
 
@@ -28,6 +28,19 @@ def bind_objective(
         return angle_objective(objective, torch.split(vectors, sizes), joined, keys)
 
     return apply
+
+
+def check_learns(parts: Mapping[str, Tensor]) -> None:
+    """Refuse a loss of which nothing is learnt.
+
+    Args:
+        parts: scalars by name.
+
+    Raises:
+        InputError: no part has a gradient, where gradients are wanted.
+    """
+    if torch.is_grad_enabled() and not any(part.requires_grad for part in parts.values()):
+        raise InputError("nothing is learnt: every weight of the loss that this data could use is 0; raise one")
 
 
 def check_finite(parts: Mapping[str, Tensor], step: int) -> None:

@@ -1,5 +1,6 @@
 """The default variant: exits that learn from the full model, by similarities that no rotation changes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from ese_deploy.errors import InputError
+from ese_deploy.losses.objective import check_weights
 
 __all__ = [
     "TEACHERS",
@@ -62,8 +64,9 @@ class EspressoSettings:
     def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
             raise InputError(f"teacher '{self.teacher}' is unknown; choose one of {', '.join(TEACHERS)}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}; it multiplies cosines and must be above 0")
+        check_weights(self)
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}; it multiplies cosines and must be above 0 and finite")
         if self.cells_per_step is not None and self.cells_per_step < 1:
             raise InputError(f"cells_per_step is {self.cells_per_step}; it must be at least 1, or left out for all")
         if not 0 <= self.covariance_momentum < 1:

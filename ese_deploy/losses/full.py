@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from ese_deploy.losses.batch import bind_objective, check_finite
+from ese_deploy.losses.batch import bind_objective, check_finite, check_learns
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.pieces import compute_in_pieces
@@ -44,6 +44,7 @@ class AngleLoss(nn.Module):
                 torch.cat(columns)
             )
         parts = {"express": loss}
+        check_learns(parts)
         check_finite(parts, self.global_step)
         return parts
 

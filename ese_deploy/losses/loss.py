@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.errors import InputError
 from ese_deploy.linear import LinearMap
-from ese_deploy.losses.batch import bind_objective, check_finite
+from ese_deploy.losses.batch import bind_objective, check_finite, check_learns
 from ese_deploy.losses.covariance import RunningCovariance
 from ese_deploy.losses.espresso import Cell, Targets, espresso_parts, espresso_settings
 from ese_deploy.losses.exits import exit_vectors, model_parts, pooled_states
@@ -131,6 +131,8 @@ class EseLoss(nn.Module):
         device = columns[0].device
         with torch.autocast(device.type, enabled=False):
             states = torch.cat(columns)
+            # Before they are decomposed, which fails otherwise.
+            check_finite({"vectors": states.detach().abs().amax()}, self.global_step)
             sizes = [len(column) for column in columns]
             # Plain texts may take turns with labelled data; they are learnt from without labels.
             labelled = self.objective if len(columns) > 1 or self.variant != "espresso" else None
@@ -144,30 +146,39 @@ class EseLoss(nn.Module):
                 parts = reference_parts(states.unbind(1), objective, self.compression_size, self.kl_temperature, drawn)
             else:
                 parts = paper_parts(states.unbind(1), objective, self.compression_size)
+        check_learns(parts)
         check_finite(parts, self.global_step)
-        if self.model.training:
+        if self._training:
             self.batches += 1
         return parts
+
+    @property
+    def _training(self) -> bool:
+        # What processes wrap around the model goes on training while the trainer evaluates the model.
+        return bool(getattr(self.model, "module", self.model).training)
 
     def contract(self) -> EseContract:
         """What the exporter must know of a model trained with this loss: the content of ``ese.json``."""
         depth, width = self.parts.depth, self.parts.width
         if self.variant == "espresso":
-            full = ({depth}, {width}) if self.settings.train_full else (set(), set())
+            # Exits that are aligned are so with the full model.
+            whole = self.settings.train_full or self.settings.align_w > 0
+            full = ({depth}, {width}) if whole else (set(), set())
             exits, dims = sorted({*self.exits, *full[0]}), sorted({*self.dims, *full[1]})
             settings = dataclasses.asdict(self.settings)
         else:
             skipped = depth - 1 if self.variant == "reference" else None
             exits = [exit_ for exit_ in range(1, depth + 1) if exit_ != skipped]
             dims = sorted({self.compression_size, width} if self.variant == "reference" else {self.compression_size})
-            settings = {"compression_size": self.compression_size, "kl_temperature": self.kl_temperature}
+            settings = {"compression_size": self.compression_size}
+            settings |= {"kl_temperature": self.kl_temperature} if self.variant == "reference" else {}
         if self.objective is not None:
             settings["objective"] = dataclasses.asdict(self.objective)
         return EseContract(
             variant=self.variant,
             trained_exits=exits,
             trained_dims=dims,
-            aligned_exits=self.maps is not None or (self.variant == "espresso" and self.settings.align_w > 0),
+            aligned_exits=self.variant == "espresso" and self.settings.align_w > 0,
             settings={**settings, "seed": self.seed},
             versions={name: version(name) for name in _PACKAGES},
         )
@@ -215,7 +226,7 @@ class EseLoss(nn.Module):
             # The maps' first dimensions are the teacher's principal components.
             components = torch.eye(self.parts.width, device=unit.device)
         else:
-            if self.model.training and self.settings.compress_w > 0:
+            if self._training and self.settings.compress_w > 0:
                 self.covariance.update(unit)
             components = self.covariance.components
         return espresso_parts(exits, self._draw_cells(), Targets(unit, components), self.settings, objective)

@@ -1,8 +1,10 @@
 """How AnglE's losses are put together for each format of training data."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,9 +57,24 @@ class AngleObjective:
     def __post_init__(self) -> None:
         if self.loss_version not in LOSS_VERSIONS:
             raise InputError(f"loss_version '{self.loss_version}' is unknown; choose one of {', '.join(LOSS_VERSIONS)}")
+        check_weights(self)
         for name in ("cosine_tau", "ibn_tau", "angle_tau"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; a factor of cosines must be above 0, usual is 20")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; a factor of cosines must be above 0 and finite, usual is 20"
+                )
+
+
+def check_weights(settings: Any) -> None:
+    """Check the weights of a loss: the fields of a dataclass whose names end in ``_w``.
+
+    Raises:
+        InputError: one is no number from 0.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name.endswith("_w") and not 0 <= value < math.inf:
+            raise InputError(f"{field.name} is {value}; a weight is a number from 0, which leaves its part out")
 
 
 def angle_objective(
