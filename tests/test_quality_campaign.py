@@ -24,6 +24,7 @@ from benchmarks.quality.protocol import Protocol, read_protocol
 from benchmarks.quality.records import Record, write_json
 from benchmarks.quality.results import Results, collect
 from benchmarks.quality.sweep import Sweep
+from benchmarks.quality.texts import TrainingFiles
 from ese_deploy.choose.machine import describe_machine
 from ese_deploy.errors import InputError
 from ese_deploy.texts import collection
@@ -211,6 +212,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (data / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n", "utf-8")
     make_checkpoint(folder / "model")
     return folder
+
+
+def test_sets_of_plain_texts_have_a_row_for_every_text_and_leave_the_same_sources_out(place: Path) -> None:
+    text = SMALL.replace("[data.train]", 'plain = ["sentences"]\n\n[data.train]\nsentences = ["triplets.tsv"]')
+    files = TrainingFiles(protocol_of(place, text), place / "data", place / "plain")
+    (path,) = files.files("sentences")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert sorted(row["text"] for row in rows) == sorted(TEXTS[:192]) and {*rows[0]} == {"text"}
+    assert files.calibration(("sentences",)).read_text("utf-8").splitlines() == [row["text"] for row in rows]
 
 
 def campaign(place: Path, *arguments: str) -> int:

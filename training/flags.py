@@ -204,7 +204,7 @@ FLAGS = (
     Flag("warmup_steps", count, 100, "steps until the learning rate is full"),
     Flag("lr_scheduler_type", str, "linear", "how the learning rate falls: transformers' names", choices=_SCHEDULES),
     Flag("weight_decay", positive, 0.0, "of AdamW"),
-    Flag("max_grad_norm", positive, 1.0, "longer gradients of the model are scaled to this norm; those of maps are not"),
+    Flag("max_grad_norm", positive, 1.0, "longer gradients of the model, without its maps, are scaled to this norm"),
     Flag("seed", seed, 42, "of everything that is drawn; -1: the default"),
     Flag("fp16", switch, False, "mixed precision on a GPU"),
     Flag("bf16", switch, False, "mixed precision on a GPU or CPU that has it"),

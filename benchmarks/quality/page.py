@@ -64,8 +64,10 @@ def _draw(results: Results, images: Path) -> None:
     for name, grid in grids.items():
         title = f"{name}: Spearman x 100, mean of {sets}" if tested else f"{name}: Spearman x 100 on {sets}"
         heat_map(images / f"quality_{name.replace(' ', '_').replace(',', '')}.png", grid, title, "depth", "dimensions")
-    kin = [row.row.name for row in rows if row.row.of == _BASE or row.row.name == _BASE]
-    kin += [row.row.name for row in rows if row.row.of in kin]
+    kin = {_BASE}
+    for row in rows:  # a row stands below the one that it changes
+        if row.row.of in kin:
+            kin.add(row.row.name)
     others = [grid for name, grid in grids.items() if name not in kin]
     if _BASE in grids and others:
         gain = {cell: value - max(grid[cell] for grid in others) for cell, value in grids[_BASE].items()}

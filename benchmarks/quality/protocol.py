@@ -77,6 +77,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         test_retrieval: folders of search collections, looked at once.
         left_out: training rows of these sources are not used.
         train: files of each set of training data.
+        plain: sets whose every text is a row of its own, so that nothing says what belongs together.
         dev_search: what choices for search are made on.
     """
 
@@ -85,6 +86,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_retrieval: list[str]
     left_out: list[str]
     train: dict[str, list[str]]
+    plain: list[str] = []
     dev_search: DevSearch | None = None
 
 

@@ -84,8 +84,7 @@ class TrainingFiles:
             for name in names
             for path in self.files(name)
             for _, row in read_rows(path)
-            for column, text in row.items()
-            if column not in _ABOUT
+            for text in _texts(row)
         )
         path = self._work / f"{'-'.join(names)}.txt"
         _write(path, "".join(f"{text}\n" for text in texts).encode())
@@ -101,7 +100,10 @@ class TrainingFiles:
         prepared = []
         for number, source in enumerate(self._protocol.data.train[name], start=1):
             path = self._work / f"{name}-{number}.jsonl"
-            _write_rows(path, self._rows(self._path(source)))
+            rows = self._rows(self._path(source))
+            if name in self._protocol.data.plain:
+                rows = ({"text": text} for text in dict.fromkeys(text for row in rows for text in _texts(row)))
+            _write_rows(path, rows)
             prepared.append(path)
         return tuple(prepared)
 
@@ -115,6 +117,10 @@ class TrainingFiles:
         if not path.exists():
             raise InputError(f"there is no {path}; --data names the folder that the protocol's files lie below")
         return path
+
+
+def _texts(row: Mapping[str, Any]) -> list[Any]:
+    return [text for column, text in row.items() if column not in _ABOUT]
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
