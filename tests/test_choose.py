@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ese_deploy.bundle import Bundle
+from ese_deploy.choose import candidates
 from ese_deploy.choose.budgets import LatencyBudget, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.choice import Budgets, Candidate, Outcome
 from ese_deploy.choose.measurements import Measurement, load_measurements, store_measurements, write_measurements
@@ -171,10 +172,16 @@ def test_figures_count_whatever_package_the_engine_came_in(
 ) -> None:
     choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread")
 
-    def missing(name: str) -> str:
+    installed = importlib.metadata.version("onnxruntime")
+
+    def version(name: str) -> str:
+        if name == "onnxruntime-directml":
+            return installed
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(candidates, "_installed", candidates._installed.__wrapped__)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-directml"]})
     assert choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread", "--no-measure")["best"]
 
 

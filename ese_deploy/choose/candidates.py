@@ -1,13 +1,14 @@
 """What is known of a bundle's targets: size and quality from its manifest, speed and memory from measurements."""
 
 import functools
+import importlib.metadata
 from collections.abc import Mapping
 
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ENGINES, ON_REQUEST, load_engine
-from ese_deploy.errors import EngineError, InputError
+from ese_deploy.engines import ENGINES, ON_REQUEST
+from ese_deploy.errors import InputError
 from ese_deploy.manifest import Manifest, TargetEntry
 from ese_deploy.quality import describe_quality, find_quality
 from ese_deploy.runtime.threads import available_threads
@@ -126,13 +127,14 @@ def _value(
 
 
 def _current(one: Measurement) -> bool:
-    return one.versions == _versions(one.engine)
+    return all(version in _installed(name) for name, version in one.versions.items())
 
 
 @functools.cache
-def _versions(engine: str) -> dict[str, str]:
-    """What the engine says of itself, as it did when it was measured: it may have come in any of several packages."""
+def _installed(name: str) -> frozenset[str]:
+    """Versions of a library that are installed, in whatever package it came; it is not imported, which takes long."""
     try:
-        return load_engine(engine).versions
-    except EngineError:
-        return {}
+        return frozenset({importlib.metadata.version(name)})
+    except importlib.metadata.PackageNotFoundError:
+        packages = importlib.metadata.packages_distributions().get(name, ())
+        return frozenset(importlib.metadata.version(package) for package in packages)
