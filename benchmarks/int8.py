@@ -4,8 +4,6 @@ From text to vectors, engines and targets taking turns, round by round. TEXTS is
 """
 
 import argparse
-import gzip
-import json
 import statistics
 import sys
 import time
@@ -20,6 +18,7 @@ from ese_deploy.bundle import open_bundle
 from ese_deploy.engines.openvino import OpenVino
 from ese_deploy.errors import EseDeployError, InputError
 from ese_deploy.export.observe import calibration_half
+from ese_deploy.rows import kind_of, numbered_lines, read_rows, text_field
 from ese_deploy.runtime.tokenize import load_tokenizer
 
 Run = Callable[[list[str]], object]
@@ -27,10 +26,9 @@ Run = Callable[[list[str]], object]
 
 def read_texts(path: Path, field: str) -> list[str]:
     """All texts of a file."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
-    return lines if ".txt" in path.suffixes else [json.loads(line)[field] for line in lines]
+    if kind_of(path) == ".txt":
+        return [line for _, line in numbered_lines(path)]
+    return [text_field({field: None, **row}, field, path, number) for number, row in read_rows(path)]
 
 
 def ours(bundle: Path, targets: list[str], engines: list[str], threads: int) -> Iterator[tuple[str, Run]]:

@@ -8,11 +8,10 @@ import typer
 
 from ese_deploy.bundle import is_bundle, open_bundle
 from ese_deploy.cli.app import main
-from ese_deploy.cli.console import JsonOption, progress_bars
+from ese_deploy.cli.console import JsonOption, PickleOption, progress_bars
 from ese_deploy.cli.evaluate import (
     AgainstOption,
     OutOption,
-    PickleOption,
     PlotsOption,
     RetrievalOption,
     StsOption,

@@ -23,6 +23,7 @@ __all__ = [
     "EngineOption",
     "JsonOption",
     "MeasuredEngineOption",
+    "PickleOption",
     "check_file",
     "check_measured_engine",
     "megabytes",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
+PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")]
 EngineOption = Annotated[
     str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16.")
 ]

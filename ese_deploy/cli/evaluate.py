@@ -11,7 +11,16 @@ import typer
 
 from ese_deploy.bundle import Bundle, open_bundle
 from ese_deploy.choose.machine import describe_machine, library_versions
-from ese_deploy.cli.console import EngineOption, JsonOption, check_file, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import (
+    EngineOption,
+    JsonOption,
+    PickleOption,
+    check_file,
+    print_json,
+    print_table,
+    progress_bars,
+    say,
+)
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.errors import InputError
 from ese_deploy.files import explain_os_error, write_atomic
@@ -26,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AgainstOption",
     "OutOption",
-    "PickleOption",
     "PlotsOption",
     "RetrievalOption",
     "StsOption",
@@ -45,10 +53,6 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Write all figures
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw heat maps into this folder, as PNG and SVG.")]
 AgainstOption = Annotated[
     str | None, typer.Option("--against", help="The checkpoint, where a bundle lacks the full model.")
-]
-
-PickleOption = Annotated[
-    bool, typer.Option("--allow-pickle", help="Load a checkpoint's pickle weights, which can run any code.")
 ]
 
 

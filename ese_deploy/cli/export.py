@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import JsonOption, PickleOption, megabytes, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
 from ese_deploy.target import Target, parse_range
 
@@ -39,9 +39,7 @@ def export(
         str | None, typer.Option(help="For a plain transformers folder: such as mean, cls or lasttoken.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
-    ] = False,
+    allow_pickle: PickleOption = False,
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="Weights of int8 in 7 bits, for x86 without VNNI.")
     ] = False,

@@ -15,7 +15,7 @@ from ese_deploy.bundle import (
     read_tokenizer,
     verify_weights,
 )
-from ese_deploy.cli.console import EngineOption, JsonOption, print_json, print_table, progress_bars, say
+from ese_deploy.cli.console import EngineOption, JsonOption, PickleOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
 from ese_deploy.engines import ACCELERATED, load_engine, runs_dtype
 from ese_deploy.errors import GateError, InputError
@@ -33,9 +33,7 @@ def verify(
     ] = None,
     engine: EngineOption = "onnxruntime",
     save: Annotated[bool, typer.Option("--save", help="Write the figures into the bundle's manifest.")] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")
-    ] = False,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and compare every target with PyTorch."""
