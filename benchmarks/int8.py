@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.tool import start
 from ese_deploy import Encoder
-from ese_deploy.bundle import open_bundle
+from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.engines.openvino import OpenVino
 from ese_deploy.errors import EseDeployError, InputError
 from ese_deploy.export.observe import calibration_half
-from ese_deploy.rows import kind_of, numbered_lines, read_rows, text_field
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.texts.rows import kind_of, numbered_lines, read_rows, text_field
 
 Run = Callable[[list[str]], object]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from benchmarks.tool import start
 from ese_deploy import Encoder
-from ese_deploy.bundle import choose_entry, open_bundle, read_graph
+from ese_deploy.bundle.reader import choose_entry, open_bundle, read_graph
 from ese_deploy.engines import Batch
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.engines.onnxruntime_cpu import SLOW_FUSIONS, import_onnxruntime, session_options
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import load_tokenizer
-from ese_deploy.texts import collection
+from ese_deploy.texts.sample import sample_corpus
 
 
 def profile(bundle: Path, target: str, rounds: int, threads: int) -> Counter[str]:
@@ -34,7 +34,7 @@ def profile(bundle: Path, target: str, rounds: int, threads: int) -> Counter[str
             providers=["CPUExecutionProvider"],
             disabled_optimizers=SLOW_FUSIONS,
         )
-        tokens = tokenizer([item.text for item in collection()])
+        tokens = tokenizer([item.text for item in sample_corpus()])
         names = [value.name for value in session.get_inputs()]
         for _ in range(rounds):
             for rows in plan_batches(tokens.lengths, Batch.size, Batch.tokens):

@@ -1,17 +1,17 @@
 """Sentence embeddings that stop at any depth and keep any prefix: export, verification, measurement, runtime."""
 
 from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.errors import BundleError, EngineError, EseDeployError, GateError, InputError
+from ese_deploy.errors import BundleError, CheckFailedError, EngineError, EseDeployError, InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 
 __all__ = [
     "Bundle",
     "BundleError",
+    "CheckFailedError",
     "Encoder",
     "EngineError",
     "EseDeployError",
-    "GateError",
     "InputError",
     "Target",
     "__version__",

@@ -4,7 +4,7 @@ Every message is one line that says what was got, what is allowed and what to do
 the message alone and exits with the class's ``exit_code``.
 """
 
-__all__ = ["BundleError", "EngineError", "EseDeployError", "GateError", "InputError", "TrainingError"]
+__all__ = ["BundleError", "CheckFailedError", "EngineError", "EseDeployError", "InputError", "TrainingError"]
 
 
 class EseDeployError(Exception):
@@ -31,7 +31,7 @@ class TrainingError(EseDeployError):
     exit_code = 1
 
 
-class GateError(EseDeployError):
+class CheckFailedError(EseDeployError):
     """A measured figure is outside its gate.
 
     Attributes:

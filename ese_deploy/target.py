@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from ese_deploy.errors import InputError
 
-__all__ = ["BY_NAME", "CALIBRATED", "DTYPES", "MIN_DIM", "QUANTIZED", "Target", "default_dims", "parse_range"]
+__all__ = ["CALIBRATED", "DTYPES", "MIN_DIM", "OPT_IN_DTYPES", "QUANTIZED", "Target", "default_dims", "parse_range"]
 
 DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-dynamic", "int8-weights")
 
 CALIBRATED = frozenset({"int8", "int8-fp16"})
 """Dtypes whose activations are calibrated on texts."""
 
-BY_NAME = frozenset({"int8-dynamic", "int8-weights"})
+OPT_IN_DTYPES = frozenset({"int8-dynamic", "int8-weights"})
 """Dtypes that are taken only where they are named, and neither by default nor for a budget."""
 
-QUANTIZED = CALIBRATED | BY_NAME
+QUANTIZED = CALIBRATED | OPT_IN_DTYPES
 """Dtypes of int8, whose targets held texts decide about: one that fails is left out of the bundle."""
 
 # Below 8 dimensions rounding noise of 1e-7 grows to 1e-5 in the normalised vector: no gate could hold.

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 
 from ese_deploy import Encoder, EseDeployError
-from ese_deploy.texts import collection
+from ese_deploy.texts.sample import sample_corpus
 
 QUESTIONS = (
     "what makes two threads give a different result each run",
@@ -20,7 +20,7 @@ COLUMN = 66
 
 def main(bundle: str, *targets: str) -> None:
     """Print the best texts for a few questions, a column for each target."""
-    texts = [item.text for item in collection() if item.kind != "query"]
+    texts = [item.text for item in sample_corpus() if item.kind != "query"]
     encoders = [Encoder.open(bundle, target) for target in targets]
     indexes = [encoder.encode_document(texts) for encoder in encoders]
     sizes = (

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backbone_table import BackboneRow, page
-from tiny import MAX_LENGTH, make_checkpoint, write_json
+from helpers.backbone_table import BackboneRow, page
+from helpers.tiny import MAX_LENGTH, make_checkpoint, write_json
 
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle

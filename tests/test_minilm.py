@@ -10,12 +10,12 @@ import pytest
 from conftest import MINILM
 
 from ese_deploy.backbones import read_checkpoint
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.runtime import Encoder
-from ese_deploy.texts import collection
+from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify.texts import NASTY
 
-TEXTS = [*NASTY, *(item.text for item in collection()[::4])]
+TEXTS = [*NASTY, *(item.text for item in sample_corpus()[::4])]
 
 
 def test_18_targets_equal_pytorch_and_take_the_room_of_one_model(minilm_bundle: Bundle) -> None:
@@ -47,7 +47,7 @@ def test_agreement_grows_with_depth_and_ends_at_one(minilm_bundle: Bundle) -> No
 
 
 def test_search_over_the_collection_finds_the_topic(minilm_bundle: Bundle) -> None:
-    items = collection()
+    items = sample_corpus()
     queries = [item for item in items if item.kind == "query"]
     documents = [item for item in items if item.kind != "query"]
     encoder = Encoder.open(minilm_bundle, "6x128")

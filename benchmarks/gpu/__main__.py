@@ -25,11 +25,11 @@ from benchmarks.gpu.results import Results, Row, Verified, add
 from benchmarks.gpu.runners import ENGINES, Runner, ours, pytorch
 from benchmarks.gpu.timing import ceiling, measure
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import Bundle, choose_entry
-from ese_deploy.choose.machine import describe_machine, library_versions
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines import Engine, load_engine, runs_dtype
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.errors import EngineError, EseDeployError
+from ese_deploy.system.machine import describe_machine, library_versions
 from ese_deploy.target import Target
 from ese_deploy.verify import Reference, check_target
 from ese_deploy.verify.texts import verification_texts

@@ -10,13 +10,13 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from benchmarks.gpu.cases import Shape
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint
-from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.observe import calibrate_int8, describe_recipe
 from ese_deploy.export.trace import trace
 from ese_deploy.target import CALIBRATED, Target
-from ese_deploy.texts import collection
+from ese_deploy.texts.sample import sample_corpus
 
 __all__ = ["checkpoint_of", "depths_of", "export_shape", "make_checkpoint"]
 
@@ -45,7 +45,7 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(_SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator((item.text for item in collection()), trainer)
+    tokenizer.train_from_iterator((item.text for item in sample_corpus()), trainer)
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from ese_deploy.choose.machine import Machine
-from ese_deploy.files import write_atomic
-from ese_deploy.manifest import Parity
+from ese_deploy.bundle.manifest import Parity
+from ese_deploy.system.files import write_atomic
+from ese_deploy.system.machine import Machine
 
 __all__ = ["SCHEMA_VERSION", "Results", "Row", "Verified", "add", "load"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.cases import Case, Shape
 from ese_deploy.backbones.quiet import quiet_transformers
-from ese_deploy.bundle import Bundle, choose_entry, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
 from ese_deploy.engines import Engine
 from ese_deploy.target import Target
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ese_deploy.choose.machine import Machine
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
+from ese_deploy.system.files import write_atomic
+from ese_deploy.system.machine import Machine
 
 __all__ = ["ACROSS", "DEV", "Figures", "Record", "criterion", "mean_and_spread", "read_records", "write_json"]
 

@@ -9,7 +9,7 @@ from benchmarks.quality.plan import chosen_rate, rates_tried, runs_of
 from benchmarks.quality.protocol import Protocol, Row
 from benchmarks.quality.records import Figures, Record, read_records
 from benchmarks.quality.sweep import TESTS, Sweep
-from ese_deploy.choose.machine import Machine
+from ese_deploy.system.machine import Machine
 
 __all__ = ["Results", "RowResult", "RunResult", "collect"]
 

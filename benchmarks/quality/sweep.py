@@ -18,11 +18,11 @@ from benchmarks.quality.protocol import PROJECTED, Protocol
 from benchmarks.quality.records import ACROSS, Figures, Record, read_records, write_json
 from benchmarks.quality.texts import DEV_SEARCH, TrainingFiles
 from ese_deploy.backbones.source import locate
-from ese_deploy.choose.machine import describe_machine, library_versions
+from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.errors import InputError
-from ese_deploy.files import replace_folder, staging_folder
-from ese_deploy.linear import MAPS_FILE
-from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.projections.projection import PROJECTIONS_FILE
+from ese_deploy.system.files import replace_folder, staging_folder
+from ese_deploy.system.machine import describe_machine, library_versions
 
 __all__ = ["RUNS", "TESTS", "Sweep"]
 
@@ -195,7 +195,7 @@ class Sweep:
         source = str(self._model(run.source)) if run.source else self.protocol.model
         with staging_folder(self._model(run)) as staging:
             shutil.copytree(locate(source).path, staging / "model")
-            shutil.copy(self._bundle(run) / MAPS_FILE, staging / "model" / MAPS_FILE)
+            shutil.copy(self._bundle(run) / PROJECTIONS_FILE, staging / "model" / PROJECTIONS_FILE)
             replace_folder(staging / "model", self._model(run))
         shutil.rmtree(self._bundle(run))
 

@@ -18,7 +18,7 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
 from ese_deploy.backbones.tokenizer import CheckpointTokenizer, read_tokenizer
 from ese_deploy.errors import BundleError, InputError
-from ese_deploy.linear import MAPS_FILE, LinearMap, load_maps
+from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, load_projections
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
@@ -73,7 +73,7 @@ class Checkpoint:
     prompts: dict[str, str]
     default_prompt_name: str | None
     contract: EseContract | None
-    maps: Mapping[int, LinearMap]
+    projections: Mapping[int, Projection]
 
     @property
     def depth(self) -> int:
@@ -98,7 +98,7 @@ class Checkpoint:
     def space(self, depth: int) -> str:
         """Name of the space that an exit's vectors lie in: one for all exits that were trained to be aligned."""
         contract = self.contract
-        placed = depth in (self.maps or self.trained_exits)
+        placed = depth in (self.projections or self.trained_exits)
         aligned = contract is not None and contract.aligned_exits and placed
         return "aligned" if aligned else f"exit{depth:02d}"
 
@@ -149,14 +149,18 @@ def read_checkpoint(
     if max_seq_length is not None and not 8 <= max_seq_length <= longest:
         raise InputError(f"max_seq_length {max_seq_length} is outside what {model} allows; choose 8 to {longest}")
     prompts = _read_json(location.path / "config_sentence_transformers.json", optional=True)
-    maps_file = location.path / MAPS_FILE
+    projections_file = location.path / PROJECTIONS_FILE
     pooled = int(config.hidden_size) * len(described.pooling.split("+"))
     width = described.head[-1].out_features if described.head else pooled
-    maps = _read_maps(maps_file, int(config.num_hidden_layers), pooled, width)
+    projections = _read_projections(projections_file, int(config.num_hidden_layers), pooled, width)
     return Checkpoint(
         location=location,
         backbone_path=folder,
-        weight_files=(*weight_files, *(layer.weights for layer in described.head), *([maps_file] if maps else [])),
+        weight_files=(
+            *weight_files,
+            *(layer.weights for layer in described.head),
+            *([projections_file] if projections else []),
+        ),
         allow_pickle=allow_pickle,
         config=config,
         architecture=architecture,
@@ -168,7 +172,7 @@ def read_checkpoint(
         prompts=_prompts(prompts.get("prompts") or {}, location.path),
         default_prompt_name=prompts.get("default_prompt_name"),
         contract=read_contract(location.path, int(config.num_hidden_layers)),
-        maps=maps,
+        projections=projections,
     )
 
 
@@ -289,21 +293,21 @@ def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int 
     return int(min(limits[0], of_positions or limits[0]))
 
 
-def _read_maps(path: Path, depth: int, pooled: int, width: int) -> dict[int, LinearMap]:
+def _read_projections(path: Path, depth: int, pooled: int, width: int) -> dict[int, Projection]:
     if not path.is_file():
         return {}
     try:
-        maps = load_maps(path.read_bytes(), str(path))
+        projections = load_projections(path.read_bytes(), str(path))
     except (OSError, BundleError) as error:
         raise InputError(str(error)) from error
-    for exit_, fitted in maps.items():
+    for exit_, fitted in projections.items():
         wanted = (width, pooled * len(fitted.states) or width)
         if exit_ > depth or fitted.matrix.shape != wanted:
             raise InputError(
                 f"{path} has a map of exit {exit_} with the shape {list(fitted.matrix.shape)}; this model has {depth} "
                 f"blocks and takes {list(wanted)}; the checkpoint does not fit together"
             )
-    return maps
+    return projections
 
 
 def _read_config(folder: Path) -> Any:

@@ -11,7 +11,7 @@ from ese_deploy.backbones.architectures import Architecture
 from ese_deploy.backbones.masks import attention_masks
 from ese_deploy.backbones.pooling import pool
 from ese_deploy.errors import InputError
-from ese_deploy.linear import LinearMap
+from ese_deploy.projections.projection import Projection
 
 __all__ = ["Exits", "exit_states", "finish_states", "join_states"]
 
@@ -95,7 +95,7 @@ class Exits(nn.Module):
         pooling: str,
         depths: Sequence[int],
         head: nn.Module | None = None,
-        maps: Mapping[int, LinearMap] | None = None,
+        projections: Mapping[int, Projection] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -103,7 +103,7 @@ class Exits(nn.Module):
         self.pooling = pooling
         self.depths = tuple(depths)
         self.head = head or nn.Identity()
-        self.maps = nn.ModuleDict({str(depth): ExitMap(fitted) for depth, fitted in (maps or {}).items()})
+        self.projections = nn.ModuleDict({str(depth): ExitMap(fitted) for depth, fitted in (projections or {}).items()})
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -117,15 +117,15 @@ class Exits(nn.Module):
         return {depth: self._vectors(depth, pooled) for depth in self.depths}
 
     def _reads(self, depth: int) -> tuple[int, ...]:
-        return (self._map(depth).states if str(depth) in self.maps else ()) or (depth,)
+        return (self._map(depth).states if str(depth) in self.projections else ()) or (depth,)
 
     def _map(self, depth: int) -> "ExitMap":
-        module = self.maps[str(depth)]
+        module = self.projections[str(depth)]
         assert isinstance(module, ExitMap)
         return module
 
     def _vectors(self, depth: int, pooled: Mapping[int, Tensor]) -> Tensor:
-        if str(depth) not in self.maps:
+        if str(depth) not in self.projections:
             vectors: Tensor = self.head(pooled[depth])
             return vectors
         fitted = self._map(depth)
@@ -143,7 +143,7 @@ class ExitMap(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, fitted: LinearMap) -> None:
+    def __init__(self, fitted: Projection) -> None:
         super().__init__()
         self.states = fitted.states
         self.register_buffer("matrix", torch.from_numpy(fitted.matrix.copy()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ese_deploy.errors import InputError
-from ese_deploy.files import expand
+from ese_deploy.system.files import expand
 
 __all__ = ["Location", "find_weight_files", "locate"]
 

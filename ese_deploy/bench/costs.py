@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from ese_deploy.bench.memory import cold_start, measure_memory
 from ese_deploy.bench.plan import Run
 from ese_deploy.bench.results import Cost
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.target import Target
 
 __all__ = ["measure_costs"]

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import msgspec
 
-from ese_deploy.bench.ceiling import Ceiling, find_ceilings
+from ese_deploy.bench.baseline_runs import PeerPlan, PeerTable, start_peers
+from ese_deploy.bench.baselines import PeerError
+from ese_deploy.bench.contenders import Subject, finish, own_subject
 from ese_deploy.bench.costs import measure_costs
 from ese_deploy.bench.host import OthersClock, describe_host
 from ese_deploy.bench.operations import OperationCount
-from ese_deploy.bench.peer_runs import PeerPlan, PeerTable, start_peers
-from ese_deploy.bench.peers import PeerError
+from ese_deploy.bench.peak import Ceiling, find_ceilings
 from ese_deploy.bench.plan import STOPS, GroupPlan, Request, Run, describe_stop, plan_groups
 from ese_deploy.bench.results import SCHEMA_VERSION, Group, Limit, Peer, Results, write_results
 from ese_deploy.bench.rounds import interleave
-from ese_deploy.bench.subjects import Subject, finish, own_subject
 from ese_deploy.bench.texts import BenchTexts
-from ese_deploy.bundle import Bundle, choose_entry, read_graph
-from ese_deploy.choose.machine import library_versions
+from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
 from ese_deploy.choose.measurements import bundle_key
 from ese_deploy.engines import batch_for, load_engine
-from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.system.machine import library_versions
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 
 __all__ = ["new_results", "run_bench", "same_question"]

@@ -5,10 +5,10 @@ import subprocess
 
 import psutil
 
-from ese_deploy.bench.ceiling import instruction_sets
+from ese_deploy.bench.peak import instruction_sets
 from ese_deploy.bench.results import Host
-from ese_deploy.choose.machine import describe_machine
-from ese_deploy.runtime.threads import available_threads
+from ese_deploy.system.machine import describe_machine
+from ese_deploy.system.threads import available_threads
 
 __all__ = ["OthersClock", "describe_host"]
 

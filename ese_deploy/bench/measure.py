@@ -11,16 +11,16 @@ import numpy as np
 
 from ese_deploy.bench.memory import measure_memory
 from ese_deploy.bench.rounds import Stop, interleave
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.measurements import Kind, Measurement
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.system.progress import Progress, silent
+from ese_deploy.system.threads import available_threads
 
 __all__ = ["BATCH", "Effort", "measure", "text_of"]
 

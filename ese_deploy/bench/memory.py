@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import EngineError
 from ese_deploy.target import Target
 
@@ -84,7 +84,7 @@ def private_bytes() -> int | None:
 
 
 def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> dict[str, float]:
-    from ese_deploy.bundle import open_bundle
+    from ese_deploy.bundle.reader import open_bundle
     from ese_deploy.engines import load_engine
     from ese_deploy.runtime import Encoder
 

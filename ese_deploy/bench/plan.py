@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ese_deploy.bench.rounds import Stop
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines import batch_for
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import TargetEntry
 from ese_deploy.target import Target
 
 __all__ = ["BUDGETS", "STOPS", "GroupPlan", "Request", "Run", "describe_stop", "plan_groups", "select_entries"]

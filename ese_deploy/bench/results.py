@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from ese_deploy.bench.rounds import uncertainty
-from ese_deploy.choose.machine import Machine
+from ese_deploy.bundle.manifest import Quality
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
-from ese_deploy.manifest import Quality
+from ese_deploy.system.files import write_atomic
+from ese_deploy.system.machine import Machine
 
 __all__ = [
     "NOISY",

@@ -9,8 +9,8 @@ import numpy as np
 
 from ese_deploy.bench.results import TextSet
 from ese_deploy.runtime.tokenize import TextTokenizer
-from ese_deploy.textfile import open_texts
-from ese_deploy.texts import COLLECTION_NAME, collection
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
+from ese_deploy.texts.textfile import open_texts
 
 __all__ = ["LENGTHS", "BenchTexts", "bench_texts"]
 
@@ -49,8 +49,8 @@ def bench_texts(path: Path | None = None, field: str = "text") -> BenchTexts:
         file = open_texts(path, field)
         file.check()
         return BenchTexts(path.name, {"file": [row.text for row in file]})
-    kinds = {length: [item.text for item in collection() if item.kind == length] for length in LENGTHS[:-1]}
-    return BenchTexts(COLLECTION_NAME, {**kinds, LENGTHS[-1]: [item.text for item in collection()]})
+    kinds = {length: [item.text for item in sample_corpus() if item.kind == length] for length in LENGTHS[:-1]}
+    return BenchTexts(SAMPLE_CORPUS_NAME, {**kinds, LENGTHS[-1]: [item.text for item in sample_corpus()]})
 
 
 def _describe(texts: Sequence[str], tokenizer: TextTokenizer) -> TextSet:

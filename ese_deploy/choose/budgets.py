@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.errors import InputError
-from ese_deploy.quality import AGREEMENT
 
 __all__ = [
     "Case",
@@ -87,7 +87,7 @@ class QualityBudget:
 
     Attributes:
         value: the limit, from 0 to 1.
-        metric: as :func:`ese_deploy.quality.find_quality` takes it.
+        metric: as :func:`ese_deploy.bundle.metrics.find_quality` takes it.
         share: whether the limit is a share of the full model's figure, not the figure itself.
     """
 

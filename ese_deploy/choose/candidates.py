@@ -4,15 +4,15 @@ import functools
 import importlib.metadata
 from collections.abc import Mapping
 
+from ese_deploy.bundle.manifest import Manifest, TargetEntry
+from ese_deploy.bundle.metrics import describe_quality, find_quality
 from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate
 from ese_deploy.choose.measurements import Kind, Measurement, Measurements
-from ese_deploy.engines import ENGINES, ON_REQUEST
+from ese_deploy.engines import ENGINES, OPT_IN_ENGINES
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest, TargetEntry
-from ese_deploy.quality import describe_quality, find_quality
-from ese_deploy.runtime.threads import available_threads
-from ese_deploy.target import BY_NAME
+from ese_deploy.system.threads import available_threads
+from ese_deploy.target import OPT_IN_DTYPES
 
 __all__ = ["find_candidates", "missing_measurements", "size_on_disk"]
 
@@ -40,7 +40,7 @@ def find_candidates(
             need an engine or a dtype that was not named.
     """
     _check_names(manifest, budgets)
-    entries = [entry for entry in manifest.targets if entry.dtype not in BY_NAME or entry.dtype in budgets.dtypes]
+    entries = [entry for entry in manifest.targets if entry.dtype not in OPT_IN_DTYPES or entry.dtype in budgets.dtypes]
     if not entries:
         dtypes = sorted({entry.dtype for entry in manifest.targets})
         raise InputError(
@@ -59,7 +59,7 @@ def find_candidates(
         )
         for entry in entries
         for engine in ENGINES
-        if engine in entry.engines and (engine in budgets.engines or engine not in ON_REQUEST)
+        if engine in entry.engines and (engine in budgets.engines or engine not in OPT_IN_ENGINES)
     ]
     if not candidates and not budgets.engines:
         held_engines = sorted({engine for entry in entries for engine in entry.engines})

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.choose.budgets import Case, LatencyBudget, QualityBudget, ThroughputBudget
-from ese_deploy.manifest import TargetEntry
 
 __all__ = ["Budgets", "Candidate", "Choice", "Limit", "Outcome", "Prefer", "choose", "dominates", "limits_of"]
 

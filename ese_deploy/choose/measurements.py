@@ -7,11 +7,11 @@ from typing import Literal
 
 import msgspec
 
-from ese_deploy.bundle import Bundle
-from ese_deploy.cache import CACHE_VARIABLE, cache_folder, locked_folder
-from ese_deploy.choose.machine import Machine, describe_machine
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import InputError
-from ese_deploy.files import explain_os_error, write_atomic
+from ese_deploy.system.cache import CACHE_VARIABLE, cache_folder, locked_folder
+from ese_deploy.system.files import explain_os_error, write_atomic
+from ese_deploy.system.machine import Machine, describe_machine
 
 __all__ = [
     "CACHE_VARIABLE",

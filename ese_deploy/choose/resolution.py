@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ese_deploy.bundle import Bundle, read_profiles_file
+from ese_deploy.bundle.manifest import Manifest
+from ese_deploy.bundle.reader import Bundle, read_profiles_file
 from ese_deploy.choose.budgets import QualityBudget
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets, Candidate, choose
@@ -19,9 +20,8 @@ from ese_deploy.choose.profiles import (
     parse_profiles,
     profile_budgets,
 )
-from ese_deploy.engines import USUAL
+from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest
 from ese_deploy.target import Target
 
 __all__ = ["Resolution", "Resolved", "profile_target", "profiles_of", "resolve_profile", "resolved_toml"]
@@ -58,7 +58,7 @@ class Resolution:
     target: Target | None
     why: str
     fell_back: bool
-    engine: str = USUAL
+    engine: str = DEFAULT_ENGINE
 
 
 def profiles_of(bundle: Bundle) -> Profiles:
@@ -164,7 +164,7 @@ def _wanted_engine(profile: Profile, manifest: Manifest, target: Target) -> str:
     """The first engine that a profile names and a target runs on."""
     wanted = profile_budgets(profile, manifest.depth, manifest.width).engines
     able = next((entry.engines for entry in manifest.targets if entry.target == target), [])
-    return next((name for name in wanted if name in able), USUAL)
+    return next((name for name in wanted if name in able), DEFAULT_ENGINE)
 
 
 def _before(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from ese_deploy import __version__
 from ese_deploy.cli import bench, build, choose, doctor, embed, evaluate, export, inspect, measurements, report, verify
-from ese_deploy.errors import EseDeployError, GateError
+from ese_deploy.errors import CheckFailedError, EseDeployError
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str], verbs: Callable[..., Any] = app) -> int:
 
 
 def _report(error: Exception) -> int:
-    if isinstance(error, GateError):
+    if isinstance(error, CheckFailedError):
         for line in (*error.failures, f"error: {error}"):
             print(line, file=sys.stderr)
         return error.exit_code

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.console import (
     JsonOption,
     check_file,
@@ -19,11 +19,11 @@ from ese_deploy.cli.console import (
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import EngineError, InputError
-from ese_deploy.runtime.threads import available_threads
+from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target, parse_range
 
 if TYPE_CHECKING:
-    from ese_deploy.bench.peer_runs import PeerPlan
+    from ese_deploy.bench.baseline_runs import PeerPlan
     from ese_deploy.bench.plan import Request
     from ese_deploy.bench.results import Results
     from ese_deploy.bench.texts import BenchTexts
@@ -46,7 +46,7 @@ def bench(
     batch_tokens: Annotated[str, typer.Option(help="Token budgets beside the default, in --full: 128,512.")] = "",
     texts: Annotated[Path | None, typer.Option(help="Your own: .txt or .jsonl; without it, the collection.")] = None,
     text_field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
-    peers: Annotated[Path | None, typer.Option(help="Run the peers of this folder too: benchmarks/peers.")] = None,
+    peers: Annotated[Path | None, typer.Option(help="Run the peers of this folder too: benchmarks/baselines.")] = None,
     peer: Annotated[list[str], typer.Option("--peer", help="Of the peers only this; by name, repeatable.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Replace results that are complete.")] = False,
     json: JsonOption = False,
@@ -161,12 +161,12 @@ def _peer_plan(bundle: Bundle, folder: Path | None, names: list[str]) -> "PeerPl
     Raises:
         InputError: there are no such peers, the bundle lacks the full model, or its checkpoint is not here.
     """
-    from ese_deploy.bench.peer_runs import PeerPlan
-    from ese_deploy.bench.peers import read_peers
+    from ese_deploy.bench.baseline_runs import PeerPlan
+    from ese_deploy.bench.baselines import read_peers
 
     if folder is None:
         if names:
-            raise InputError("--peer needs --peers FOLDER, such as benchmarks/peers")
+            raise InputError("--peer needs --peers FOLDER, such as benchmarks/baselines")
         return None
     entries = read_peers(folder)
     known = {entry.name for entry in entries}

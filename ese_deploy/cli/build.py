@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.bundle import Bundle, choose_entry, open_bundle, read_graph
+from ese_deploy.bundle.golden import GoldenCheck, check_golden, load_golden
+from ese_deploy.bundle.manifest import Parity, TargetEntry
+from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle, read_graph
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars
 from ese_deploy.engines import batch_for
 from ese_deploy.engines.tensorrt import BuildSettings, TensorRt
 from ese_deploy.engines.tensorrt.plans import Plan, save_parity
-from ese_deploy.errors import GateError, InputError
-from ese_deploy.golden import GoldenCheck, check_golden, load_golden
-from ese_deploy.manifest import Parity, TargetEntry
+from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.loaded import LoadedTarget
 from ese_deploy.runtime.streams import Streams
@@ -91,7 +91,7 @@ def build(
         print_table(columns, [_row(one) for one in built])
     failures = [f"{one.target}: lowest cosine with PyTorch {one.cosine_min:.6f}" for one in built if not one.passed]
     if failures:
-        raise GateError(f"{len(failures)} plans do not equal PyTorch; do not use them", failures)
+        raise CheckFailedError(f"{len(failures)} plans do not equal PyTorch; do not use them", failures)
 
 
 def _entries(opened: Bundle, target: str) -> list[TargetEntry]:

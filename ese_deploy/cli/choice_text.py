@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
+from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, limits_of
-from ese_deploy.choose.machine import Machine
 from ese_deploy.cli.console import megabytes, print_table
-from ese_deploy.quality import AGREEMENT
+from ese_deploy.system.machine import Machine
 
 __all__ = ["loose_side", "print_choice", "quality_name", "reason", "relaxation"]
 

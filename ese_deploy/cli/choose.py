@@ -8,11 +8,10 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
-from ese_deploy.choose.machine import describe_machine
 from ese_deploy.choose.measurements import (
     Measurements,
     check_owner,
@@ -25,7 +24,8 @@ from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profi
 from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
 from ese_deploy.cli.console import JsonOption, check_file, print_json, progress_bars, say
 from ese_deploy.engines import ENGINES
-from ese_deploy.errors import GateError, InputError
+from ese_deploy.errors import CheckFailedError, InputError
+from ese_deploy.system.machine import describe_machine
 from ese_deploy.target import DTYPES
 
 __all__ = ["choose_target"]
@@ -108,7 +108,7 @@ def choose_target(
             "quality": min_quality,
         }
         advice = [relaxation(outcome, budgets, written) for outcome in choice.relax]
-        raise GateError(f"no target of {bundle} fits", advice)
+        raise CheckFailedError(f"no target of {bundle} fits", advice)
 
 
 def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budgets:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
-from ese_deploy.progress import Progress
+from ese_deploy.system.progress import Progress
 
 __all__ = [
     "EngineOption",

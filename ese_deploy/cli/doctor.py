@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from ese_deploy import __version__
-from ese_deploy.bundle import Bundle, open_bundle
+from ese_deploy.bundle.golden import check_golden, load_golden
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars
 from ese_deploy.cli.verify import hash_files
-from ese_deploy.engines import ENGINES, ON_REQUEST, load_engine, runs_dtype
+from ese_deploy.engines import ENGINES, OPT_IN_ENGINES, load_engine, runs_dtype
 from ese_deploy.engines.onnxruntime_cpu import installed_distributions
-from ese_deploy.errors import EngineError, EseDeployError, GateError
-from ese_deploy.golden import check_golden, load_golden
-from ese_deploy.progress import Progress
+from ese_deploy.errors import CheckFailedError, EngineError, EseDeployError
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.system.progress import Progress
+from ese_deploy.system.threads import available_threads
 
 __all__ = ["doctor"]
 
@@ -59,7 +59,7 @@ def doctor(
         print_table(["", "result", "found"], [[item.what, marks[item.ok], item.detail] for item in findings])
     failures = [f"{item.what}: {item.detail}" for item in findings if item.ok is False]
     if failures:
-        raise GateError(f"{len(failures)} checks failed", failures)
+        raise CheckFailedError(f"{len(failures)} checks failed", failures)
 
 
 def _machine() -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _machine() -> Iterator[Finding]:
             engine = load_engine(name)
         except EngineError as error:
             # Few machines have such an engine; one that lacks it is in order.
-            yield Finding(f"engine {name}", None if name in ON_REQUEST else False, str(error))
+            yield Finding(f"engine {name}", None if name in OPT_IN_ENGINES else False, str(error))
         else:
             yield Finding(f"engine {name}", True, f"{engine.versions} on {engine.device}")
 

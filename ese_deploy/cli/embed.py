@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import open_bundle
+from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.choose.profiles import read_profiles
 from ese_deploy.choose.resolution import Resolved, profile_target
 from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
@@ -17,7 +17,7 @@ from ese_deploy.engines import ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.precision import Precision, check_precision
-from ese_deploy.textfile import chunks, open_texts
+from ese_deploy.texts.textfile import chunks, open_texts
 
 __all__ = ["embed"]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.choose.machine import describe_machine, library_versions
+from ese_deploy.bundle.manifest import Quality
+from ese_deploy.bundle.metrics import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.console import (
     EngineOption,
     JsonOption,
@@ -23,10 +24,9 @@ from ese_deploy.cli.console import (
 )
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.errors import InputError
-from ese_deploy.files import explain_os_error, write_atomic
-from ese_deploy.manifest import Quality
-from ese_deploy.progress import Progress
-from ese_deploy.quality import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.system.files import explain_os_error, write_atomic
+from ese_deploy.system.machine import describe_machine, library_versions
+from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def full_checkpoint(bundle: Bundle, against: str | None, allow_pickle: bool = Fa
     if checkpoint.weights_sha256() != manifest.source.weights_sha256:
         raise InputError(f"{checkpoint.location.model} is not the checkpoint that {bundle.path} was made of; {advice}")
     if manifest.projection != "trained":
-        checkpoint = replace(checkpoint, maps={})  # as at export: the full model is what the bundle makes of it
+        checkpoint = replace(checkpoint, projections={})  # as at export: the full model is what the bundle makes of it
     return CheckpointExits(checkpoint, [checkpoint.depth], [checkpoint.width])
 
 

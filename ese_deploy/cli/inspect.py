@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.bundle import open_bundle
+from ese_deploy.bundle.manifest import Manifest, json_schema
+from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table
 from ese_deploy.cli.tables import target_rows
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest, json_schema
 
 __all__ = ["inspect"]
 

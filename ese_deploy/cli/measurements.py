@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.bundle import open_bundle
+from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.choose.budgets import Case
-from ese_deploy.choose.machine import describe_machine
 from ese_deploy.choose.measurements import (
     Kind,
     cache_folder,
@@ -29,6 +28,7 @@ from ese_deploy.cli.console import (
     progress_bars,
 )
 from ese_deploy.errors import InputError
+from ese_deploy.system.machine import describe_machine
 
 __all__ = ["app"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ese_deploy.cli.console import check_file
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
-from ese_deploy.textfile import Row
+from ese_deploy.system.files import write_atomic
+from ese_deploy.texts.textfile import Row
 
 __all__ = ["open_vectors"]
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.cli.console import megabytes
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest, TargetEntry
 
 if TYPE_CHECKING:
     from ese_deploy.verify import TargetCheck

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ese_deploy.bundle import (
+from ese_deploy.bundle.golden import load_golden
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import (
     Bundle,
     open_bundle,
     read_profiles_file,
@@ -18,10 +20,8 @@ from ese_deploy.bundle import (
 from ese_deploy.cli.console import EngineOption, JsonOption, PickleOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
 from ese_deploy.engines import ACCELERATED, load_engine, runs_dtype
-from ese_deploy.errors import GateError, InputError
-from ese_deploy.golden import load_golden
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.progress import Progress
+from ese_deploy.errors import CheckFailedError, InputError
+from ese_deploy.system.progress import Progress
 
 __all__ = ["hash_files", "verify"]
 
@@ -82,7 +82,7 @@ def verify(
         say(f"wrote {opened.path / 'manifest.json'}: parity of {len(found)} targets on {loaded.name}")
     failures = [f"{check.entry.target}: {failure}" for check in found for failure in check.failures]
     if failures:
-        raise GateError(f"{len(failures)} checks failed", failures)
+        raise CheckFailedError(f"{len(failures)} checks failed", failures)
 
 
 def hash_files(opened: Bundle, progress: Progress) -> Iterator[str]:

@@ -7,9 +7,9 @@ from ese_deploy.errors import EngineError
 
 __all__ = [
     "ACCELERATED",
+    "DEFAULT_ENGINE",
     "ENGINES",
-    "ON_REQUEST",
-    "USUAL",
+    "OPT_IN_ENGINES",
     "Batch",
     "Engine",
     "Session",
@@ -32,13 +32,13 @@ _DTYPES = {
 
 ENGINES = tuple(_DTYPES)
 
-USUAL = "onnxruntime"
+DEFAULT_ENGINE = "onnxruntime"
 """The engine where none is named."""
 
 ACCELERATED = frozenset({"onnxruntime-cuda", "tensorrt", "onnxruntime-tensorrt"})
 """Engines that need an accelerator."""
 
-ON_REQUEST = ACCELERATED | {"openvino"}
+OPT_IN_ENGINES = ACCELERATED | {"openvino"}
 """Engines that few machines have; they are chosen only where they are named."""
 
 

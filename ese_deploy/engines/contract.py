@@ -4,9 +4,9 @@ import hashlib
 import re
 from pathlib import Path
 
+from ese_deploy.bundle.manifest import Manifest, decode_manifest
 from ese_deploy.errors import EngineError
-from ese_deploy.files import sha256_file
-from ese_deploy.manifest import Manifest, decode_manifest
+from ese_deploy.system.files import sha256_file
 
 __all__ = ["graph_digest", "manifest_in"]
 

@@ -75,7 +75,7 @@ def load_session(
     device: str = "cuda",
     most_rows: int | None = None,
 ) -> "GpuSession":
-    """Load a graph and prove that its nodes run where they should.
+    """Load a graph and verify_and_record that its nodes run where they should.
 
     Args:
         onnxruntime: the module.

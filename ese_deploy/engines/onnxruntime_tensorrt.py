@@ -5,13 +5,13 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ese_deploy.cache import cache_folder
 from ese_deploy.engines.contract import graph_digest, manifest_in
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
 from ese_deploy.engines.onnxruntime_cuda import cuda_options
 from ese_deploy.engines.onnxruntime_gpu import GpuSession, load_session, require_provider
 from ese_deploy.errors import EngineError
+from ese_deploy.system.cache import cache_folder
 
 __all__ = ["OnnxRuntimeTensorRt", "require_tensorrt", "tensorrt_options"]
 

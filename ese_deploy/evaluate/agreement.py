@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
+from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.retrieval import search
-from ese_deploy.quality import AGREEMENT
 
 __all__ = ["AGREEMENT", "agreement", "neighbour_overlap"]
 

@@ -13,9 +13,9 @@ from ese_deploy.backbones.architectures import uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.exits import Exit, cut
-from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import TextTokenizer
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import MIN_DIM, Target, default_dims
 
 __all__ = ["CheckpointEncoder", "CheckpointExits", "text_tokenizer"]
@@ -59,7 +59,7 @@ class CheckpointExits:
         self._device, self._bf16 = device, bf16
         backbone = load_backbone(checkpoint)
         head = load_head(checkpoint.head)
-        exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head, checkpoint.maps)
+        exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, wanted, head, checkpoint.projections)
         self._model = exits.eval().to(device)
         self._tokenizer = text_tokenizer(checkpoint)
         self._names = ["input_ids", "attention_mask"]

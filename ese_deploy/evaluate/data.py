@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import InputError
-from ese_deploy.files import sha256_file
-from ese_deploy.rows import Row, kind_of, read_rows, stem_of, text_field
+from ese_deploy.system.files import sha256_file
+from ese_deploy.texts.rows import Row, kind_of, read_rows, stem_of, text_field
 
 __all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
 

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import Bundle
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines import Engine, load_engine, runs_dtype
 from ese_deploy.errors import EngineError
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime import Encoder
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 
 __all__ = ["ROLES", "BundleExits", "Exit", "ExitModel", "cut"]

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.bundle.manifest import Quality
+from ese_deploy.bundle.metrics import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
 from ese_deploy.evaluate.data import RetrievalData, StsData
 from ese_deploy.evaluate.exits import Exit, ExitModel, cut
 from ese_deploy.evaluate.retrieval import RetrievalScore, score_retrieval
 from ese_deploy.evaluate.sts import StsScore, score_sts
-from ese_deploy.manifest import Quality
-from ese_deploy.progress import Progress, silent
-from ese_deploy.quality import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
-from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
 
 __all__ = ["AsymmetricCell", "Figures", "evaluate_asymmetric", "evaluate_grid", "with_shares"]
 
@@ -77,7 +77,7 @@ def evaluate_grid(
         InputError: neither ``model`` nor ``full`` has the full model.
     """
     figures: Figures = {target: [] for one in model.exits for target in one.targets}
-    own = [item.text for item in collection()]
+    own = [item.text for item in sample_corpus()]
     texts = list(dict.fromkeys([*own, *(text for data in sts for text in (*data.first, *data.second))]))
     rows = {text: row for row, text in enumerate(texts)}
     embedded = model.embed(texts, "text", progress)
@@ -169,7 +169,7 @@ def _full_vectors(model: ExitModel, embedded: Mapping[Exit, Vectors], full: Exit
             return cut(vectors, model.full.dim)
     if full is None or full.full is None:
         raise InputError(f"{model.name} lacks the full model, with which its targets are compared; name the checkpoint")
-    found = full.embed([item.text for item in collection()])
+    found = full.embed([item.text for item in sample_corpus()])
     return next(cut(vectors, full.full.dim) for one, vectors in found.items() if full.full in one.targets)
 
 
@@ -178,8 +178,8 @@ def _agreement_figures(vectors: Vectors, full: Vectors) -> list[Quality]:
     return [
         Quality(
             metric=metric,
-            data=COLLECTION_NAME,
-            data_sha256=collection_sha256(),
+            data=SAMPLE_CORPUS_NAME,
+            data_sha256=sample_corpus_sha256(),
             n=len(vectors),
             value=round(value, 6),
             share_of_full=float("nan"),

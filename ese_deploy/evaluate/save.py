@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ese_deploy.bundle import Bundle
-from ese_deploy.manifest import Quality, TargetEntry
-from ese_deploy.rewrite import rewrite_targets
+from ese_deploy.bundle.manifest import Quality, TargetEntry
+from ese_deploy.bundle.reader import Bundle
+from ese_deploy.bundle.writer import rewrite_targets
 from ese_deploy.target import Target
 
 __all__ = ["save_quality"]
@@ -23,7 +23,7 @@ def save_quality(bundle: Bundle, figures: Mapping[Target, Sequence[Quality]]) ->
         The bundle as it is now.
 
     Raises:
-        InputError: as for :func:`ese_deploy.rewrite.rewrite_targets`.
+        InputError: as for :func:`ese_deploy.bundle.writer.rewrite_targets`.
     """
     return rewrite_targets(bundle, lambda entry: _merge(entry, figures.get(entry.target, ())))
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ese_deploy.errors import GateError
-from ese_deploy.manifest import Manifest
+from ese_deploy.bundle.manifest import Manifest
+from ese_deploy.errors import CheckFailedError
 from ese_deploy.target import QUANTIZED, Target
 from ese_deploy.verify import TargetCheck
 
@@ -50,7 +50,7 @@ def build_passing(
         The last attempt, and what was found of each target that is left out.
 
     Raises:
-        GateError: a target of a dtype that must not fail did, or nothing is left.
+        CheckFailedError: a target of a dtype that must not fail did, or nothing is left.
     """
     failed: list[TargetCheck] = []
     while True:
@@ -62,4 +62,4 @@ def build_passing(
         targets = without([check.entry.target for check in failed])
         if not targets or any(check.entry.dtype not in QUANTIZED for check in fresh):
             lines = [f"{check.entry.target}: {failure}" for check in failed for failure in check.failures]
-            raise GateError(f"{len(lines)} checks failed; nothing was written to {out}", lines)
+            raise CheckFailedError(f"{len(lines)} checks failed; nothing was written to {out}", lines)

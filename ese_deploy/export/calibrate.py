@@ -7,23 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ese_deploy.alignment import align_exits
 from ese_deploy.backbones import Checkpoint, exit_states, pool
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.backbones.exits import join_states
-from ese_deploy.bundle import Bundle, read_projection
+from ese_deploy.bundle.manifest import Calibration
+from ese_deploy.bundle.reader import Bundle, read_projection
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
-from ese_deploy.files import sha256_file
-from ese_deploy.linear import LinearMap, load_maps, read_states
-from ese_deploy.manifest import Calibration
-from ese_deploy.pca import Moments, fit_pca
-from ese_deploy.progress import Progress, silent
+from ese_deploy.projections.pca import Moments, fit_pca
+from ese_deploy.projections.projection import Projection, load_projections, read_states
+from ese_deploy.projections.ridge import align_exits
 from ese_deploy.runtime.batching import plan_batches
-from ese_deploy.spans import with_spans
-from ese_deploy.textfile import TextFile, chunks, open_texts
+from ese_deploy.system.files import sha256_file
+from ese_deploy.system.progress import Progress, silent
+from ese_deploy.texts.spans import with_spans
+from ese_deploy.texts.textfile import TextFile, chunks, open_texts
 
 __all__ = ["LEAST_TEXTS", "CalibrationTexts", "fit_projections", "read_calibration"]
 
@@ -99,7 +99,7 @@ def fit_projections(
         InputError: the file changed since it was checked and holds too few texts now.
         BundleError: the existing projections cannot be read.
     """
-    held = {} if existing is None else load_maps(read_projection(existing) or b"", str(existing.path))
+    held = {} if existing is None else load_projections(read_projection(existing) or b"", str(existing.path))
     wanted = sorted(set(depths) - set(held))
     if not wanted:
         return Fitted(kind, calibration.entry, held)
@@ -117,7 +117,7 @@ def _fit_pca(
     depths: Sequence[int],
     calibration: CalibrationTexts,
     progress: Progress,
-) -> dict[int, LinearMap]:
+) -> dict[int, Projection]:
     moments = {depth: Moments(checkpoint.width) for depth in depths}
     head = load_head(checkpoint.head)
     for pooled in _pooled_states(checkpoint, backbone, depths, calibration, progress):
@@ -132,8 +132,8 @@ def _fit_aligned(
     depths: Sequence[int],
     calibration: CalibrationTexts,
     progress: Progress,
-    turn: LinearMap | None,
-) -> dict[int, LinearMap]:
+    turn: Projection | None,
+) -> dict[int, Projection]:
     """Maps onto the principal components of the full model's vectors, which the full model's own map turns to.
 
     That map is ``turn`` where other exits have it already.

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ese_deploy.bundle.manifest import Quantization
 from ese_deploy.errors import InputError
 from ese_deploy.export.half import to_half
 from ese_deploy.export.heads import absorb_heads
 from ese_deploy.export.quantize import LEVELS, Activation, to_dynamic_int8, to_int8, to_int8_weights
-from ese_deploy.manifest import Quantization
 from ese_deploy.target import CALIBRATED
 
 __all__ = ["CONVERTIBLE", "Recipe", "convert"]

@@ -10,7 +10,19 @@ import onnx_ir as ir
 
 from ese_deploy import __version__
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import (
+from ese_deploy.bundle.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
+from ese_deploy.bundle.manifest import (
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    Source,
+    TargetEntry,
+    Tokenizer,
+    WeightsEntry,
+    encode_manifest,
+)
+from ese_deploy.bundle.ranges import RANGES_FILE
+from ese_deploy.bundle.reader import (
     MANIFEST_FILE,
     Bundle,
     check_hash,
@@ -26,20 +38,8 @@ from ese_deploy.export.extract import OUTPUT, extract
 from ese_deploy.export.projection import Fitted, fitted_space
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
-from ese_deploy.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_golden
-from ese_deploy.linear import MAPS_FILE, encode_maps
-from ese_deploy.manifest import (
-    SCHEMA_VERSION,
-    FileEntry,
-    Manifest,
-    Source,
-    TargetEntry,
-    Tokenizer,
-    WeightsEntry,
-    encode_manifest,
-)
-from ese_deploy.progress import Progress, silent
-from ese_deploy.ranges import RANGES_FILE
+from ese_deploy.projections.projection import PROJECTIONS_FILE, encode_projections
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 
 __all__ = ["describe_file", "write_graphs"]
@@ -94,12 +94,12 @@ def write_graphs(
             (folder / RANGES_FILE).write_bytes(ranges)
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries, profiles=None)
     if fitted is not None:
-        (folder / MAPS_FILE).write_bytes(encode_maps(fitted.maps))
+        (folder / PROJECTIONS_FILE).write_bytes(encode_projections(fitted.projections))
         manifest = msgspec.structs.replace(
             manifest,
             projection=fitted.kind,
             calibration=fitted.calibration,
-            projection_file=describe_file(folder / MAPS_FILE),
+            projection_file=describe_file(folder / PROJECTIONS_FILE),
         )
     if recipe is not None:
         manifest = msgspec.structs.replace(manifest, quantization=recipe.entry)
@@ -159,7 +159,7 @@ def _write_target(
 
 
 def _space(checkpoint: Checkpoint, depth: int, fitted: Fitted | None) -> str:
-    if fitted is None and checkpoint.maps:
+    if fitted is None and checkpoint.projections:
         return f"exit{depth:02d}"  # the maps that would have brought the exits together are left out
     if fitted is None or fitted.calibration is None:
         return checkpoint.space(depth)

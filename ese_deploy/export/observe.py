@@ -10,18 +10,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ese_deploy.backbones import Checkpoint
+from ese_deploy.bundle.manifest import Quantization
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime, session_options
 from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.quantize import LEVELS, Activation, find_activations, weight_of
 from ese_deploy.export.recipe import choose_activation
 from ese_deploy.export.trace import input_names
-from ese_deploy.manifest import Quantization
-from ese_deploy.progress import Progress, silent
 from ese_deploy.runtime.batching import plan_batches
-from ese_deploy.runtime.threads import available_threads
-from ese_deploy.textfile import chunks
-from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+from ese_deploy.system.progress import Progress, silent
+from ese_deploy.system.threads import available_threads
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
+from ese_deploy.texts.textfile import chunks
 
 __all__ = ["calibrate_int8", "calibration_half", "describe_recipe", "held_half"]
 
@@ -34,18 +34,18 @@ _SEED = 0
 
 def calibration_half() -> list[str]:
     """The texts of the collection to calibrate on where the user gave none: every other one."""
-    return [item.text for item in collection()[::2]]
+    return [item.text for item in sample_corpus()[::2]]
 
 
 def held_half() -> list[str]:
     """The other texts of the collection, on which int8 is judged."""
-    return [item.text for item in collection()[1::2]]
+    return [item.text for item in sample_corpus()[1::2]]
 
 
 def describe_recipe(calibration: CalibrationTexts | None, bits: int) -> Quantization:
     """What the manifest says of how int8 was made."""
     if calibration is None:
-        data, sha256, count = COLLECTION_NAME, collection_sha256(), len(calibration_half())
+        data, sha256, count = SAMPLE_CORPUS_NAME, sample_corpus_sha256(), len(calibration_half())
     else:
         entry = calibration.entry
         data, sha256, count = entry.file, entry.sha256, min(entry.texts, _MOST_TEXTS)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
-from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.card import CARD_FILE, model_card
+from ese_deploy.bundle.card import CARD_FILE, model_card
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.export.attempts import Attempt, build_passing
@@ -26,12 +26,12 @@ from ese_deploy.export.plan import (
 )
 from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
 from ese_deploy.export.projection import FITTED, TRAINED, Fitted
-from ese_deploy.export.prove import prove
 from ese_deploy.export.quantize import Activation
+from ese_deploy.export.record import verify_and_record
 from ese_deploy.export.trace import OPSET, trace
-from ese_deploy.files import expand, hold_folder, replace_folder, staging_folder
-from ese_deploy.pca import texts_wanted
-from ese_deploy.progress import Progress, silent
+from ese_deploy.projections.pca import texts_wanted
+from ese_deploy.system.files import expand, hold_folder, replace_folder, staging_folder
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import CALIBRATED, Target
 from ese_deploy.verify import TargetCheck
 
@@ -117,7 +117,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         InputError: the request, the checkpoint or the output folder is not what it must be, or the bundle to add to was
             changed meanwhile.
         BundleError: the bundle to add to is damaged.
-        GateError: a target does not equal PyTorch, or every target failed.
+        CheckFailedError: a target does not equal PyTorch, or every target failed.
     """
     out = expand(request.out).resolve()
     check_way(request.opset, request.projection, request.calibration)
@@ -154,11 +154,11 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     with ExitStack() as stack:
         backbone = load_backbone(checkpoint)
         depths = sorted({target.depth for target in targets})
-        fitted = Fitted(projection, None, checkpoint.maps) if projection == TRAINED else None
+        fitted = Fitted(projection, None, checkpoint.projections) if projection == TRAINED else None
         if calibration is not None and projection in FITTED:
             fitted = fit_projections(checkpoint, backbone, depths, projection, calibration, existing, progress)
         progress("trace", 0, 1)
-        traced = trace(checkpoint, backbone, depths, request.opset, fitted.maps if fitted else None)
+        traced = trace(checkpoint, backbone, depths, request.opset, fitted.projections if fitted else None)
         progress("trace", 1, 1)
         activations: dict[str, Activation] = {}
 
@@ -170,7 +170,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             described = plan_recipe(existing, wanted, calibration, bits)
             recipe = None if described is None else Recipe(described, activations)
             write_graphs(staging, checkpoint, traced, wanted, existing, fitted, recipe, progress)
-            return Attempt(staging, *prove(staging, checkpoint, engine, wanted, calibration, progress))
+            return Attempt(staging, *verify_and_record(staging, checkpoint, engine, wanted, calibration, progress))
 
         def without(failed: Collection[Target]) -> list[Target]:
             """What to make where some failed; a profile may have a further dtype."""

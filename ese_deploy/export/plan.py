@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import Bundle, is_bundle, open_bundle
+from ese_deploy.bundle.manifest import Calibration, Quantization
+from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.observe import describe_recipe
 from ese_deploy.export.projection import FITTED, PROJECTIONS, TRAINED
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET
-from ese_deploy.linear import MAPS_FILE
-from ese_deploy.manifest import Calibration, Quantization
+from ese_deploy.projections.projection import PROJECTIONS_FILE
 from ese_deploy.target import CALIBRATED, Target
 
 __all__ = ["check_output", "check_update", "check_way", "choose_projection", "grid", "plan_recipe", "plan_targets"]
@@ -131,12 +131,12 @@ def choose_projection(checkpoint: Checkpoint, wanted: str | None) -> str:
     Raises:
         InputError: training left none.
     """
-    if wanted == TRAINED and not checkpoint.maps:
+    if wanted == TRAINED and not checkpoint.projections:
         raise InputError(
-            f"projection '{TRAINED}' was asked for, and {checkpoint.location.path} has no {MAPS_FILE}; training writes "
-            "one with the loss 'espresso'; 'aligned' fits one on texts"
+            f"projection '{TRAINED}' was asked for, and {checkpoint.location.path} has no {PROJECTIONS_FILE}; "
+            "training writes one with the loss 'espresso'; 'aligned' fits one on texts"
         )
-    return wanted or (TRAINED if checkpoint.maps else "prefix")
+    return wanted or (TRAINED if checkpoint.projections else "prefix")
 
 
 def check_update(

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import MANIFEST_FILE, Bundle
+from ese_deploy.bundle.manifest import Manifest, encode_manifest
+from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle
 from ese_deploy.choose.profiles import (
     PROFILES_FILE,
     Profile,
@@ -15,11 +16,10 @@ from ese_deploy.choose.profiles import (
     read_profiles,
 )
 from ese_deploy.choose.resolution import profiles_of, resolve_profile, resolved_toml
-from ese_deploy.errors import GateError
+from ese_deploy.errors import CheckFailedError
 from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.graphs import describe_file
 from ese_deploy.export.plan import grid
-from ese_deploy.manifest import Manifest, encode_manifest
 from ese_deploy.target import Target
 
 __all__ = ["bundle_profiles", "keep_resolved", "profile_candidates", "write_profiles"]
@@ -66,7 +66,7 @@ def keep_resolved(manifest: Manifest, profiles: dict[str, Profile], names: Seque
     """Of the targets made, those that the profiles mean; all that fit no static budget but wait for a measurement.
 
     Raises:
-        GateError: no target fits a profile.
+        CheckFailedError: no target fits a profile.
     """
     kept: set[Target] = set()
     failures = []
@@ -83,7 +83,7 @@ def keep_resolved(manifest: Manifest, profiles: dict[str, Profile], names: Seque
         else:
             kept.add(found.target)
     if failures:
-        raise GateError(f"{len(failures)} profiles have no target; nothing was written", failures)
+        raise CheckFailedError(f"{len(failures)} profiles have no target; nothing was written", failures)
     return sorted(kept)
 
 

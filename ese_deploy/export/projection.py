@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-from ese_deploy.linear import LinearMap
-from ese_deploy.manifest import Calibration
+from ese_deploy.bundle.manifest import Calibration
+from ese_deploy.projections.projection import Projection
 
 __all__ = ["FITTED", "PROJECTIONS", "TRAINED", "Fitted", "append_cut", "fitted_space"]
 
@@ -36,7 +36,7 @@ class Fitted:
 
     kind: str
     calibration: Calibration | None
-    maps: Mapping[int, LinearMap]
+    projections: Mapping[int, Projection]
 
 
 def append_cut(graph: ir.Graph, dim: int) -> None:

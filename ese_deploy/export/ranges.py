@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import Bundle, choose_entry
+from ese_deploy.bundle.ranges import TargetRanges
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines import Engine
 from ese_deploy.evaluate.exits import cut
 from ese_deploy.export.calibrate import CalibrationTexts
-from ese_deploy.progress import Progress
-from ese_deploy.ranges import TargetRanges
 from ese_deploy.runtime import Encoder
+from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
-from ese_deploy.textfile import chunks
-from ese_deploy.texts import COLLECTION_NAME, collection, collection_sha256
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
+from ese_deploy.texts.textfile import chunks
 from ese_deploy.verify import engine_for
 
 __all__ = ["measure_ranges"]
@@ -72,7 +72,7 @@ def _empty(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _pieces(calibration: CalibrationTexts | None) -> Iterator[list[str]]:
     if calibration is None:
-        yield [item.text for item in collection()]
+        yield [item.text for item in sample_corpus()]
         return
     for rows in chunks(calibration.texts, _PIECE):
         yield [row.text for row in rows]
@@ -85,6 +85,6 @@ def _describe(
     finite = [np.nan_to_num(values, posinf=0, neginf=0) for values in (lowest, highest)]
     ends = [[round(float(value), _DECIMALS) for value in values] for values in finite]
     if calibration is None:
-        return TargetRanges(COLLECTION_NAME, collection_sha256(), len(collection()), *ends)
+        return TargetRanges(SAMPLE_CORPUS_NAME, sample_corpus_sha256(), len(sample_corpus()), *ends)
     entry = calibration.entry
     return TargetRanges(entry.file, entry.sha256, entry.texts, *ends)

@@ -14,7 +14,7 @@ from ese_deploy.backbones.architectures import position_limit, uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
 from ese_deploy.export.simplify import simplify
-from ese_deploy.linear import LinearMap
+from ese_deploy.projections.projection import Projection
 
 __all__ = ["MINIMUM_ONNXRUNTIME", "OPSET", "input_names", "output_name", "trace"]
 
@@ -44,7 +44,7 @@ def trace(
     backbone: nn.Module,
     depths: Sequence[int],
     opset: int = OPSET,
-    maps: Mapping[int, LinearMap] | None = None,
+    projections: Mapping[int, Projection] | None = None,
 ) -> ir.Model:
     """Trace a checkpoint once.
 
@@ -53,7 +53,7 @@ def trace(
         backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
         depths: the exits wanted, each an output [batch, width] of the graph, not normalised.
         opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
-        maps: for some exits a map of what they have computed.
+        projections: for some exits a map of what they have computed.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
@@ -63,7 +63,7 @@ def trace(
     """
     simplify(backbone)
     head = load_head(checkpoint.head)
-    used = {depth: fitted for depth, fitted in (maps or {}).items() if depth in depths}
+    used = {depth: fitted for depth, fitted in (projections or {}).items() if depth in depths}
     exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, head, used)
     module = _Flat(exits).eval()
     names = input_names(checkpoint)

@@ -9,8 +9,8 @@ from typing import IO
 import onnx
 import onnx_ir as ir
 
+from ese_deploy.bundle.manifest import WeightsEntry
 from ese_deploy.errors import BundleError
-from ese_deploy.manifest import WeightsEntry
 
 __all__ = ["INLINE_BYTES", "WeightsFile", "external_tensors"]
 

@@ -4,8 +4,8 @@ from ese_deploy.losses.callback import EseCallback, restore_loss, save_contract
 from ese_deploy.losses.espresso import EspressoSettings
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import VARIANTS, EseLoss
-from ese_deploy.losses.maps import blank_maps, fit_maps
 from ese_deploy.losses.objective import AngleObjective
+from ese_deploy.losses.projections import blank_projections, fit_projections
 
 __all__ = [
     "VARIANTS",
@@ -14,8 +14,8 @@ __all__ = [
     "EseCallback",
     "EseLoss",
     "EspressoSettings",
-    "blank_maps",
-    "fit_maps",
+    "blank_projections",
+    "fit_projections",
     "restore_loss",
     "save_contract",
 ]

@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ese_deploy.backbones.contract import ESE_FILE, EseContract
 from ese_deploy.errors import InputError
-from ese_deploy.files import explain_os_error, write_atomic
-from ese_deploy.linear import MAPS_FILE, LinearMap, encode_maps
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import EseLoss
+from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, encode_projections
+from ese_deploy.system.files import explain_os_error, write_atomic
 
 __all__ = ["STATE_FILE", "EseCallback", "restore_loss", "save_contract"]
 
@@ -78,17 +78,19 @@ def restore_loss(loss: EseLoss | AngleLoss, folder: Path) -> None:
         raise InputError(f"{path} cannot be read: {error}; resume from an earlier checkpoint") from None
 
 
-def save_contract(folder: Path, contract: EseContract, maps: Mapping[int, LinearMap] = MappingProxyType({})) -> None:
+def save_contract(
+    folder: Path, contract: EseContract, projections: Mapping[int, Projection] = MappingProxyType({})
+) -> None:
     """Write ``ese.json`` into a checkpoint, and its exits' maps if it has any, each file whole or not at all.
 
     Args:
         folder: the checkpoint, where ``model.save_pretrained`` wrote it.
         contract: of :meth:`EseLoss.contract`.
-        maps: of :meth:`EseLoss.fitted_maps`.
+        projections: of :meth:`EseLoss.fitted_maps`.
     """
-    if maps:
-        with explain_os_error(folder), write_atomic(folder / MAPS_FILE) as file:
-            file.write(encode_maps(maps))
+    if projections:
+        with explain_os_error(folder), write_atomic(folder / PROJECTIONS_FILE) as file:
+            file.write(encode_projections(projections))
     with explain_os_error(folder), write_atomic(folder / ESE_FILE) as file:
         file.write(msgspec.json.format(msgspec.json.encode(contract)) + b"\n")
 

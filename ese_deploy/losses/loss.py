@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.errors import InputError
-from ese_deploy.linear import LinearMap
 from ese_deploy.losses.batch import bind_objective, check_finite, check_learns
 from ese_deploy.losses.covariance import RunningCovariance
 from ese_deploy.losses.espresso import Cell, Targets, espresso_parts, espresso_settings
 from ese_deploy.losses.exits import exit_vectors, model_parts, pooled_states
 from ese_deploy.losses.gather import gather
-from ese_deploy.losses.maps import ExitMaps
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.pieces import compute_in_pieces
+from ese_deploy.losses.projections import ExitMaps
 from ese_deploy.losses.published import paper_parts, reference_parts
+from ese_deploy.projections.projection import Projection
 from ese_deploy.target import MIN_DIM, Target, default_dims
 
 __all__ = ["VARIANTS", "EseLoss", "Variant"]
@@ -74,7 +74,7 @@ class EseLoss(nn.Module):
         cells: Sequence[str] | None = None,
         compression_size: int = 128,
         kl_temperature: float = 1.0,
-        maps: Mapping[int, LinearMap] | None = None,
+        projections: Mapping[int, Projection] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -83,7 +83,7 @@ class EseLoss(nn.Module):
         self.parts = model_parts(model)
         self.objective = objective
         self.variant = _check_variant(
-            variant, objective, {"exits": exits, "dims": dims, "cells": cells, "maps": maps, **settings}
+            variant, objective, {"exits": exits, "dims": dims, "cells": cells, "projections": projections, **settings}
         )
         self.cells = _check_cells(cells, exits, dims)
         exits = [depth for depth, _ in self.cells] or exits or range(1, self.parts.depth + 1)
@@ -100,7 +100,7 @@ class EseLoss(nn.Module):
         self.batches: Tensor
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._teacher: tuple[SentenceTransformer, ...] = ()  # a tuple hides it from parameters() and state_dict()
-        self.maps = None if maps is None else ExitMaps(maps)
+        self.projections = None if projections is None else ExitMaps(projections)
         if variant == "espresso":
             self.covariance = RunningCovariance(self.parts.width, self.settings.covariance_momentum)
             if self.settings.teacher == "frozen":
@@ -202,13 +202,13 @@ class EseLoss(nn.Module):
         for name, value in own.items():
             value.copy_(state[name])
 
-    def set_maps(self, maps: Mapping[int, LinearMap]) -> None:
+    def set_maps(self, projections: Mapping[int, Projection]) -> None:
         """Begin with other maps than those that the loss was made with."""
-        self.maps = ExitMaps(maps)
+        self.projections = ExitMaps(projections)
 
-    def fitted_maps(self) -> dict[int, LinearMap]:
+    def fitted_maps(self) -> dict[int, Projection]:
         """The maps as training left them; none where it was without."""
-        return {} if self.maps is None else self.maps.fitted()
+        return {} if self.projections is None else self.projections.fitted()
 
     def _espresso(
         self,
@@ -218,11 +218,11 @@ class EseLoss(nn.Module):
     ) -> dict[str, Tensor]:
         if self._teacher:
             taught = self._teach(features)
-            vectors = taught if self.maps is None else self.maps.turn(taught)
+            vectors = taught if self.projections is None else self.projections.turn(taught)
         else:
             vectors = exits[self.parts.depth].detach()
         unit = nn.functional.normalize(vectors.float(), dim=-1)
-        if self.maps is not None:
+        if self.projections is not None:
             # The maps' first dimensions are the teacher's principal components.
             components = torch.eye(self.parts.width, device=unit.device)
         else:
@@ -233,20 +233,20 @@ class EseLoss(nn.Module):
 
     def _compute(self, features: Mapping[str, Any]) -> Tensor:
         """What the exits are made of, float32: [n, exits, width], or with maps [n, all that they read]."""
-        if self.maps is None:
+        if self.projections is None:
             vectors = exit_vectors(self.model, self.parts, features, raw=self.variant == "reference")
             return torch.stack(vectors, dim=1)
-        pooled, full = pooled_states(self.model, self.parts, features, self.maps.reads)
+        pooled, full = pooled_states(self.model, self.parts, features, self.projections.reads)
         return torch.cat([*pooled.values(), full], dim=1)
 
     def _exits(self, computed: Tensor) -> dict[int, Tensor]:
         """float32 [n, width] by depth, out of what all texts of the batch were computed to."""
-        if self.maps is None:
+        if self.projections is None:
             return {depth: computed[:, depth - 1] for depth in (*self.exits, self.parts.depth)}
         # After all processes' texts were joined: then every process finds the same gradient of the matrices.
-        full, reads = computed[:, -self.parts.width :], self.maps.reads
+        full, reads = computed[:, -self.parts.width :], self.projections.reads
         parts = computed[:, : -self.parts.width].chunk(len(reads), dim=1) if reads else ()
-        mapped: dict[int, Tensor] = self.maps(dict(zip(reads, parts, strict=True)), full)
+        mapped: dict[int, Tensor] = self.projections(dict(zip(reads, parts, strict=True)), full)
         return mapped
 
     @torch.no_grad()

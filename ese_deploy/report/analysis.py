@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ese_deploy.bench.results import OWN, Group, Limit, Ratio, Results, Row, ratio, reference_row
-from ese_deploy.manifest import Quality
-from ese_deploy.quality import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.bundle.manifest import Quality
+from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 
 __all__ = [
     "AGREE",

@@ -128,7 +128,7 @@ def not_measured(results: Results) -> list[str]:
     found += [f"engine {name}: {reason}" for name, reason in results.absent.items()]
     found += [f"peer {peer.reason}" for peer in results.peers if peer.reason]
     if not results.peers:
-        found.append("peers: ese-deploy bench --peers benchmarks/peers runs them too")
+        found.append("peers: ese-deploy bench --peers benchmarks/baselines runs them too")
     found += [
         f"peer {peer.name} {peer.dtype} versions: {_versions(peer.versions)}"
         for peer in results.peers

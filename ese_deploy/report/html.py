@@ -10,7 +10,6 @@ import jinja2
 from markupsafe import Markup, escape
 
 from ese_deploy.bench.results import Results
-from ese_deploy.files import write_atomic
 from ese_deploy.report.bench_plots import PLOTS, draw
 from ese_deploy.report.findings import (
     Headline,
@@ -22,6 +21,7 @@ from ese_deploy.report.findings import (
 )
 from ese_deploy.report.plots import INK
 from ese_deploy.report.tables import Table, result_tables, side_by_side
+from ese_deploy.system.files import write_atomic
 
 __all__ = ["write_html"]
 

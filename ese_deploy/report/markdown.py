@@ -5,10 +5,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ese_deploy.bench.results import Results
-from ese_deploy.files import explain_os_error, write_atomic
 from ese_deploy.report.bench_plots import PLOTS, draw
 from ese_deploy.report.findings import agreement_lines, headlines, losses, measured_on, not_measured
 from ese_deploy.report.tables import Table, result_tables, side_by_side
+from ese_deploy.system.files import explain_os_error, write_atomic
 
 __all__ = ["write_markdown", "write_plots"]
 

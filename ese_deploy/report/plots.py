@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ese_deploy.errors import InputError
-from ese_deploy.files import write_atomic
+from ese_deploy.system.files import write_atomic
 
 __all__ = ["INK", "Front", "figure_of", "heat_map", "pareto_plot"]
 

@@ -11,14 +11,14 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ese_deploy.bundle import Bundle, open_bundle
-from ese_deploy.engines import USUAL, Batch, Engine, load_engine, require_dtype
+from ese_deploy.bundle.manifest import Manifest
+from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.engines import DEFAULT_ENGINE, Batch, Engine, load_engine, require_dtype
 from ese_deploy.errors import InputError
-from ese_deploy.manifest import Manifest
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
 from ese_deploy.runtime.precision import Precision, check_precision, needs_ranges, quantize
-from ese_deploy.runtime.threads import available_threads
 from ese_deploy.runtime.tokenize import TextTokenizer, iterate_texts, list_texts, load_tokenizer
+from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
@@ -105,7 +105,7 @@ class Encoder:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         chosen = choose_entries(opened, target, query_target, document_target, profile)
         queries, documents = chosen.queries, chosen.documents
-        engine = engine or chosen.engine or USUAL
+        engine = engine or chosen.engine or DEFAULT_ENGINE
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         # Before it is loaded: nobody should install an engine that does not run the target.

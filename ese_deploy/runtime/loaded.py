@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import Bundle, choose_entry, choose_pair, read_graph, weights_of
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.ranges import load_ranges
+from ese_deploy.bundle.reader import Bundle, choose_entry, choose_pair, read_graph, weights_of
 from ese_deploy.engines import Batch, Engine, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
 from ese_deploy.errors import BundleError, EngineError, InputError
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.ranges import load_ranges
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ese_deploy.bundle import Bundle, read_tokenizer
+from ese_deploy.bundle.reader import Bundle, read_tokenizer
 from ese_deploy.errors import BundleError, InputError
 
 __all__ = ["TextTokenizer", "Tokens", "iterate_texts", "list_texts", "load_tokenizer"]

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.bundle.manifest import Fidelity
 from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
-from ese_deploy.manifest import Fidelity
 
 __all__ = ["FIDELITY_GATE", "fidelity_failures", "measure_fidelity"]
 
@@ -12,7 +12,7 @@ _NEIGHBOURS = 10
 _DECIMALS = 6
 
 FIDELITY_GATE = {"cosine_mean": 0.99, "cosine_p01": 0.98, "agreement": 0.98, "neighbour_overlap_at_10": 0.85}
-"""The least that a target must keep of each figure of :class:`ese_deploy.manifest.Fidelity`."""
+"""The least that a target must keep of each figure of :class:`ese_deploy.bundle.manifest.Fidelity`."""
 
 _SAID: dict[str, str] = {
     "cosine_mean": "mean cosine with fp32",

@@ -8,18 +8,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ese_deploy.bundle import Bundle, read_graph
+from ese_deploy.bundle.manifest import Parity, TargetEntry
+from ese_deploy.bundle.reader import Bundle, read_graph
+from ese_deploy.bundle.tolerances import NORM_TOLERANCE, TOLERANCES, Tolerance
 from ese_deploy.engines import Engine
-from ese_deploy.gates import GATES, NORM_GATE, Gate
-from ese_deploy.manifest import Parity, TargetEntry
 from ese_deploy.runtime import Encoder
 from ese_deploy.verify.emulate import engine_for
 from ese_deploy.verify.fidelity import fidelity_failures
 
 __all__ = ["COSINE_GATE", "MAX_ABS_GATE", "TargetCheck", "check_target"]
 
-MAX_ABS_GATE = GATES["fp32"].max_abs
-COSINE_GATE = GATES["fp32"].cosine_min
+MAX_ABS_GATE = TOLERANCES["fp32"].max_abs
+COSINE_GATE = TOLERANCES["fp32"].cosine_min
 
 _BATCH_SIZES = (1, 2, 7, 32)
 _UNBOUNDED = 1 << 40
@@ -103,7 +103,7 @@ def check_target(
             recognised >= gate.recognised,
             lambda: f"{recognised:.0%} of the texts are nearest to themselves, allowed {gate.recognised:.0%}",
         ),
-        (norm <= NORM_GATE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {NORM_GATE:.0e}"),
+        (norm <= NORM_TOLERANCE, lambda: f"a norm is off 1 by {norm:.2e}, allowed {NORM_TOLERANCE:.0e}"),
     ]
     # Of int8 the export decided on held texts too, and what failed there has not become better.
     held_texts = () if entry.fidelity is None else fidelity_failures(entry.fidelity)
@@ -121,9 +121,9 @@ def check_target(
     return TargetCheck(entry, parity, batch, padding, norm, failures)
 
 
-def _gate(engine: Engine, entry: TargetEntry) -> Gate:
+def _gate(engine: Engine, entry: TargetEntry) -> Tolerance:
     """The gate of the target's dtype; that of bf16 where an engine was told to compute fp32 in bf16."""
-    return GATES["bf16" if entry.dtype == "fp32" and "bf16" in engine.device else entry.dtype]
+    return TOLERANCES["bf16" if entry.dtype == "fp32" and "bf16" in engine.device else entry.dtype]
 
 
 def _recognised(found: Vectors, expected: Vectors) -> float:

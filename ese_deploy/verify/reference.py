@@ -20,7 +20,7 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.backbones.dense import Dense
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
-from ese_deploy.linear import LinearMap
+from ese_deploy.projections.projection import Projection
 
 __all__ = ["Reference"]
 
@@ -61,7 +61,7 @@ class Reference:
         InputError: transformers did not build ``depth`` blocks.
     """
 
-    def __init__(self, checkpoint: Checkpoint, depth: int, fitted: LinearMap | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, depth: int, fitted: Projection | None = None) -> None:
         folder = checkpoint.backbone_path
         self._poolings = checkpoint.pooling.split("+")
         self._prompt = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")

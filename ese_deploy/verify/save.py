@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ese_deploy.bundle import Bundle
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.rewrite import rewrite_targets
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
+from ese_deploy.bundle.writer import rewrite_targets
 from ese_deploy.verify.parity import TargetCheck
 
 __all__ = ["save_parity"]
@@ -18,7 +18,7 @@ def save_parity(bundle: Bundle, checks: Sequence[TargetCheck]) -> Bundle:
     An engine that stood there as not verified no longer does.
 
     Raises:
-        InputError: as for :func:`ese_deploy.rewrite.rewrite_targets`.
+        InputError: as for :func:`ese_deploy.bundle.writer.rewrite_targets`.
     """
     found = {check.entry.name: check.parity for check in checks}
 

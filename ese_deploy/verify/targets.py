@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle import Bundle, read_projection
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle, read_projection
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
-from ese_deploy.linear import load_maps
-from ese_deploy.manifest import TargetEntry
-from ese_deploy.progress import Progress, silent
+from ese_deploy.projections.projection import load_projections
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.verify.parity import TargetCheck, check_target
 from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.texts import verification_texts
@@ -40,13 +40,13 @@ def check_targets(
         BundleError: the bundle lacks the projection of an exit.
     """
     fitted = read_projection(bundle)
-    maps = {} if fitted is None else load_maps(fitted, str(bundle.path))
+    projections = {} if fitted is None else load_projections(fitted, str(bundle.path))
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
-        if fitted is not None and depth not in maps and bundle.manifest.projection != "trained":
+        if fitted is not None and depth not in projections and bundle.manifest.projection != "trained":
             raise BundleError(f"{bundle.path} holds no projection of exit {depth}; export the bundle again")
-        reference = Reference(checkpoint, depth, maps.get(depth))
+        reference = Reference(checkpoint, depth, projections.get(depth))
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
         pooled = reference.pool(texts)
         for entry in group:

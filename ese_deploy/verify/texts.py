@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ese_deploy.texts import collection
+from ese_deploy.texts.sample import sample_corpus
 
 __all__ = ["NASTY", "verification_texts"]
 
@@ -49,6 +49,6 @@ def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> l
     while exact and count_tokens(exact) > longest:
         exact = exact[:-2]
     beyond = [exact + " b" * longest] if longest == max_length else []
-    texts = [*NASTY, exact, *beyond, *(item.text for item in collection()[::16])]
+    texts = [*NASTY, exact, *beyond, *(item.text for item in sample_corpus()[::16])]
     # Without special tokens an empty text has no token, and no vector.
     return [text for text in texts if count_tokens(text) > 0]

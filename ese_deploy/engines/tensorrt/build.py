@@ -6,7 +6,7 @@ from typing import Any
 
 from ese_deploy.engines.tensorrt.api import Api, Log, create_network
 from ese_deploy.errors import EngineError
-from ese_deploy.progress import Progress, silent
+from ese_deploy.system.progress import Progress, silent
 
 __all__ = ["LENGTHS", "BuildSettings", "Profile", "build_plan", "parse_graph", "profiles_for"]
 

@@ -9,7 +9,7 @@ from ese_deploy.engines.tensorrt.api import import_tensorrt
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
 from ese_deploy.engines.tensorrt.plans import Plan, PlanKey, find_plan, plan_key, read_timing, save_plan
 from ese_deploy.engines.tensorrt.session import TensorRtSession
-from ese_deploy.progress import Progress, silent
+from ese_deploy.system.progress import Progress, silent
 
 __all__ = ["TensorRt"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from ese_deploy.cache import cache_folder
+from ese_deploy.bundle.manifest import Parity
 from ese_deploy.engines.contract import graph_digest
 from ese_deploy.engines.cuda import Gpu
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, Profile
-from ese_deploy.files import write_atomic
-from ese_deploy.manifest import Parity
+from ese_deploy.system.cache import cache_folder
+from ese_deploy.system.files import write_atomic
 
 __all__ = [
     "ANY_AMPERE",

@@ -1,0 +1,50 @@
+"""The names of quality figures, and which of them stands for a collection of data."""
+
+from ese_deploy.bundle.manifest import Quality
+
+__all__ = [
+    "AGREEMENT",
+    "METRICS",
+    "NEIGHBOURS",
+    "RETRIEVAL_METRICS",
+    "STS_METRICS",
+    "describe_quality",
+    "find_quality",
+]
+
+AGREEMENT = "agreement"
+NEIGHBOURS = "neighbour_overlap_at_10"
+# The first of each stands for its kind where only the data is named.
+STS_METRICS = ("sts_spearman", "sts_pearson", "sts_spearman_mean", "sts_pearson_mean")
+RETRIEVAL_METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
+METRICS = (AGREEMENT, NEIGHBOURS, *STS_METRICS, *RETRIEVAL_METRICS)
+
+_PRIMARY = (AGREEMENT, STS_METRICS[0], RETRIEVAL_METRICS[0])
+
+
+def find_quality(figures: list[Quality], name: str) -> Quality | None:
+    """Find a figure by what a person would call it.
+
+    Args:
+        figures: the figures of a target.
+        name: a metric (``agreement``), the data (``stsb_test``, or ``stsb`` where only one begins so), or both
+            (``sts_pearson@stsb_test``). The data alone means its main metric.
+
+    Returns:
+        None where no figure or more than one is meant.
+    """
+    metric, _, data = name.partition("@")
+    if not data:
+        metric, data = (metric, "") if metric in METRICS else ("", metric)
+    fitting = [
+        figure
+        for figure in figures
+        if figure.data.startswith(data) and (figure.metric == metric or (not metric and figure.metric in _PRIMARY))
+    ]
+    exact = [figure for figure in fitting if figure.data == data] or fitting
+    return exact[0] if len(exact) == 1 else None
+
+
+def describe_quality(figures: list[Quality]) -> str:
+    """The names under which the figures of a target can be asked for."""
+    return ", ".join(dict.fromkeys(f"{figure.metric}@{figure.data}" for figure in figures)) or "none"

@@ -1,0 +1,3 @@
+"""Training exits and prefixes with sentence-transformers' trainer."""
+
+__all__: list[str] = []

@@ -1,0 +1,327 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny import edit_json, names, write_json
+
+from ese_deploy import __version__
+from ese_deploy.bundle.reader import Bundle
+from ese_deploy.cli.app import main
+from ese_deploy.cli.console import print_table
+from ese_deploy.runtime import Encoder
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle to damage."""
+    return Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A text file of three lines, one of them empty."""
+    path = tmp_path / "texts.txt"
+    path.write_text("A cat sat.\n\nTrains run late.\n", "utf-8")
+    return path
+
+
+def fails(capsys: Capture, message: str, *arguments: str, code: int = 2) -> None:
+    """Run a command that must fail with one line on standard error and nothing on standard output."""
+    capsys.readouterr()
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert message in err
+    assert "unexpected" not in err
+    assert out == ""
+
+
+def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "bundle"
+    assert main(["export", str(tiny_checkpoint), "--out", str(out), "--depths", "2-3", "--dims", "8,16"]) == 0
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()[1:5]] == ["2x8", "2x16", "3x8", "3x16"]
+    assert printed.out.count("passed") == 4
+    assert f"wrote {out}: 4 targets" in printed.out
+    assert "warning: training did not name depth 2 as an exit" in printed.err
+    assert main(["inspect", str(out), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["targets"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--targets", "3*128"], "target '3*128' is not DEPTHxDIM"),
+        (["--targets", "1x16,1x16"], "target '1x16' is asked for twice"),
+        (["--targets", "9x16"], "choose 1 to 3"),
+        (["--depths", "0"], "depth must be at least 1"),
+        (["--dims", "4"], "dim must be at least 8"),
+        (["--dims", "64"], "choose 8 to 32"),
+        (
+            ["--dtype", "int4"],
+            "dtype must be one of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
+        ),
+        (["--targets", "1x16", "--dims", "8"], "choose one way"),
+        (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
+        (["--profile", " ,"], "--profile ' ,' names no profile"),
+        (["--pooling", "cls"], "was trained with pooling 'mean'"),
+        (["--no-such-option"], "No such option: --no-such-option"),
+    ],
+)
+def test_wrong_use_of_export_is_one_line(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, arguments: list[str], message: str
+) -> None:
+    fails(capsys, message, "export", str(tiny_checkpoint), "--out", str(tmp_path / "bundle"), *arguments)
+    assert names(tmp_path) == []
+
+
+def test_verify_compares_with_the_bundles_own_checkpoint(tiny_bundle: Bundle, capsys: Capture) -> None:
+    assert main(["verify", str(tiny_bundle.path), "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert [check["target"] for check in checks] == [entry.name for entry in tiny_bundle.manifest.targets]
+    assert all(check["parity"]["passed"] and not check["failures"] for check in checks)
+
+
+def test_verify_fails_against_another_checkpoint(tiny_bundle: Bundle, tmp_path: Path, capsys: Capture) -> None:
+    from helpers.tiny import make_checkpoint
+
+    other = make_checkpoint(tmp_path / "other", intermediate_size=64)
+    assert main(["verify", str(tiny_bundle.path), "--against", str(other)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("FAILED") == 4
+    assert "1x8: max |difference| from PyTorch" in printed.err
+    assert printed.err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("verb", ["verify", "evaluate"])
+def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
+    bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"] |= {"model": "somebody/model", "revision": "c0ffee"}
+    manifest["targets"] = [entry for entry in manifest["targets"] if entry["dim"] < 32]
+    write_json(path, manifest)
+    asked = []
+
+    def download(model: str, *, revision: str | None, allow_patterns: object) -> str:
+        asked.append((model, revision))
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert main([verb, str(bundle)]) == 0
+    assert asked == [("somebody/model", "c0ffee")]
+
+
+def test_verify_says_when_the_checkpoint_has_gone_or_changed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"]["model"] = "./gone"
+    write_json(path, manifest)
+    fails(capsys, "name the checkpoint with --against", "verify", str(bundle))
+
+
+def test_embed_writes_vectors_line_by_line(tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "vectors.npy"
+    assert main(["embed", str(tiny_bundle.path), str(texts), "--out", str(out), "--target", "2x16"]) == 0
+    assert "3 vectors of 16 dimensions, target 2x16" in capsys.readouterr().out
+    expected = Encoder.open(tiny_bundle, "2x16").encode(["A cat sat.", "", "Trains run late."])
+    np.testing.assert_allclose(np.load(out), expected, atol=2e-6)
+
+
+def test_embed_keeps_the_fields_of_json_lines(tiny_bundle: Bundle, tmp_path: Path, capsys: Capture) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": 7, "body": "A cat sat."}\n{"id": 8, "body": "Größe: 25 °C"}', "utf-8")
+    bundle = str(tiny_bundle.path)
+    assert main(["embed", bundle, str(source), "--out", str(out), "--text-field", "body", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["texts"] == 2
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [7, 8]
+    expected = Encoder.open(tiny_bundle).encode(["A cat sat.", "Größe: 25 °C"])
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=2e-6)
+
+
+def test_embed_puts_a_prompt_before_each_text_and_counts_cut_ones(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture
+) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.npy"
+    source.write_text("\ufeffa cat\r\n" + "word " * 100, "utf-8")
+    assert main(["embed", str(tiny_bundle.path), str(source), "--out", str(out), "--prompt-name", "query"]) == 0
+    assert "1 texts were longer than 48 tokens and were cut" in capsys.readouterr().err
+    np.testing.assert_allclose(np.load(out)[0], Encoder.open(tiny_bundle).encode("find: a cat"), atol=2e-6)
+
+
+def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
+    aligned_bundle: Bundle, tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out.npy"
+    command = ["embed", str(aligned_bundle.path), str(texts), "--out", str(out), "--index", "3x16"]
+    assert main([*command, "--target", "2x16", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["target"], printed["space"]) == ("2x16", "aligned")
+    lines = ["A cat sat.", "", "Trains run late."]
+    np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "2x16").encode_query(lines), atol=2e-6)
+    assert main(command) == 0
+    np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "3x16").encode_query(lines), atol=2e-6)
+    command[1] = str(tiny_bundle.path)
+    fails(capsys, "(space exit02) cannot search documents of target 3x16 (space exit03)", *command, "--target", "2x16")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.txt", b"fine\nbroken \xff here\n", "in.txt line 2 is not UTF-8 (byte 8"),
+        ("in.jsonl", b'{"text": "a"}\n{"text": }\n', "in.jsonl line 2 is not JSON"),
+        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "in.jsonl line 2 has no 'text', which must be a string"),
+        ("in.jsonl", b'{"text": 3}\n', "line 1 has int as 'text'"),
+        ("in.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
+        ("in.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+        ("in.txt", b"", "in.txt holds no text"),
+        ("in.csv", b"a,b", "is not a .txt or .jsonl file"),
+    ],
+)
+def test_bad_input_names_its_line_and_leaves_the_output_alone(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "out.npy").write_bytes(b"precious")
+    fails(capsys, message, "embed", str(tiny_bundle.path), str(tmp_path / name), "--out", str(tmp_path / "out.npy"))
+    assert (tmp_path / "out.npy").read_bytes() == b"precious"
+    assert names(tmp_path) == sorted([name, "out.npy"])
+
+
+def test_embed_refuses_other_outputs_and_missing_inputs(
+    tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    bundle = str(tiny_bundle.path)
+    fails(capsys, "is not a .npy or .jsonl file", "embed", bundle, str(texts), "--out", "out.csv")
+    fails(capsys, "there is no file", "embed", bundle, str(tmp_path / "no.txt"), "--out", "out.npy")
+    fails(capsys, "cannot write", "embed", bundle, str(texts), "--out", str(tmp_path / "no/where.npy"))
+    (tmp_path / "dir.npy").mkdir()
+    fails(capsys, "it is a folder; name a file", "embed", bundle, str(texts), "--out", str(tmp_path / "dir.npy"))
+    fails(capsys, "holds no target 2x32", "embed", bundle, str(texts), "--out", "out.npy", "--target", "2x32")
+    fails(capsys, "no engine 'magic'", "embed", bundle, str(texts), "--out", "out.npy", "--engine", "magic")
+
+
+def test_inspect_shows_a_bundle_and_the_schema(tiny_bundle: Bundle, capsys: Capture) -> None:
+    assert main(["inspect", str(tiny_bundle.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "d03_k032.fp32.onnx" in printed and "48 tokens" in printed
+    assert main(["inspect", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$schema"].startswith("https://json-schema.org/")
+    fails(capsys, "name a bundle, or ask for --schema", "inspect")
+    fails(capsys, "there is no bundle at nowhere", "inspect", "nowhere")
+
+
+def test_doctor_checks_every_target_on_the_golden_texts(tiny_bundle: Bundle, capsys: Capture) -> None:
+    assert main(["doctor", str(tiny_bundle.path), "--json"]) == 0
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    for name in ("bundle", "weights.fp32.data", "tokenizer", "1x8", "2x16", "3x16", "3x32", "engine onnxruntime"):
+        assert findings[name]["ok"] is True, name
+
+
+def test_a_model_with_a_default_prompt_is_exported_and_checked_with_it(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    checkpoint, out = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")), tmp_path / "bundle"
+    edit_json(checkpoint / "config_sentence_transformers.json", default_prompt_name="query")
+    assert main(["export", str(checkpoint), "--out", str(out), "--targets", "1x16,3x32"]) == 0
+    assert main(["verify", str(out)]) == 0
+    assert main(["doctor", str(out)]) == 0
+    encoder = Encoder.open(out, "1x16")
+    np.testing.assert_array_equal(encoder.encode(["a cat"]), encoder.encode(["find: a cat"], prompt=""))
+
+
+@pytest.mark.parametrize("name", ["weights.fp32.data", "tokenizer.json", "golden.json", "profiles.toml", "ranges.json"])
+def test_doctor_and_verify_find_what_opening_does_not(bundle: Path, capsys: Capture, name: str) -> None:
+    path = bundle / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for verb, code in (("doctor", 1), ("verify", 2)):
+        assert main([verb, str(bundle)]) == code
+        assert f"{name} is not the file that was exported" in capsys.readouterr().err
+
+
+def test_doctor_finds_a_machine_that_computes_something_else(bundle: Path, capsys: Capture) -> None:
+    import hashlib
+
+    path = bundle / "golden.json"
+    golden = json.loads(path.read_text())
+    golden["vectors"]["d02_k016.fp32"][0][0] += 1e-3
+    write_json(path, golden)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    content = path.read_bytes()
+    manifest["golden"].update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    write_json(bundle / "manifest.json", manifest)
+    assert main(["doctor", str(bundle)]) == 1
+    assert "2x16: differs from PyTorch by 1.0e-03 at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 30])
+def test_a_table_keeps_every_letter_and_folds_its_last_column_alone(
+    columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["engine onnxruntime-tensorrt", "FAILED", "pip install 'ese-deploy[tensorrt]' :smile: " + "word " * 40]]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_table(["", "result", "found"], rows)
+    head, line = (item.split() for item in capsys.readouterr().out.splitlines())
+    assert head == ["result", "found"] and line == " ".join(rows[0]).split()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(["", "result", "found"], rows)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) > 3 and max(map(len, lines)) == max(columns, 50)
+    assert "".join("".join(lines).split()) == "".join(line)
+
+
+def test_an_output_that_nobody_reads_ends_quietly(tiny_bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "ese_deploy.cli", "inspect", str(tiny_bundle.path)]
+    for arguments in ([], ["--schema"]):
+        with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+            assert done.stdout is not None and done.stderr is not None
+            done.stdout.close()
+            assert done.stderr.read() == b""
+        assert done.returncode == 141
+
+
+def test_an_output_without_a_character_gets_escapes(tiny_bundle: Bundle, texts: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "\u6a21.npy")
+    command = [sys.executable, "-m", "ese_deploy.cli", "embed", str(tiny_bundle.path), str(texts), "--out", out]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    plain, as_json = (
+        subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
+        for options in ([], ["--json"])
+    )
+    assert (plain.returncode, as_json.returncode, plain.stderr) == (0, 0, "")
+    assert r"\u6a21.npy: 3 vectors" in plain.stdout
+    assert json.loads(as_json.stdout)["out"] == out
+
+
+def test_debug_shows_the_traceback(capsys: Capture) -> None:
+    assert main(["inspect", "nowhere", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_program_answers_as_a_program() -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "ese_deploy.cli", *arguments], capture_output=True, text=True)
+
+    version = run("--version")
+    assert (version.returncode, version.stdout) == (0, f"ese-deploy {__version__}\n")
+    help_text = run("--help")
+    assert help_text.returncode == 0
+    for verb in ("export", "verify", "inspect", "embed", "doctor"):
+        assert verb in help_text.stdout
+    wrong = run("exprot")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: No such command 'exprot'") and wrong.stderr.count("\n") == 1
+    bare = run()
+    assert bare.returncode == 2
+    assert "Commands:" in bare.stdout

@@ -1,0 +1,102 @@
+"""TensorRT itself parses and builds, without a GPU: `make test-tensorrt`. Every backbone is in test_backbones.py."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from benchmarks.gpu.cases import SHAPES
+from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
+from ese_deploy.bundle.reader import choose_entry, read_graph
+from ese_deploy.engines.tensorrt.api import Api, Log
+from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, parse_graph, profiles_for
+from ese_deploy.errors import EngineError
+from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.target import Target
+from ese_deploy.texts.sample import sample_corpus
+
+pytestmark = pytest.mark.tensorrt
+
+
+def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
+    """Kinds of layers of the parsed network."""
+    log = Log(api)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    return Counter(_last(network.get_layer(number).type) for number in range(network.num_layers))
+
+
+def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str, str]]:
+    """Of each product of matrices in the network what makes its factors, changes of shape aside, and its dtype."""
+    log = Log(api)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
+
+    def maker(value: Any) -> str:
+        layer = makers.get(value.name)
+        if layer is None:
+            return ""
+        return maker(layer.get_input(0)) if _last(layer.type) == "SHUFFLE" else _last(layer.type)
+
+    products = [layer for layer in layers if _last(layer.type) == "MATRIX_MULTIPLY"]
+    return Counter(
+        (maker(layer.get_input(0)), maker(layer.get_input(1)), _last(layer.get_output(0).dtype)) for layer in products
+    )
+
+
+def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
+    tensorrt_api: Api, tmp_path: Path
+) -> None:
+    shape = SHAPES["minilm"]
+    bundle = export_shape(shape, checkpoint_of(shape, tmp_path), ["int8-fp16"], tmp_path)
+    settings = BuildSettings(lengths=(32, 128))
+    for depth in depths_of(shape):
+        graph = read_graph(bundle, choose_entry(bundle, f"{depth}x{shape.hidden}:int8-fp16"))
+        layers = layers_of(tensorrt_api, graph, bundle.path)
+        # What enters query, key and value is quantised once, and so is what enters each of the three other products.
+        assert (layers["QUANTIZE"], layers["DEQUANTIZE"]) == (4 * depth, (4 + 6) * depth)
+        assert products_of(tensorrt_api, graph, bundle.path) == {("DEQUANTIZE", "DEQUANTIZE", "HALF"): 6 * depth}
+        assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (depth, 0)
+        plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+        assert len(plan) > 384 * 1536 * depth
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8-fp16"])
+def test_exits_that_read_all_states_before_them_keep_attention_in_one_layer(
+    dtype: str, tensorrt_api: Api, tmp_path: Path
+) -> None:
+    shape = SHAPES["minilm"]
+    texts = [part for item in sample_corpus() for part in (item.text, item.text[::2], item.text[::-1])]
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) or "a" for text in texts), "utf-8")
+    request = ExportRequest(
+        checkpoint_of(shape, tmp_path).location.model,
+        tmp_path / "bundle",
+        [Target(3, 128, dtype)],
+        pooling="mean",
+        projection="aligned",
+        calibration=tmp_path / "texts.txt",
+    )
+    bundle = export_bundle(request).bundle
+    graph = read_graph(bundle, bundle.manifest.targets[0])
+    layers = layers_of(tensorrt_api, graph, bundle.path)
+    assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (3, 0)
+    settings = BuildSettings(lengths=(32, 128))
+    plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+    assert len(plan) > 384 * 1536 * 3
+
+
+def _last(value: object) -> str:
+    return str(value).rpartition(".")[2]
+
+
+def test_a_graph_that_does_not_parse_is_refused_with_the_parsers_reason(tensorrt_api: Api, tmp_path: Path) -> None:
+    node = onnx.helper.make_node("NoSuchOperator", ["input_ids"], ["y"], domain="nowhere")
+    inputs = [onnx.helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 8])]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", inputs, outputs))
+    with pytest.raises(EngineError, match=r"cannot parse the graph: .*NoSuchOperator"):
+        build_plan(
+            tensorrt_api, model.SerializeToString(), tmp_path, profiles_for(BuildSettings(), 32), BuildSettings()
+        )

@@ -1,0 +1,29 @@
+from collections import Counter
+
+from ese_deploy.texts.sample import sample_corpus, sample_corpus_sha256
+from ese_deploy.verify.texts import NASTY, verification_texts
+
+WORDS = {"query": (2, 9), "sentence": (8, 30), "passage": (50, 170)}
+
+
+def test_the_collection_is_balanced_varied_and_without_repeats() -> None:
+    items = sample_corpus()
+    assert len({item.text.lower() for item in items}) == len(items) == 384
+    per_topic = Counter((item.topic, item.kind) for item in items)
+    kinds = {kind: {count for (_, k), count in per_topic.items() if k == kind} for kind in WORDS}
+    assert kinds == {"query": {4}, "sentence": {9}, "passage": {3}}
+    for item in items:
+        low, high = WORDS[item.kind]
+        assert low <= len(item.text.split()) <= high, item.text
+        assert item.text == item.text.strip()
+    assert len(sample_corpus_sha256()) == 64
+
+
+def test_verification_texts_hold_one_of_exactly_the_longest_length_and_one_beyond() -> None:
+    def count(text: str) -> int:
+        return len(text.split()) + 2
+
+    texts = verification_texts(count, 48)
+    assert set(NASTY) <= set(texts)
+    assert 48 in [count(text) for text in texts]
+    assert max(count(text) for text in texts) > 90
