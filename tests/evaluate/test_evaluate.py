@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.evaluation import collection_of, pairs
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
@@ -11,7 +12,6 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate import (
     RetrievalData,
-    StsData,
     agreement,
     evaluate_retrieval,
     evaluate_sts,
@@ -22,37 +22,12 @@ from ese_deploy.evaluate import (
 from ese_deploy.evaluate import retrieval as retrieval_module
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.runtime import Encoder
-from ese_deploy.texts.sample import sample_corpus
 
 Vectors = NDArray[np.float32]
 
 
 def vectors(rows: int, dim: int = 12, seed: int = 0) -> Vectors:
     return np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
-
-
-def pairs(count: int, subsets: list[str] | None = None) -> StsData:
-    texts = [item.text for item in sample_corpus()]
-    scores = np.round(np.random.default_rng(3).uniform(0, 5, count), 1)
-    return StsData("some", "0" * 64, texts[:count], texts[count : 2 * count], scores, subsets or [])
-
-
-def collection_of(documents: int, queries: int, seed: int = 0) -> RetrievalData:
-    rng = np.random.default_rng(seed)
-    relevance = [
-        {f"d{row}": int(rng.integers(0, 4)) for row in rng.choice(documents, 12, replace=False)} for _ in range(queries)
-    ]
-    return RetrievalData(
-        name="some",
-        sha256="0" * 64,
-        document_ids=[f"d{row}" for row in range(documents)],
-        documents=[f"text {row}" for row in range(documents)],
-        query_ids=[f"q{row}" for row in range(queries)],
-        queries=[f"query {row}" for row in range(queries)],
-        relevance=relevance,
-        missing=0,
-        first_missing="",
-    )
 
 
 def test_both_protocols_are_what_scipy_says() -> None:

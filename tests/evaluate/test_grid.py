@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from evaluate.test_evaluate import collection_of, pairs
+from helpers.evaluation import collection_of, pairs
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.card import CARD_FILE

