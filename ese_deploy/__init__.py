@@ -1,9 +1,24 @@
-"""Sentence embeddings that stop at any depth and keep any prefix: export, verification, measurement, runtime."""
+"""Export, verify, measure and run sentence-embedding models at any depth and any number of dimensions.
 
-from ese_deploy.bundle import Bundle, open_bundle
+Run a bundle (needs numpy, tokenizers, msgspec and one engine):
+
+    from ese_deploy import Encoder
+
+    vectors = Encoder.open("exports/minilm", "3x128").encode(["a text"])
+
+Every command of ``ese-deploy`` is a function: ``from ese_deploy.export import export``, and likewise ``verify``,
+``evaluate``, ``choose``, ``bench`` and ``training.train``. ``ese_deploy.bundle`` reads bundles.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ese_deploy.errors import BundleError, CheckFailedError, EngineError, EseDeployError, InputError
-from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
+
+if TYPE_CHECKING:
+    from ese_deploy.bundle import Bundle, open_bundle
+    from ese_deploy.runtime import Encoder
 
 __all__ = [
     "Bundle",
@@ -19,3 +34,16 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Imported when first used: numpy and tokenizers take longer to load than most commands take to refuse an argument.
+_LAZY = {"Bundle": "ese_deploy.bundle", "open_bundle": "ese_deploy.bundle", "Encoder": "ese_deploy.runtime"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -107,13 +107,13 @@ def test_the_edge_verbs_need_no_torch(tiny_bundle: Bundle, tmp_path: Path) -> No
 def test_verbs_that_need_an_extra_name_it(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy.cli.app import main\nsys.stderr = sys.stdout\nprint(main(['verify', BUNDLE]))"
     out = run_blocked(code, tiny_bundle.path, ("torch",))
-    assert out == "error: this verb needs torch; pip install 'ese-deploy[export]'\n2\n"
+    assert out == "error: This command needs torch. Run: pip install 'ese-deploy[export]'\n2\n"
 
 
 def test_without_the_cli_extra_the_program_names_it(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy.cli import run\nsys.stderr = sys.stdout\ntry: run()\nexcept SystemExit as e: print(e)"
     out = run_blocked(code, tiny_bundle.path, ("typer",))
-    assert out == "error: the command line needs typer and rich; pip install 'ese-deploy[cli]'\n2\n"
+    assert out == "error: The command line needs typer. Run: pip install 'ese-deploy[cli]'\n2\n"
 
 
 def test_without_an_engine_the_error_names_the_extra(tiny_bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""The command line; one file per verb."""
+"""The command line: one file per command."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ __all__ = ["run"]
 def run() -> None:
     """Entry point of ``ese-deploy``."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or a pipe whose encoding lacks a character is no reason to fail.
+        # A terminal or pipe whose encoding lacks a character must not make a command fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -19,6 +19,6 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "click"):
             raise
-        print("error: the command line needs typer and rich; pip install 'ese-deploy[cli]'", file=sys.stderr)
+        print(f"error: The command line needs {error.name}. Run: pip install 'ese-deploy[cli]'", file=sys.stderr)
         sys.exit(EseDeployError.exit_code)
     sys.exit(main(sys.argv[1:]))

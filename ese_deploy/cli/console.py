@@ -1,53 +1,121 @@
-"""What the verbs share: options, tables, JSON and progress bars."""
+"""What the commands share: options, log lines, tables, JSON and progress bars.
+
+Options that more than one command takes are defined here, so that each has one spelling and one help text. A help
+text is a full sentence. Libraries are imported where they are used: only the options load with this module.
+"""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
 
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.system.progress import Progress
 
 __all__ = [
+    "BundleArgument",
+    "DepthsOption",
+    "DimsOption",
     "EngineOption",
+    "EnginesOption",
     "JsonOption",
     "MeasuredEngineOption",
     "PickleOption",
+    "ProfilesFileOption",
+    "TargetOption",
+    "TextFieldOption",
+    "ThreadsOption",
     "check_file",
     "check_measured_engine",
+    "log_lines",
     "megabytes",
     "print_json",
     "print_table",
     "progress_bars",
     "say",
+    "split",
 ]
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON alone to standard output.")]
-PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Load pickle weights, which can run any code.")]
+BundleArgument = Annotated[Path, typer.Argument(help="The folder of the bundle.", metavar="BUNDLE")]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="DEPTHxDIM[:DTYPE]",
+        help="Use this target only, for example 3x128 or 3x128:int8. Repeat the option for several. "
+        "Default: every target of the bundle.",
+    ),
+]
+DepthsOption = Annotated[
+    str, typer.Option("--depths", metavar="NUMBERS", help="Use these depths, for example 1-3,6. Default: all.")
+]
+DimsOption = Annotated[
+    str,
+    typer.Option(
+        "--dims",
+        metavar="NUMBERS",
+        help="Use these numbers of dimensions, for example 64,128. Default: 16, 32, 64 and so on, up to the width.",
+    ),
+]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16.")
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16.",
+    ),
 ]
-
-MeasuredEngineOption = Annotated[str, typer.Option("--engine", help=f"{', '.join(ENGINES)}.")]
+EnginesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help=f"Use this engine: {', '.join(ENGINES)}. Repeat the option for several. "
+        "Default: every engine that is installed.",
+    ),
+]
+MeasuredEngineOption = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help=f"Measure this engine: {', '.join(ENGINES)}.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+PickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Also load weights in pickle files. Such a file can run any code."),
+]
+ProfilesFileOption = Annotated[
+    Path | None,
+    typer.Option("--profiles", metavar="FILE", help="Read budget profiles of your own from this .toml file."),
+]
+TextFieldOption = Annotated[
+    str, typer.Option("--text-field", metavar="NAME", help="Read the text of a JSON line from this field.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="NUMBER", help="Use this many threads. Default: every core that this process may use."
+    ),
+]
 
 _GAP = 2
 # Room for a verdict, or for a figure with its share.
 _LEAST_WIDTH = 13
 
 
+def split(values: Sequence[str] | None) -> list[str]:
+    """The items of an option that can be repeated and of which each value can hold several, separated by commas."""
+    return [item.strip() for value in values or () for item in value.split(",")]
+
+
 def print_json(value: Any) -> None:
     """Write a value as indented JSON to standard output, with escapes where its encoding lacks a character."""
+    import msgspec
+
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -59,14 +127,18 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Write a table to standard output; columns whose name ends in a blank are aligned to the right.
 
-    Where a terminal is too narrow the last column folds, and nothing else gives way.
+    On a narrow terminal the last column wraps and the others keep their width.
     """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+
     *others, last = [max(map(cell_len, cells)) for cells in zip(map(str.strip, columns), *rows, strict=True)]
     least = min(last, _LEAST_WIDTH) if sys.stdout.isatty() else last
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, sum(others) + _GAP * len(others) + least)
     if title:
-        console.print(title, style="italic", soft_wrap=True)  # a table's own title would be folded to its width
+        console.print(title, style="italic", soft_wrap=True)  # a table's own title would be wrapped to its width
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns, start=1):
         justify: Literal["left", "right"] = "right" if column.endswith(" ") else "left"
@@ -77,22 +149,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def check_measured_engine(name: str) -> None:
-    """Check that figures can be kept of an engine: they have no room for its second GPU or another precision.
+    """Check that an engine is installed and that measurements of it can be stored.
 
     Raises:
-        InputError: something stands behind the engine's name.
-        EngineError: there is no such engine, or it is missing.
+        InputError: the name has a suffix, such as the number of a GPU; measurements are stored without one.
+        EngineError: the engine is unknown or not installed.
     """
     load_engine(name)
     if name not in ENGINES:
-        raise InputError(f"'{name}' is not measured; figures are of {', '.join(ENGINES)} with nothing behind the name")
+        raise InputError(f"Engine '{name}' cannot be measured. Choose one of: {', '.join(ENGINES)}, without a suffix.")
 
 
 def check_file(path: Path, kinds: Sequence[str] = ()) -> None:
-    """Check before any work is done that a file can have this name; of one of these kinds, if any are given.
+    """Check before any work is done that a file can be written.
+
+    Args:
+        path: the file.
+        kinds: allowed suffixes; empty allows any.
 
     Raises:
-        InputError: it cannot.
+        InputError: the suffix is wrong, the path is a folder, or its folder does not exist.
     """
     if kinds and path.suffix not in kinds:
         raise InputError(f"{path} is not a {' or '.join(kinds)} file")
@@ -103,7 +179,7 @@ def check_file(path: Path, kinds: Sequence[str] = ()) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error."""
+    """Write a line to standard error; use the logger ``ese_deploy`` in new code."""
     print(text, file=sys.stderr)
 
 
@@ -112,9 +188,35 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
+class _Lines(logging.Handler):
+    """Writes each record as one line to whatever standard error is at that time, also above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        print(f"{label}{record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def log_lines() -> Iterator[None]:
+    """Show what the package logs, from INFO on, as lines on standard error."""
+    logger, lines = logging.getLogger("ese_deploy"), _Lines()
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(lines)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Bars on standard error, one for each stage; silent where it is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<16}"),

@@ -24,7 +24,7 @@ def extra_error(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(f"this verb needs {error.name}; pip install 'ese-deploy[{extra}]'") from error
+        raise InputError(f"This command needs {error.name}. Run: pip install 'ese-deploy[{extra}]'") from error
 
 
 def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,6 @@
+"""``python -m ese_deploy`` is ``ese-deploy``."""
+
+from ese_deploy.cli import run
+
+if __name__ == "__main__":
+    run()
