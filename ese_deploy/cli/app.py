@@ -1,10 +1,12 @@
 """The list of commands, and how exceptions become one line and an exit code."""
 
+import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
@@ -13,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 from ese_deploy import __version__
-from ese_deploy.cli.console import log_lines
 from ese_deploy.errors import CheckFailedError, EseDeployError
 
 __all__ = ["COMMANDS", "Command", "load_command", "main"]
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str], commands: Callable[..., Any] = app) -> int:
     """
     debug = _DEBUG in arguments
     try:
-        with log_lines():
+        with _log_lines():
             result = commands([item for item in arguments if item != _DEBUG], standalone_mode=False)
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
@@ -176,6 +177,28 @@ def main(arguments: Sequence[str], commands: Callable[..., Any] = app) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was changed", file=sys.stderr)
         return 130
+
+
+class _Lines(logging.Handler):
+    """Writes each record as one line to whatever standard error is at that time, also above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        print(f"{label}{record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _log_lines() -> Iterator[None]:
+    """Show what the package logs, from INFO on, as lines on standard error."""
+    logger, lines = logging.getLogger("ese_deploy"), _Lines()
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(lines)
 
 
 def _report(error: Exception) -> int:

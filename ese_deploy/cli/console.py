@@ -1,11 +1,10 @@
-"""What the commands share: options, log lines, tables, JSON and progress bars.
+"""What the commands share: options, tables, JSON and progress bars.
 
 Options that more than one command takes are defined here, so that each has one spelling and one help text. A help
 text is a full sentence. Libraries are imported where they are used: only the options load with this module.
 """
 
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ __all__ = [
     "ThreadsOption",
     "check_file",
     "check_measured_engine",
-    "log_lines",
     "megabytes",
     "print_json",
     "print_table",
@@ -186,28 +184,6 @@ def say(text: str) -> None:
 def megabytes(size: int) -> str:
     """A size in MB (10^6 bytes)."""
     return f"{size / 1e6:.1f} MB"
-
-
-class _Lines(logging.Handler):
-    """Writes each record as one line to whatever standard error is at that time, also above a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(f"{label}{record.getMessage()}", file=sys.stderr)
-
-
-@contextmanager
-def log_lines() -> Iterator[None]:
-    """Show what the package logs, from INFO on, as lines on standard error."""
-    logger, lines = logging.getLogger("ese_deploy"), _Lines()
-    level = logger.level
-    logger.addHandler(lines)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(lines)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from ese_deploy.cli.evaluate import (
 from ese_deploy.cli.tables import extra_error
 from ese_deploy.target import parse_range
 
+__all__ = ["app"]
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
