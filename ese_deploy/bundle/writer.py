@@ -8,7 +8,8 @@ from ese_deploy.bundle.card import CARD_FILE, model_card
 from ese_deploy.bundle.manifest import TargetEntry, encode_manifest
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import hold_folder, write_atomic
+from ese_deploy.system.files import write_atomic
+from ese_deploy.system.locks import lock_folder
 
 __all__ = ["rewrite_targets"]
 
@@ -31,7 +32,7 @@ def rewrite_targets(measured: Bundle, change: Callable[[TargetEntry], TargetEntr
         InputError: the folder cannot be written, or another bundle lies there now; it is as it was.
         BundleError: it was damaged meanwhile.
     """
-    with hold_folder(measured.path):
+    with lock_folder(measured.path):
         held = open_bundle(measured.path)
         graphs = {(entry.name, entry.sha256) for entry in measured.manifest.targets}
         still = graphs <= {(entry.name, entry.sha256) for entry in held.manifest.targets}

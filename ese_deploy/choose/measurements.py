@@ -9,7 +9,7 @@ import msgspec
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import InputError
-from ese_deploy.system.cache import CACHE_VARIABLE, cache_folder, locked_folder
+from ese_deploy.system.cache import CACHE_VARIABLE, cache_folder, locked_cache_folder
 from ese_deploy.system.files import explain_os_error, write_atomic
 from ese_deploy.system.machine import Machine, describe_machine
 
@@ -117,7 +117,7 @@ def store_measurements(bundle: Bundle, fresh: Iterable[Measurement], machine: Ma
     Raises:
         InputError: the cache cannot be written, or the file in it is broken.
     """
-    with locked_folder(_folder()):
+    with locked_cache_folder(_folder()):
         held = merge_measurements(load_measurements(bundle, machine), fresh)
         write_measurements(_path(held.bundle, held.machine), held)
     return held
@@ -169,7 +169,7 @@ def check_owner(held: Measurements, bundle: Bundle, where: Path, machine: Machin
 def import_measurements(held: Measurements) -> Measurements:
     """Add what another copy of the cache holds; the newcomers win."""
     path = _path(held.bundle, held.machine)
-    with locked_folder(_folder()):
+    with locked_cache_folder(_folder()):
         present = read_measurements(path) if path.is_file() else msgspec.structs.replace(held, measurements=[])
         merged = merge_measurements(present, held.measurements)
         write_measurements(path, merged)

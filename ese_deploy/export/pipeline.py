@@ -30,7 +30,8 @@ from ese_deploy.export.quantize import Activation
 from ese_deploy.export.record import verify_and_record
 from ese_deploy.export.trace import OPSET, trace
 from ese_deploy.projections.pca import texts_wanted
-from ese_deploy.system.files import expand, hold_folder, replace_folder, staging_folder
+from ese_deploy.system.files import expand, replace_folder, staging_folder
+from ese_deploy.system.locks import lock_folder
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import CALIBRATED, Target
 from ese_deploy.verify import TargetCheck
@@ -188,7 +189,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         proven = write_profiles(made.folder, made.manifest, profiles)
         (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
-        with hold_folder(out):
+        with lock_folder(out):
             # Others may have written here while targets were made.
             held = check_output(out, request.update, request.force)
             if existing is not None and (held is None or held.sha256 != existing.sha256):

@@ -1,3 +1,3 @@
-"""Atomic files, the cache folder, locks, progress, threads and the machine's description."""
+"""Atomic files, locks, the cache folder, progress, threads and a description of the machine."""
 
 __all__: list[str] = []

@@ -1,52 +1,48 @@
-"""Where this machine keeps what it measured and compiled."""
+"""The folder in which this machine keeps measurements and compiled plans."""
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ese_deploy.errors import InputError
-from ese_deploy.system.files import hold_folder
+from platformdirs import user_cache_path
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "locked_folder"]
+from ese_deploy.errors import InputError
+from ese_deploy.system.files import expand
+from ese_deploy.system.locks import lock_folder
+
+__all__ = ["CACHE_VARIABLE", "cache_folder", "locked_cache_folder"]
 
 CACHE_VARIABLE = "ESE_DEPLOY_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder: ``ESE_DEPLOY_CACHE``, or the platform's own for caches.
+    """The folder that ``ESE_DEPLOY_CACHE`` names, or the platform's cache folder, such as ``~/.cache/ese-deploy``.
 
     Raises:
-        InputError: that lies in the user's home folder, and the user has none.
+        InputError: the folder is in the user's home folder, and the user has none.
     """
-    stated = os.environ.get(CACHE_VARIABLE)
-    try:
-        return Path(stated).expanduser() if stated else _platform_folder()
-    except RuntimeError:
-        raise InputError(f"there is no home folder to keep a cache in; name a folder with {CACHE_VARIABLE}") from None
+    if stated := os.environ.get(CACHE_VARIABLE):
+        return expand(stated)
+    with suppress(RuntimeError):  # older releases of platformdirs return a path that begins with ~ instead
+        folder = user_cache_path("ese-deploy", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise InputError(f"This user has no home folder for the cache. Set {CACHE_VARIABLE} to a folder.")
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Make a folder of the cache and hold it, as :func:`ese_deploy.system.files.hold_folder` does.
+def locked_cache_folder(folder: Path) -> Iterator[None]:
+    """Create a folder of the cache and lock it until the end of the block.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot write {folder}: {error.strerror}; name a folder that you may write to with {CACHE_VARIABLE}"
+            f"Cannot write {folder}: {error.strerror}. Set {CACHE_VARIABLE} to a folder that you may write to."
         ) from error
-    with hold_folder(folder):
+    with lock_folder(folder):
         yield
-
-
-def _platform_folder() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "ese-deploy/cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/ese-deploy"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ese-deploy"

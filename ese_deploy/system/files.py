@@ -1,4 +1,4 @@
-"""Hashes, and writing that either happens whole or not at all."""
+"""Hashes of files, and atomic writing of files and folders: a crash leaves the old content or the new."""
 
 import ctypes
 import errno
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from ese_deploy.errors import InputError
+from ese_deploy.system.locks import try_lock
 
 __all__ = [
     "expand",
     "explain_os_error",
-    "hold_folder",
     "replace_folder",
     "restore_folder",
     "sha256_file",
@@ -30,31 +30,29 @@ __all__ = [
 
 _CHUNK = 1 << 20
 _AT_FDCWD = -100
-_JUST_MADE = 60
+_JUST_CREATED_SECONDS = 60
 _RENAME_EXCHANGE = 2
 _TRIES = 100
 
 
 def expand(name: str | Path) -> Path:
-    """A path with the home folder in place of ``~``.
+    """Replace a leading ``~`` or ``~user`` by the home folder.
 
     Raises:
-        InputError: it begins with the name of a user who has none.
+        InputError: the home folder is not known.
     """
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise InputError(
-            f"{name} begins in a home folder that is not known; write ./~ for a folder of that name"
-        ) from None
+        raise InputError(f"The home folder of {name} is not known. Write ./{name} for a folder of that name.") from None
 
 
 def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """Hash a file in pieces of 1 MiB.
+    """Hash a file, 1 MiB at a time.
 
     Args:
         path: the file.
-        advance: called with the number of bytes of each piece.
+        advance: called with the number of bytes read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -67,10 +65,10 @@ def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str
 
 @contextmanager
 def write_atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` for writing; at the end of the block it is fsynced and takes the name.
+    """Open a temporary file beside ``path``, and rename it to ``path`` at the end of the block, after fsync.
 
-    If the block raises, ``path`` stays as it was. What a killed process left beside it is removed. Of a link the file
-    that it names is replaced; a pipe or a device is written to as it is.
+    If the block raises, ``path`` is unchanged. Temporary files of killed processes are removed. If ``path`` is a
+    symbolic link, the file behind it is replaced. Pipes and devices are written to directly.
 
     Raises:
         InputError: the file cannot be written (full or read-only disk, missing folder, no permission).
@@ -85,7 +83,7 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
         _remove_abandoned(path.parent, prefix)
         handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
         temporary = Path(name)
-        lock = _lock(temporary)
+        lock = try_lock(temporary)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -104,19 +102,20 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """Make an empty folder beside ``out`` to build in; it is gone at the end of the block.
+    """Create an empty folder beside ``out``, and delete it at the end of the block.
 
-    Hand it to :func:`replace_folder` inside the block to keep what was built.
+    To keep its content, pass it to :func:`replace_folder` inside the block. Staging folders of killed processes are
+    removed.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be created or written.
     """
     with explain_os_error(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{out.name}.staging-"
         _remove_abandoned(out.parent, prefix)
         staging = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-        lock = _lock(staging)
+        lock = try_lock(staging)
         try:
             staging.chmod(0o777 & ~_umask())
             yield staging
@@ -126,44 +125,11 @@ def staging_folder(out: Path) -> Iterator[Path]:
                 os.close(lock)
 
 
-@contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder; another process or thread that wants to hold it waits for the end of the block.
-
-    Where the system or the file system knows no locks, or the folder cannot be opened, nobody waits.
-    """
-    handle = None
-    if sys.platform != "win32":  # which opens no folders
-        with suppress(OSError):
-            handle = _wait_for(folder)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _wait_for(folder: Path) -> int:
-    import fcntl
-
-    while True:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # Who held it may have put another folder in its place.
-            if os.path.samestat(os.fstat(handle), folder.stat()):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
 def replace_folder(staged: Path, out: Path) -> None:
-    """Let ``staged`` take the place of ``out``; a crash at any moment leaves one of them whole under its name.
+    """Replace ``out`` by ``staged``; a crash at any moment leaves the old folder or the new one complete.
 
-    Linux exchanges the two folders in one step. Elsewhere the old folder is first renamed to ``NAME.previous``, from
-    which :func:`restore_folder` brings it back if the process dies before the second rename.
+    Linux exchanges the two folders in one step. Other systems first rename the old folder to ``NAME.previous``.
+    :func:`restore_folder` renames it back if the process dies before the second rename.
     """
     sync_folder(staged)
     if not out.exists():
@@ -178,18 +144,18 @@ def replace_folder(staged: Path, out: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let all that lies in a folder, and in folders inside it, reach the disk."""
+    """Fsync a folder and everything inside it."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             _fsync_folder(path)
         else:
-            with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs what may be written
+            with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs only writable files
                 os.fsync(file.fileno())
     _fsync_folder(folder)
 
 
 def restore_folder(out: Path) -> None:
-    """Undo a replacement that was cut off between its two renames."""
+    """Undo a replacement that was interrupted between its two renames."""
     if out.exists():
         return
     previous = _previous(out)
@@ -200,22 +166,22 @@ def restore_folder(out: Path) -> None:
 
 @contextmanager
 def explain_os_error(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into one line that says what to do.
+    """Raise an ``OSError`` of the block as an ``InputError`` with advice.
 
     Raises:
-        InputError: in place of any ``OSError``.
+        InputError: instead of any ``OSError``.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            advice = "free some room or write elsewhere; nothing was changed"
+            advice = " Free some space or choose another disk."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            advice = "choose a folder that you may write to; nothing was changed"
+            advice = " Choose a folder that you may write to."
         else:
-            advice = "nothing was changed"
+            advice = ""
         reason = error.strerror or str(error)
-        raise InputError(f"cannot write {path}: {reason}; {advice}") from error
+        raise InputError(f"Cannot write {path}: {reason}. Nothing was changed.{advice}") from error
 
 
 def _previous(out: Path) -> Path:
@@ -223,7 +189,7 @@ def _previous(out: Path) -> Path:
 
 
 def _rename_both(staged: Path, out: Path, previous: Path) -> None:
-    """Rename ``out`` to ``previous`` and ``staged`` to ``out``, again where a reader undid the first in between."""
+    """Rename ``out`` to ``previous`` and ``staged`` to ``out``; try again if a reader undoes the first rename."""
     for left in reversed(range(_TRIES)):
         out.rename(previous)
         try:
@@ -235,36 +201,21 @@ def _rename_both(staged: Path, out: Path, previous: Path) -> None:
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what a killed process left: files and folders that nobody holds and that are not just being made."""
+    """Remove files and folders of killed processes: those that are not locked and not just created."""
     for path in parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
-            lock = _lock(path)
+            lock = try_lock(path)
             if lock is None:
                 continue
             try:
-                if time.time() - path.stat().st_mtime > _JUST_MADE:
+                if time.time() - path.stat().st_mtime > _JUST_CREATED_SECONDS:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             finally:
                 os.close(lock)
 
 
-def _lock(path: Path) -> int | None:
-    """Hold a file or folder until the handle is closed or the process dies; None where it is held, or cannot be."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step; False where the system or file system has no such call."""
+    """Exchange two folders in one step. Returns False if the system or the file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -278,7 +229,7 @@ def _exchange(first: Path, second: Path) -> bool:
 def _fsync_folder(folder: Path) -> None:
     if os.name == "nt":
         return
-    # What was renamed is there, also in a folder that may not be read or on a file system that syncs none.
+    # Some folders cannot be opened, and some file systems sync no folders. The rename is done in any case.
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

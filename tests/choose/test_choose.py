@@ -158,7 +158,7 @@ def test_what_cannot_be_kept_still_answers(tiny_bundle: Bundle, own_cache: Path,
     assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]) == 0
     out, err = capsys.readouterr()
     assert "best: 3x32" in out
-    assert "warning: the figures count for this answer and are not kept: cannot write" in err
+    assert "warning: the figures count for this answer and are not kept: Cannot write" in err
 
 
 def test_figures_of_another_engine_version_do_not_count(tiny_bundle: Bundle, capsys: Capture) -> None:

@@ -249,7 +249,7 @@ def test_the_report_verb_writes_what_its_file_name_says(tmp_path: Path, capsys: 
         ({"groups": []}, "r.html", "b.json holds no group that is done"),
         ({}, "r.pdf", "r.pdf is not one of .html, .md, .png, .svg"),
         ({}, "r.png", "plots are of one results file"),
-        ({}, "nowhere/r.html", "cannot write"),
+        ({}, "nowhere/r.html", "Cannot write"),
     ],
 )
 def test_what_cannot_be_reported_is_said_in_one_line(

@@ -271,7 +271,7 @@ def test_a_folder_that_cannot_be_made_is_found_out_before_training(
     (tmp_path / "file").write_text("")
     assert run(tiny_checkpoint, data["texts"], tmp_path / "file" / "out") == 2
     err = capsys.readouterr().err
-    assert "error: cannot write" in err and "step" not in err
+    assert "error: Cannot write" in err and "step" not in err
 
 
 def test_a_disk_that_is_too_small_is_found_out_before_training(tmp_path: Path) -> None:
