@@ -6,7 +6,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.target import DTYPES, Target, parse_range
 
 
-@given(st.integers(1, 99), st.integers(8, 4096), st.sampled_from(DTYPES))
+@given(st.integers(1, 99), st.integers(8, 4096), st.sampled_from(list(DTYPES)))
 def test_a_target_reads_back_from_its_short_form(depth: int, dim: int, dtype: str) -> None:
     target = Target(depth, dim, dtype)
     assert Target.parse(str(target)) == target
@@ -21,13 +21,18 @@ def test_the_name_sorts_by_depth_then_dim() -> None:
     "text", ["3*128", "3x", "x128", "3x128:", "3x128:fp32:int8", "3x128:int8-", "-3x128", "3.0x128", "", "٣x128"]
 )
 def test_another_form_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(InputError, match="write for example 3x128"):
+    with pytest.raises(InputError, match="Write for example 3x128"):
         Target.parse(text)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("0x128", "depth must be at least 1, got 0"), ("3x4", "dim must be at least 8, got 4"), ("3x64:fp8", "fp8")],
+    [
+        ("0x128", "Target '0x128' has depth 0. Choose a depth of at least 1."),
+        ("3x4", "Target '3x4' has 4 dimensions. Choose at least 8."),
+        ("3x64:fp8", "Unknown dtype 'fp8'. Choose one of: fp32, fp16, bf16, int8, int8-fp16."),
+        ("3x64:int8-dynamic", "Dtype 'int8-dynamic' is no longer supported. Choose one of: fp32, "),
+    ],
 )
 def test_a_value_out_of_range_is_named(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -15,7 +15,7 @@ from ese_deploy.export.convert import Recipe
 from ese_deploy.export.graphs import write_graphs
 from ese_deploy.export.observe import calibrate_int8, describe_recipe
 from ese_deploy.export.trace import trace
-from ese_deploy.target import CALIBRATED, Target
+from ese_deploy.target import DTYPES, Target
 from ese_deploy.texts.sample import sample_corpus
 
 __all__ = ["checkpoint_of", "depths_of", "export_shape", "make_checkpoint"]
@@ -76,7 +76,7 @@ def export_shape(shape: Shape, checkpoint: Checkpoint, dtypes: Sequence[str], wo
     out.mkdir(parents=True)
     traced = trace(checkpoint, load_backbone(checkpoint), depths_of(shape))
     recipe = None
-    if any(target.dtype in CALIBRATED for target in wanted):
+    if any(DTYPES[target.dtype].quantized for target in wanted):
         recipe = Recipe(describe_recipe(None, bits=8), calibrate_int8(checkpoint, traced, None))
     write_graphs(out, checkpoint, traced, sorted(wanted), recipe=recipe)
     return open_bundle(out)

@@ -6,7 +6,6 @@ import msgspec
 
 from ese_deploy.bundle.manifest import Manifest, Quality, TargetEntry
 from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
-from ese_deploy.target import OPT_IN_DTYPES
 
 __all__ = ["CARD_FILE", "model_card"]
 
@@ -65,7 +64,7 @@ def model_card(manifest: Manifest, name: str) -> str:
     targets = manifest.targets
     texts = {quality.n for entry in targets for quality in entry.quality if quality.metric == AGREEMENT}
     spaces = sorted({entry.space for entry in targets})
-    default = max(targets, key=lambda e: (e.dtype == "fp32", e.dtype not in OPT_IN_DTYPES, e.depth, e.dim))
+    default = max(targets, key=lambda e: (e.dtype == "fp32", e.depth, e.dim))
     revision = f" at `{manifest.source.revision}`" if manifest.source.revision else ""
     quoted = {name: msgspec.json.encode(text).decode() for name, text in manifest.prompts.items() if text}
     prompts = "".join(f"- `{name}`: {text}\n" for name, text in quoted.items())

@@ -134,10 +134,7 @@ class Fidelity(_Strict, frozen=True, kw_only=True):
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
-    """How the targets of int8 were made: static symmetric Q/DQ, activations per tensor, weights per channel.
-
-    The texts are null where there is no target of int8 or int8-fp16, and dynamic int8 alone asks for the bits.
-    """
+    """How int8 and int8-fp16 targets were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
 
     weight_bits: Positive
     """8, which assumes products that are summed in 32 bits (VNNI, AMX, ARM); 7 where two are summed in 16."""
@@ -215,7 +212,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     profiles: FileEntry | None = None
     """The budget profiles, resolved; null in a bundle that was exported without."""
     quantization: Quantization | None = None
-    """Of the targets of int8, int8-fp16 and int8-dynamic."""
+    """Of the int8 and int8-fp16 targets; null without any."""
     ranges: FileEntry | None = None
     """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
     weights: list[WeightsEntry]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.system.files import restore_folder, sha256_file
-from ese_deploy.target import OPT_IN_DTYPES, Target
+from ese_deploy.target import Target
 
 __all__ = [
     "MANIFEST_FILE",
@@ -99,16 +99,12 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
     """Find a target; without one, the deepest and widest fp32 target, or of another dtype where there is no fp32.
 
     Raises:
-        InputError: the bundle does not hold the target, or none was named and it holds only dtypes of
-            :data:`ese_deploy.target.OPT_IN_DTYPES`; the message lists those it holds.
+        InputError: the bundle does not contain the target; the message lists those that it contains.
     """
     entries = bundle.manifest.targets
     held = ", ".join(str(entry.target) for entry in entries)
     if target is None:
-        usual = [entry for entry in entries if entry.dtype not in OPT_IN_DTYPES]
-        if not usual:
-            raise InputError(f"{bundle.path} holds only targets that are taken by name; name one of {held}")
-        return max(usual, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, "onnxruntime" in e.engines, e.dtype))
+        return max(entries, key=lambda e: (e.dtype == "fp32", e.depth, e.dim, "onnxruntime" in e.engines, e.dtype))
     wanted = Target.parse(target) if isinstance(target, str) else target
     for entry in entries:
         if entry.target == wanted:
@@ -245,7 +241,7 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
         try:
             expected = entry.target.name
         except InputError as error:
-            raise BundleError(f"{folder / MANIFEST_FILE}: {error}") from None
+            raise BundleError(f"{folder / MANIFEST_FILE}: {error} Export the bundle again.") from None
         if entry.name != expected or entry.dim > manifest.width or entry.depth > manifest.depth:
             raise BundleError(
                 f"{folder / MANIFEST_FILE}: target '{entry.name}' does not agree with its depth {entry.depth}, "

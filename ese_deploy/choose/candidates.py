@@ -12,7 +12,6 @@ from ese_deploy.choose.measurements import Kind, Measurement, Measurements
 from ese_deploy.engines import ENGINES, OPT_IN_ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.system.threads import available_threads
-from ese_deploy.target import OPT_IN_DTYPES
 
 __all__ = ["find_candidates", "missing_measurements", "size_on_disk"]
 
@@ -27,7 +26,7 @@ def find_candidates(
 ) -> list[Candidate]:
     """All targets on all engines that this version has, with what the budgets ask about.
 
-    An engine that needs an accelerator, and a dtype that is taken by name only, count where the budgets name them.
+    An engine that needs an accelerator counts where the budgets name it.
 
     Args:
         manifest: of the bundle.
@@ -37,15 +36,9 @@ def find_candidates(
 
     Raises:
         InputError: no target has the quality figure that the budget names, there is no such engine, or all targets
-            need an engine or a dtype that was not named.
+            need an engine that was not named.
     """
     _check_names(manifest, budgets)
-    entries = [entry for entry in manifest.targets if entry.dtype not in OPT_IN_DTYPES or entry.dtype in budgets.dtypes]
-    if not entries:
-        dtypes = sorted({entry.dtype for entry in manifest.targets})
-        raise InputError(
-            f"every target is of a dtype that is taken by name only; name it: --dtype {' or '.join(dtypes)}"
-        )
     figures = _index(held, here)
     candidates = [
         Candidate(
@@ -57,12 +50,12 @@ def find_candidates(
             throughput=_value(figures, entry, engine, "throughput", budgets, "texts_per_second", here),
             memory=_value(figures, entry, engine, "memory", budgets, "bytes", here),
         )
-        for entry in entries
+        for entry in manifest.targets
         for engine in ENGINES
         if engine in entry.engines and (engine in budgets.engines or engine not in OPT_IN_ENGINES)
     ]
     if not candidates and not budgets.engines:
-        held_engines = sorted({engine for entry in entries for engine in entry.engines})
+        held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})
         raise InputError(
             f"every target needs an accelerator; name the engine that you have: --engine {' or '.join(held_engines)}"
         )

@@ -178,10 +178,8 @@ def _peer_plan(bundle: Bundle, folder: Path | None, names: list[str]) -> "PeerPl
     if manifest.projection != "prefix" or full not in [entry.target for entry in bundle.manifest.targets]:
         raise InputError(f"peers run the full model, which {bundle.path} lacks; export {full} too")
     with extra_error("export"):
-        from ese_deploy.backbones import read_checkpoint
-    checkpoint = read_checkpoint(manifest.source.model)
-    if checkpoint.weights_sha256() != manifest.source.weights_sha256:
-        raise InputError(f"{manifest.source.model} is not the checkpoint that {bundle.path} was made of")
+        from ese_deploy.backbones.bundled import checkpoint_of
+    checkpoint = checkpoint_of(bundle)
     chosen = tuple(entry for entry in entries if not names or entry.name in names)
     return PeerPlan(folder, chosen, checkpoint.location.path)
 

@@ -75,7 +75,7 @@ def choose_target(
         memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
         quality=parse_quality(min_quality) if min_quality else budgets.quality,
         engines=_names("--engine", engine, ENGINES) or budgets.engines,
-        dtypes=_names("--dtype", dtype, DTYPES) or budgets.dtypes,
+        dtypes=_names("--dtype", dtype, tuple(DTYPES)) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
     )
     known = _known(opened, measurements)

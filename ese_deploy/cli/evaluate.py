@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,24 +183,12 @@ def full_checkpoint(bundle: Bundle, against: str | None, allow_pickle: bool = Fa
         InputError: there is no such checkpoint, or the bundle was made of another.
     """
     with extra_error("export"):
-        from ese_deploy.backbones import read_checkpoint
+        from ese_deploy.backbones.bundled import checkpoint_of
         from ese_deploy.evaluate.checkpoint import CheckpointExits
-    manifest = bundle.manifest
-    advice = "export the full target too, or name the checkpoint with --against"
     try:
-        checkpoint = read_checkpoint(
-            against or manifest.source.model,
-            pooling=manifest.pooling,
-            revision=None if against else manifest.source.revision,
-            allow_pickle=allow_pickle,
-            max_seq_length=manifest.max_seq_length,
-        )
+        checkpoint = checkpoint_of(bundle, against, allow_pickle=allow_pickle)
     except InputError as error:
-        raise InputError(f"{bundle.path} lacks the full model, of which shares are taken: {error}; {advice}") from error
-    if checkpoint.weights_sha256() != manifest.source.weights_sha256:
-        raise InputError(f"{checkpoint.location.model} is not the checkpoint that {bundle.path} was made of; {advice}")
-    if manifest.projection != "trained":
-        checkpoint = replace(checkpoint, projections={})  # as at export: the full model is what the bundle makes of it
+        raise InputError(f"{bundle.path} lacks the full model, which figures are compared with: {error}") from error
     return CheckpointExits(checkpoint, [checkpoint.depth], [checkpoint.width])
 
 

@@ -22,9 +22,7 @@ def export(
         str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
     ] = "",
     profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights.")
-    ] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-fp16.")] = "fp32",
     projection: Annotated[
         str | None,
         typer.Option(help="trained (default, where training left one), prefix; with --calibration aligned, pca."),

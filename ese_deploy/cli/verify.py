@@ -38,37 +38,15 @@ def verify(
 ) -> None:
     """Hash every file of a bundle and compare every target with PyTorch."""
     with extra_error("export"):
-        from ese_deploy.backbones import Checkpoint, read_checkpoint
+        from ese_deploy.backbones.bundled import checkpoint_of
         from ese_deploy.verify import check_targets, save_parity
-
-    def read_source(opened: Bundle) -> Checkpoint:
-        manifest = opened.manifest
-        source = against or manifest.source.model
-        try:
-            checkpoint = read_checkpoint(
-                source,
-                pooling=manifest.pooling,
-                revision=manifest.source.revision if against is None else None,
-                allow_pickle=allow_pickle,
-                max_seq_length=manifest.max_seq_length,
-            )
-        except InputError as error:
-            if against is not None:
-                raise
-            raise InputError(f"{error} (the bundle's source; name the checkpoint with --against)") from error
-        if against is None and checkpoint.weights_sha256() != manifest.source.weights_sha256:
-            raise InputError(
-                f"{source} is not the checkpoint that {bundle} was made of: its weights have another hash; "
-                "name the right one with --against"
-            )
-        return checkpoint
 
     opened = open_bundle(bundle)
     loaded = load_engine(engine)
     with progress_bars() as progress:
         for _ in hash_files(opened, progress):
             pass
-        checkpoint = read_source(opened)
+        checkpoint = checkpoint_of(opened, against, allow_pickle=allow_pickle, same_weights=against is None)
         entries = _entries(opened, loaded.name)
         found = [check for check, _ in check_targets(opened, checkpoint, loaded, entries, progress)]
     if json:

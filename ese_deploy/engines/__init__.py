@@ -23,8 +23,8 @@ __all__ = [
 
 # For each engine the dtypes that it computes in.
 _DTYPES = {
-    "onnxruntime": ("fp32", "int8", "int8-dynamic", "int8-weights"),
-    "openvino": ("fp32", "int8", "int8-dynamic", "int8-weights"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "int8"),
     "onnxruntime-cuda": ("fp32", "fp16", "bf16"),
     "tensorrt": ("fp16", "bf16", "int8-fp16"),
     "onnxruntime-tensorrt": ("fp16", "bf16", "int8-fp16"),

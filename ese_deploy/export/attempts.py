@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.errors import CheckFailedError
-from ese_deploy.target import QUANTIZED, Target
+from ese_deploy.target import DTYPES, Target
 from ese_deploy.verify import TargetCheck
 
 __all__ = ["Attempt", "build_passing"]
@@ -60,6 +60,6 @@ def build_passing(
             return attempt, failed
         failed += fresh
         targets = without([check.entry.target for check in failed])
-        if not targets or any(check.entry.dtype not in QUANTIZED for check in fresh):
+        if not targets or any(not DTYPES[check.entry.dtype].quantized for check in fresh):
             lines = [f"{check.entry.target}: {failure}" for check in failed for failure in check.failures]
             raise CheckFailedError(f"{len(lines)} checks failed; nothing was written to {out}", lines)

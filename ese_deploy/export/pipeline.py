@@ -33,7 +33,7 @@ from ese_deploy.projections.pca import texts_wanted
 from ese_deploy.system.files import expand, replace_folder, staging_folder
 from ese_deploy.system.locks import lock_folder
 from ese_deploy.system.progress import Progress, silent
-from ese_deploy.target import CALIBRATED, Target
+from ese_deploy.target import DTYPES, Target
 from ese_deploy.verify import TargetCheck
 
 __all__ = ["ExportRequest", "Exported", "export_bundle"]
@@ -148,9 +148,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         targets = check_update(existing, checkpoint, request.opset, projection, entry, targets)
     bits = 7 if request.reduce_range else 8
     if plan_recipe(existing, targets, calibration, bits) is None and request.reduce_range:
-        raise InputError(
-            "--reduce-range is for int8, int8-fp16 and int8-dynamic, and no target is of one; leave it out"
-        )
+        raise InputError("--reduce-range is for int8 and int8-fp16, and no target is of one; leave it out")
     progress("read checkpoint", 1, 1)
     with ExitStack() as stack:
         backbone = load_backbone(checkpoint)
@@ -166,7 +164,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         def build(wanted: Sequence[Target]) -> Attempt:
             """Write graphs and weights, and measure them against PyTorch."""
             staging = stack.enter_context(staging_folder(out))
-            if not activations and any(target.dtype in CALIBRATED for target in wanted):
+            if not activations and any(DTYPES[target.dtype].quantized for target in wanted):
                 activations.update(calibrate_int8(checkpoint, traced, calibration, bits, progress))
             described = plan_recipe(existing, wanted, calibration, bits)
             recipe = None if described is None else Recipe(described, activations)

@@ -10,12 +10,11 @@ from ese_deploy.bundle.manifest import Calibration, Quantization
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.export.calibrate import CalibrationTexts
-from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.observe import describe_recipe
 from ese_deploy.export.projection import FITTED, PROJECTIONS, TRAINED
 from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET
 from ese_deploy.projections.projection import PROJECTIONS_FILE
-from ese_deploy.target import CALIBRATED, Target
+from ese_deploy.target import DTYPES, Target
 
 __all__ = ["check_output", "check_update", "check_way", "choose_projection", "grid", "plan_recipe", "plan_targets"]
 
@@ -24,8 +23,6 @@ _OF_A_BUNDLE = re.compile(
     r"(manifest|tokenizer|golden|ranges)\.json|README\.md|profiles\.toml|projection\.safetensors"
     r"|weights\.[a-z0-9-]+\.data|d\d+_k\d+\.[a-z0-9-]+\.onnx|\.DS_Store|\..+\.part-.+"
 )
-# Since then QuantizeLinear takes fp16.
-_HALF_SCALES = 19
 
 
 def grid(
@@ -60,13 +57,9 @@ def plan_targets(checkpoint: Checkpoint, targets: Sequence[Target], opset: int =
             raise InputError(
                 f"dim {target.dim} of target '{target}' is beyond the model's; choose 8 to {checkpoint.width}"
             )
-        if target.dtype not in CONVERTIBLE:
-            raise InputError(f"dtype '{target.dtype}' cannot be exported; choose one of {', '.join(CONVERTIBLE)}")
-        if target.dtype == "int8-fp16" and opset < _HALF_SCALES:
-            raise InputError(
-                f"target '{target}' needs opset {_HALF_SCALES} or newer, whose scales may be fp16, got {opset}; "
-                f"choose --opset {OPSET}, or fp16"
-            )
+        least = DTYPES[target.dtype].minimum_opset
+        if opset < least:
+            raise InputError(f"Target '{target}' needs opset {least} or newer, got {opset}. Choose `opset={OPSET}`.")
         if targets.count(target) > 1:
             raise InputError(f"target '{target}' is asked for twice; name each target once")
     return sorted(targets)
@@ -185,28 +178,20 @@ def plan_recipe(
     Raises:
         InputError: the bundle's were made in another way.
     """
-    dtypes = {target.dtype for target in targets}
-    if dtypes & CALIBRATED:
-        recipe = describe_recipe(calibration, bits)
-    elif "int8-dynamic" in dtypes:
-        recipe = Quantization(weight_bits=bits)
-    else:
+    if not any(DTYPES[target.dtype].quantized for target in targets):
         return None
+    recipe = describe_recipe(calibration, bits)
     held = None if existing is None else existing.manifest.quantization
-    if existing is None or held is None:
-        return recipe
-    calibrated = [one for one in (held, recipe) if one.data is not None]
-    if held.weight_bits != recipe.weight_bits or calibrated[1:] not in ([], calibrated[:1]):
+    if existing is not None and held is not None and held != recipe:
         raise InputError(
             f"{existing.path} was made with other settings of int8 ({_describe(held)}, now {_describe(recipe)}); "
             "make them alike, or replace it whole with --force"
         )
-    return calibrated[0] if calibrated else held
+    return recipe
 
 
 def _describe(recipe: Quantization) -> str:
-    texts = "" if recipe.data is None else f", {recipe.n} texts of {recipe.data} {(recipe.data_sha256 or '')[:12]}"
-    return f"weights of {recipe.weight_bits} bits{texts}"
+    return f"weights of {recipe.weight_bits} bits, {recipe.n} texts of {recipe.data} {(recipe.data_sha256 or '')[:12]}"
 
 
 def _sha256(calibration: Calibration | None) -> str | None:

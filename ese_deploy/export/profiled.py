@@ -17,7 +17,6 @@ from ese_deploy.choose.profiles import (
 )
 from ese_deploy.choose.resolution import profiles_of, resolve_profile, resolved_toml
 from ese_deploy.errors import CheckFailedError
-from ese_deploy.export.convert import CONVERTIBLE
 from ese_deploy.export.graphs import describe_file
 from ese_deploy.export.plan import grid
 from ese_deploy.target import Target
@@ -54,7 +53,7 @@ def profile_candidates(
             found |= {Target.parse(profile.target)}.difference(failed)
             continue
         budgets = profile_budgets(profile, checkpoint.depth, checkpoint.width)
-        dtypes = [dtype for dtype in budgets.dtypes if dtype in CONVERTIBLE] or budgets.dtypes[:1] or ("fp32",)
+        dtypes = budgets.dtypes or ("fp32",)
         fixed_depths = [budgets.depth] if budgets.depth else depths
         fixed_dims = [budgets.dim] if budgets.dim else dims
         grids = (set(grid(checkpoint, fixed_depths, fixed_dims, [dtype])).difference(failed) for dtype in dtypes)

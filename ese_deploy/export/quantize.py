@@ -3,9 +3,6 @@
 Weights are symmetric with a scale for each output channel, activations symmetric with one scale. The large embedding
 table is kept in 8 bits with a scale for each row. All else stays as it was: norms, attention, activations, and what
 follows the backbone; ``int8-fp16`` converts that to fp16 afterwards.
-
-Two further ways need no calibration: dynamic int8 finds the scale of an activation while the graph runs, and with
-weights of int8 the products are those of fp32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +21,7 @@ __all__ = [
     "Activation",
     "find_activations",
     "round_columns",
-    "to_dynamic_int8",
     "to_int8",
-    "to_int8_weights",
     "weight_of",
 ]
 
@@ -130,44 +125,6 @@ def to_int8(
     return converted
 
 
-def to_dynamic_int8(model: ir.Model, levels: int = _LEVELS) -> ir.Model:
-    """Convert a traced model to int8 whose activations get their scale while the graph runs.
-
-    That scale is one of a whole batch, padding included: a vector depends on what it is computed beside.
-
-    Args:
-        model: the graph with every exit, in fp32; it is not changed.
-        levels: as for :func:`to_int8`.
-
-    Raises:
-        InputError: the graph has no product with a weight.
-    """
-    converted = model.clone()
-    graph = converted.graph
-    for products in _found(converted).values():
-        _multiply_integers(graph, products, levels)
-    _tables(graph)
-    return converted
-
-
-def to_int8_weights(model: ir.Model) -> ir.Model:
-    """Keep the weights of a traced model in 8 bits, and compute in fp32.
-
-    Args:
-        model: the graph with every exit, in fp32; it is not changed.
-
-    Raises:
-        InputError: the graph has no product with a weight.
-    """
-    converted = model.clone()
-    graph = converted.graph
-    for products in _found(converted).values():
-        for node in products:
-            node.replace_input_with(1, _weight(graph, node, weight_of(node), _LEVELS))
-    _tables(graph)
-    return converted
-
-
 def _found(model: ir.Model) -> dict[str, list[ir.Node]]:
     """What :func:`find_activations` finds, which must be something."""
     found = find_activations(model)
@@ -205,29 +162,6 @@ def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels:
     dequantise = _node("DequantizeLinear", inputs, name, {"axis": 1})
     _insert(graph, node, [dequantise])
     return dequantise.outputs[0]
-
-
-def _multiply_integers(graph: ir.Graph, products: Sequence[ir.Node], levels: int) -> None:
-    """Let the products of one value multiply whole numbers; ONNX Runtime makes one operator of each such product."""
-    value = products[0].inputs[0]
-    assert value is not None
-    quantise = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)
-    for output, part in zip(quantise.outputs, ("int8", "scale", "zero"), strict=True):
-        output.name = f"{value.name}.{part}"
-    whole, scale, zero = quantise.outputs
-    graph.insert_before(products[0], [quantise])
-    for node in products:
-        out = node.outputs[0]
-        rounded, scales = round_columns(weight_of(node), levels)
-        weight = _constant(graph, f"{out.name}.weight.int8", rounded)
-        sums = _node("MatMulInteger", [whole, weight, zero], f"{out.name}.int32")
-        wide = _node("Cast", [sums.outputs[0]], f"{out.name}.wide", {"to": int(ir.DataType.FLOAT)})
-        steps = _node("Mul", [scale, _constant(graph, f"{out.name}.weight.scale", scales)], f"{out.name}.scale")
-        product = _node("Mul", [wide.outputs[0], steps.outputs[0]], f"{out.name}.dequantised")
-        product.outputs[0].type, product.outputs[0].shape = out.type, out.shape
-        graph.insert_before(node, [sums, wide, steps, product])
-        ir.convenience.replace_all_uses_with(out, product.outputs[0])
-        graph.remove([node], safe=True)
 
 
 def _tables(graph: ir.Graph) -> None:

@@ -23,7 +23,7 @@ from ese_deploy.export.projection import TRAINED
 from ese_deploy.export.ranges import measure_ranges
 from ese_deploy.runtime import Encoder
 from ese_deploy.system.progress import Progress
-from ese_deploy.target import QUANTIZED, Target
+from ese_deploy.target import DTYPES, Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
 from ese_deploy.verify import Reference, TargetCheck, check_targets, engine_for
 from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
@@ -58,7 +58,7 @@ def verify_and_record(
     checks = []
     exact: dict[int, NDArray[np.float32]] = {}
     for check, reference in check_targets(bundle, checkpoint, engine, entries, progress):
-        if check.entry.dtype in QUANTIZED:
+        if DTYPES[check.entry.dtype].quantized:
             depth = check.entry.depth
             if depth not in exact:
                 exact[depth] = reference.pool(held_half())

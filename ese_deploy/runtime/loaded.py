@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Chosen", "LoadedTarget", "choose_entries", "load_target"]
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# Dtypes whose products are sums of whole numbers.
-_SUMMED = ("int8", "int8-dynamic")
 
 Vectors = NDArray[np.float32]
 
@@ -207,7 +205,7 @@ def _require_version(engine: Engine, bundle: Bundle) -> None:
 
 def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
     recipe = bundle.manifest.quantization
-    if entry.dtype in _SUMMED and recipe is not None and recipe.weight_bits == 8 and overflows():
+    if entry.dtype == "int8" and recipe is not None and recipe.weight_bits == 8 and overflows():
         warnings.warn(
             f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
             "and slow; export it with --reduce-range, or choose fp32",

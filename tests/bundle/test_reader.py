@@ -160,6 +160,11 @@ def test_a_manifest_that_contradicts_itself_is_refused(
     refused(bundle, "manifest.json")
 
 
+def test_a_bundle_of_a_removed_dtype_says_so(bundle: Path) -> None:
+    edit(bundle, lambda manifest: manifest["targets"][0].update(dtype="int8-dynamic"))
+    refused(bundle, "Dtype 'int8-dynamic' is no longer supported. Choose one of: fp32, .*Export the bundle again")
+
+
 @pytest.mark.parametrize("location", ["../outside.data", "/etc/hostname", "no-such.data"])
 def test_a_graph_that_points_outside_the_bundle_does_not_load(bundle: Path, tmp_path: Path, location: str) -> None:
     """A hostile bundle may agree with its own hashes; the engine must still not read outside the folder."""

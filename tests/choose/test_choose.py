@@ -222,10 +222,7 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
         (["--profile", "none"], "there is no profile 'none'; there is edge, balanced, server, full"),
         (["--profiles", "mine.toml"], "--profiles names a file; say with --profile NAME"),
         (["--engine", "onnxruntime,steam"], "--engine is of onnxruntime, openvino, "),
-        (
-            ["--dtype", "int4"],
-            "--dtype is of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
-        ),
+        (["--dtype", "int4"], "--dtype is of fp32, fp16, bf16, int8, int8-fp16, got 'int4'"),
         (["--prefer", "luck"], "--prefer is quality, speed or size"),
         (["--measurements", "none.json"], "cannot read none.json"),
         (["--max-latency", "9s", "--no-measure", "--plot", "a.gif"], "a.gif is not a .png or .svg file"),

@@ -89,7 +89,7 @@ def test_what_gives_way_is_said_and_gives_way_no_more_than_it_must(tiny_bundle: 
         ("[a]\nsize = 3", r"line 2, profile 'a': .*unknown field `size`; known are description, target, depth"),
         ("[a]\nmin_quality = 7", r"line 2, profile 'a': .*quality '7.0' is above 1"),
         ('[a]\ndtype = ["fp32", "fp4"]', r"line 2, profile 'a': .*'fp4' is none of fp32, fp16, bf16, int8"),
-        ('[a]\ntarget = "3"', r"line 2, profile 'a': .*target '3' is not DEPTHxDIM"),
+        ('[a]\ntarget = "3"', r"line 2, profile 'a': .*Target '3' is not DEPTHxDIM"),
         ('[a]\nprefer = "luck"', r"line 2, profile 'a'"),
         ("[a]\nmax_size_mb = -3", r"line 2, profile 'a'"),
         ("[a]\nmax_size_mb = inf", r"line 2, profile 'a': Expected `float` <= 1000000000000.0"),

@@ -58,16 +58,13 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--targets", "3*128"], "target '3*128' is not DEPTHxDIM"),
+        (["--targets", "3*128"], "Target '3*128' is not DEPTHxDIM"),
         (["--targets", "1x16,1x16"], "target '1x16' is asked for twice"),
         (["--targets", "9x16"], "choose 1 to 3"),
-        (["--depths", "0"], "depth must be at least 1"),
-        (["--dims", "4"], "dim must be at least 8"),
+        (["--depths", "0"], "Choose a depth of at least 1"),
+        (["--dims", "4"], "Choose at least 8"),
         (["--dims", "64"], "choose 8 to 32"),
-        (
-            ["--dtype", "int4"],
-            "dtype must be one of fp32, fp16, bf16, int8, int8-fp16, int8-dynamic, int8-weights, got 'int4'",
-        ),
+        (["--dtype", "int4"], "Unknown dtype 'int4'. Choose one of: fp32, fp16, bf16, int8, int8-fp16."),
         (["--targets", "1x16", "--dims", "8"], "choose one way"),
         (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
         (["--profile", " ,"], "--profile ' ,' names no profile"),
@@ -125,7 +122,7 @@ def test_verify_says_when_the_checkpoint_has_gone_or_changed(bundle: Path, tmp_p
     manifest = json.loads(path.read_text())
     manifest["source"]["model"] = "./gone"
     write_json(path, manifest)
-    fails(capsys, "name the checkpoint with --against", "verify", str(bundle))
+    fails(capsys, "Name the checkpoint of the bundle with --against", "verify", str(bundle))
 
 
 def test_embed_writes_vectors_line_by_line(tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -105,7 +105,7 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     elsewhere = msgspec.structs.replace(part, source=msgspec.structs.replace(part.source, model=str(tmp_path / "no")))
     (folder / "manifest.json").write_bytes(encode_manifest(elsewhere))
     assert main(["evaluate", str(folder), "--sts", str(sts)]) == 2
-    assert "lacks the full model, of which shares are taken" in capsys.readouterr().err
+    assert "lacks the full model, which figures are compared with" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--sts", str(sts), "--against", str(tiny_checkpoint)]) == 0
     pickled = Path(shutil.copytree(tiny_checkpoint, tmp_path / "pickled"))
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
