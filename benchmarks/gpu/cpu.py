@@ -1,7 +1,6 @@
 """The engine that stands in for CUDA's where there is no GPU: the same session with IO binding, on the CPU."""
 
-from pathlib import Path
-
+from ese_deploy.engines import EngineInput
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
 from ese_deploy.engines.onnxruntime_gpu import GpuSession, load_session
 
@@ -17,7 +16,7 @@ class BoundCpu:
         self._onnxruntime = import_onnxruntime()
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> GpuSession:
+    def load(self, source: EngineInput, threads: int) -> GpuSession:
         """Load a graph."""
         providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
-        return load_session(self._onnxruntime, providers, graph, folder, threads, device="cpu")
+        return load_session(self._onnxruntime, providers, source, threads, device="cpu")

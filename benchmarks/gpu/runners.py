@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.cases import Case, Shape
 from ese_deploy.backbones.quiet import quiet_transformers
-from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines import Engine
+from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.target import Target
 
 __all__ = ["ENGINES", "Runner", "ours", "pytorch"]
@@ -37,8 +38,7 @@ class _Prepares(Protocol):
 
 def ours(engine: Engine, bundle: Bundle, target: Target, threads: int = 4) -> Runner:
     """A target of a bundle."""
-    graph = read_graph(bundle, choose_entry(bundle, target))
-    session: Any = engine.load(graph, bundle.path, threads)
+    session: Any = engine.load(engine_input(bundle, choose_entry(bundle, target)), threads)
     prepares: _Prepares = session
 
     def prepare(case: Case) -> Callable[[], object]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ese_deploy.bench.results import Limit
+from ese_deploy.engines import EngineInput
 from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from ese_deploy.errors import EngineError
 
@@ -142,7 +142,9 @@ def _onnx_product(dtype: str, shape: tuple[int, int, int], threads: int) -> Ceil
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     engine = OnnxRuntimeCpu()
-    session = engine.load(onnx.ModelProto.SerializeToString(model), Path.cwd(), threads)
+    path = Path("product.onnx").absolute()  # no file: the graph holds its weights
+    source = EngineInput(model.SerializeToString(), path, path.with_suffix(".data"), "", 0, dtype, ("a",))
+    session = engine.load(source, threads)
     kernel = f"ONNX Runtime {engine.versions['onnxruntime']} {operator}"
     return Ceiling(Limit(dtype, "cpu", kernel, list(shape), []), lambda: session.run({"a": left}))
 

@@ -8,14 +8,14 @@ import typer
 
 from ese_deploy.bundle.golden import GoldenCheck, check_golden, load_golden
 from ese_deploy.bundle.manifest import Parity, TargetEntry
-from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars
 from ese_deploy.engines import batch_for
 from ese_deploy.engines.tensorrt import BuildSettings, TensorRt
 from ese_deploy.engines.tensorrt.plans import Plan, save_parity
 from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.loaded import LoadedTarget
+from ese_deploy.runtime.loaded import LoadedTarget, engine_input
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.target import parse_range
@@ -82,7 +82,7 @@ def build(
     built = []
     for entry in entries:
         with progress_bars() as progress:
-            plan, why = loaded.plan(read_graph(opened, entry), opened.path, force, progress)
+            plan, why = loaded.plan(engine_input(opened, entry), force, progress)
         built.append(_check(opened, entry, loaded, plan, why))
     if json:
         print_json(built)

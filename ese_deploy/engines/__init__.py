@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ese_deploy.engines.base import Engine, Session, Streaming
+from ese_deploy.engines.base import Engine, EngineInput, Session, Streaming
 from ese_deploy.errors import EngineError
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "OPT_IN_ENGINES",
     "Batch",
     "Engine",
+    "EngineInput",
     "Session",
     "Streaming",
     "batch_for",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
 
@@ -120,10 +121,10 @@ class OnnxRuntimeCpu:
         self._onnxruntime = import_onnxruntime()
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
+    def load(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
-        options = session_options(self._onnxruntime, folder, threads)
-        graph = unsigned(graph) if wants_unsigned() else graph
+        options = session_options(self._onnxruntime, source.weights.parent, threads)
+        graph = unsigned(source.graph) if wants_unsigned() else source.graph
         try:
             session = self._onnxruntime.InferenceSession(
                 graph, options, providers=[_PROVIDER], disabled_optimizers=SLOW_FUSIONS
@@ -135,6 +136,6 @@ class OnnxRuntimeCpu:
             raise EngineError(f"ONNX Runtime loaded {loaded} where {_PROVIDER} was asked for")
         return _Session(session)
 
-    def load_streams(self, graph: bytes, folder: Path, threads: int) -> _Session:
+    def load_streams(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Streaming.load_streams`."""
-        return self.load(graph, folder, 1)  # without threads of its own a session computes in those of its callers
+        return self.load(source, 1)  # without threads of its own a session computes in those of its callers

@@ -1,7 +1,6 @@
 """ONNX Runtime's CUDA provider."""
 
-from pathlib import Path
-
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
 from ese_deploy.engines.onnxruntime_gpu import GpuSession, load_session, require_provider
@@ -50,9 +49,9 @@ class OnnxRuntimeCuda:
         self.device = f"{self._gpu.name}, TF32 {'on' if tf32 else 'off'}"
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> GpuSession:
+    def load(self, source: EngineInput, threads: int) -> GpuSession:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
         providers = [(_PROVIDER, cuda_options(self._gpu.index, self._tf32))]
         return load_session(
-            self._onnxruntime, providers, graph, folder, threads, index=self._gpu.index, allow_cpu=self._allow_cpu
+            self._onnxruntime, providers, source, threads, index=self._gpu.index, allow_cpu=self._allow_cpu
         )

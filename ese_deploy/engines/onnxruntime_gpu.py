@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.libraries import missing_library
 from ese_deploy.engines.memory import explain_out_of_memory
 from ese_deploy.engines.onnxruntime_cpu import first_line, session_options
@@ -66,8 +67,7 @@ def require_provider(onnxruntime: Any, provider: str) -> None:
 def load_session(
     onnxruntime: Any,
     providers: list[tuple[str, dict[str, str]]],
-    graph: bytes,
-    folder: Path,
+    source: EngineInput,
     threads: int,
     *,
     index: int = 0,
@@ -75,13 +75,12 @@ def load_session(
     device: str = "cuda",
     most_rows: int | None = None,
 ) -> "GpuSession":
-    """Load a graph and verify_and_record that its nodes run where they should.
+    """Load a graph and check that its nodes run where they should.
 
     Args:
         onnxruntime: the module.
         providers: the execution providers with their options, the most wanted first.
-        graph: the ONNX model.
-        folder: where its weights lie.
+        source: the graph and its weights.
         threads: threads for what runs on the CPU.
         index: the GPU's number.
         allow_cpu: whether nodes that compute may run on the CPU.
@@ -91,12 +90,12 @@ def load_session(
     Raises:
         EngineError: the graph is refused, a provider did not load, or nodes were placed on the CPU.
     """
-    options = session_options(onnxruntime, folder, threads)
+    options = session_options(onnxruntime, source.weights.parent, threads)
     options.log_severity_level = 4  # what a provider lacks is said below, in one line
     options.add_session_config_entry(_RECORD, "1")
     wanted = [name for name, _ in providers]
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(source.graph, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise EngineError(f"{wanted[0]} failed: {_lacking(onnxruntime, wanted) or first_line(error)}") from error
     session.disable_fallback()

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ese_deploy.engines.contract import graph_digest, manifest_in
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.cuda import find_gpu
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime
 from ese_deploy.engines.onnxruntime_cuda import cuda_options
@@ -112,19 +112,16 @@ class OnnxRuntimeTensorRt:
         self.device = self._gpu.name
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> GpuSession:
+    def load(self, source: EngineInput, threads: int) -> GpuSession:
         """Load a graph, compiling it where that was not done yet; see :meth:`ese_deploy.engines.base.Engine.load`."""
         cache = cache_folder() / "onnxruntime-tensorrt"
-        plan = graph_digest(graph, folder)[:32]
+        plan = source.digest[:32]
         (cache / plan).mkdir(parents=True, exist_ok=True)
-        manifest = manifest_in(folder)
-        quantised = b"QuantizeLinear" in graph
-        options = tensorrt_options(self._gpu.index, cache, plan, manifest.inputs, manifest.max_seq_length, quantised)
+        quantised = b"QuantizeLinear" in source.graph
+        options = tensorrt_options(self._gpu.index, cache, plan, source.inputs, source.max_length, quantised)
         # The graph comes as bytes, so the provider must be told where its weights lie.
-        options["trt_onnx_model_folder_path"] = str(folder)
+        options["trt_onnx_model_folder_path"] = str(source.weights.parent)
         providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]
         # The profile is for the longest rows: it has fewer of them than a batch of short ones.
-        most_rows = _rows(_TOKENS, manifest.max_seq_length)
-        return load_session(
-            self._onnxruntime, providers, graph, folder, threads, index=self._gpu.index, most_rows=most_rows
-        )
+        most_rows = _rows(_TOKENS, source.max_length)
+        return load_session(self._onnxruntime, providers, source, threads, index=self._gpu.index, most_rows=most_rows)

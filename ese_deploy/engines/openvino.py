@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.onnxruntime_cpu import first_line
 from ese_deploy.errors import EngineError
 
@@ -119,22 +120,22 @@ class OpenVino:
         self.device = "cpu, bf16" if bf16 else "cpu"
         self.versions = {"openvino": str(openvino.__version__).partition("-")[0]}
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> _Session:
+    def load(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
-        return self._load(graph, folder, threads, 1)
+        return self._load(source, threads, 1)
 
-    def load_streams(self, graph: bytes, folder: Path, threads: int) -> _Session:
+    def load_streams(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Streaming.load_streams`."""
-        return self._load(graph, folder, threads, threads)
+        return self._load(source, threads, threads)
 
-    def _load(self, graph: bytes, folder: Path, threads: int, streams: int) -> _Session:
+    def _load(self, source: EngineInput, threads: int, streams: int) -> _Session:
         settings = {
             "INFERENCE_PRECISION_HINT": self._precision,
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
             "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": str(threads),
         }
-        with _file_of(graph, folder) as path:
+        with _file_of(source) as path:
             try:
                 return _Session(self._compile(self._core.read_model(path), settings))
             except Exception as error:
@@ -145,23 +146,23 @@ class OpenVino:
 
 
 @contextmanager
-def _file_of(graph: bytes, folder: Path) -> Iterator[Path]:
-    """A file of a graph beside its weights: OpenVINO finds them by the graph's own folder, and follows no link.
+def _file_of(source: EngineInput) -> Iterator[Path]:
+    """A file of the graph beside its weights: OpenVINO looks for them in the graph's folder, and follows no link.
 
-    That is the bundle's file of these very bytes; a graph that is not in the bundle gets a folder of its own.
+    A graph that was made in memory gets a temporary folder.
     """
-    for path in folder.glob("*.onnx"):
-        if path.stat().st_size == len(graph) and path.read_bytes() == graph:
-            yield path
-            return
+    if source.path.is_file() and source.path.read_bytes() == source.graph:
+        yield source.path
+        return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         path = Path(name, "graph.onnx")
-        path.write_bytes(graph)
-        for weights in folder.glob("*.data"):
+        path.write_bytes(source.graph)
+        if source.weights.is_file():
+            weights = Path(name, source.weights.name)
             try:
-                Path(name, weights.name).hardlink_to(weights)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(weights, Path(name, weights.name))
+                weights.hardlink_to(source.weights)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source.weights, weights)
         yield path
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, choose_entry, choose_pair, read_graph, weights_of
-from ese_deploy.engines import Batch, Engine, Session, Streaming, batch_for
+from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.runtime.batching import plan_batches
@@ -25,7 +25,7 @@ from ese_deploy.target import Target
 if TYPE_CHECKING:
     from ese_deploy.choose.resolution import Resolved
 
-__all__ = ["Chosen", "LoadedTarget", "choose_entries", "load_target"]
+__all__ = ["Chosen", "LoadedTarget", "choose_entries", "engine_input", "load_target"]
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
@@ -140,6 +140,24 @@ def choose_entries(
     return Chosen(*choose_pair(bundle, query_target, document_target))
 
 
+def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
+    """What an engine needs to load a target of a bundle.
+
+    Raises:
+        BundleError: the graph's file is missing, a link, or not the one that the manifest describes.
+    """
+    weights, manifest = weights_of(bundle, entry.dtype), bundle.manifest
+    return EngineInput(
+        graph=read_graph(bundle, entry),
+        path=bundle.path / entry.file,
+        weights=bundle.path / weights.file,
+        weights_sha256=weights.sha256,
+        max_length=manifest.max_seq_length,
+        dtype=entry.dtype,
+        inputs=tuple(manifest.inputs),
+    )
+
+
 def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int) -> LoadedTarget:
     """Load a target's graph.
 
@@ -155,10 +173,9 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
     """
     _require_version(engine, bundle)
     _warn_of_overflow(bundle, entry)
-    graph = read_graph(bundle, entry)
-    weights = bundle.path / weights_of(bundle, entry.dtype).file
-    held = _stamp(weights)
-    session = engine.load(graph, bundle.path, threads)
+    source = engine_input(bundle, entry)
+    held = _stamp(source.weights)
+    session = engine.load(source, threads)
     if not set(session.inputs) <= _KNOWN_INPUTS:
         raise BundleError(f"{bundle.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
     if not isinstance(engine, Streaming):
@@ -166,10 +183,10 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
 
     def load_streams() -> Session:
         # By now another bundle may lie in the folder, whose weights are not this graph's.
-        if _stamp(weights) != held:
+        if _stamp(source.weights) != held:
             return session
-        several = engine.load_streams(graph, bundle.path, threads)
-        return several if _stamp(weights) == held else session
+        several = engine.load_streams(source, threads)
+        return several if _stamp(source.weights) == held else session
 
     return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), batch_for(engine.name))
 

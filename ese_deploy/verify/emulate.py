@@ -1,12 +1,12 @@
 """fp16 and bf16 on a CPU: the same graph computed in fp32, each operator's result rounded."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
 
-from ese_deploy.engines import Engine, Session, runs_dtype
+from ese_deploy.engines import Engine, EngineInput, Session, runs_dtype
 
 __all__ = ["Emulated", "engine_for", "widen"]
 
@@ -31,9 +31,9 @@ class Emulated:
         self.name, self.device = f"{engine.name}-emulated", engine.device
         self.versions = engine.versions
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> Session:
+    def load(self, source: EngineInput, threads: int) -> Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
-        return self._engine.load(widen(graph), folder, threads)
+        return self._engine.load(replace(source, graph=widen(source.graph)), threads)
 
 
 def widen(graph: bytes, rounding: bool = True) -> bytes:

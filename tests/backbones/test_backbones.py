@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from helpers.backbone_table import BackboneRow
+from helpers.engine_inputs import input_of
 from helpers.tensorrt import layers_of, products_of
 from helpers.tiny import BACKBONES, LAYERS, MAX_LENGTH, make_checkpoint
 
@@ -114,7 +115,7 @@ def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, bac
     }
     worst, lowest = dict.fromkeys(sides, 0.0), 1.0
     for (depth, dim), graph in exported.graphs.items():
-        session = engine.load(graph, exported.folder, 1)
+        session = engine.load(input_of(graph, exported.folder), 1)
         reference = exported.references[depth]
         for (side, inputs, _), expected in zip(batches, pooled[depth], strict=True):
             found = session.run(inputs)
@@ -142,8 +143,8 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
     batches = [_batch(exported.checkpoint, shape, "right") for shape in SHAPES]
     for depth, graph in exported.half.items():
         # Without rounding of results only that of the weights remains, which is of the order of 2 ** -11.
-        plain = engine.load(widen(graph, rounding=False), exported.folder, 1)
-        rounded = Emulated(engine).load(graph, exported.folder, 1)
+        plain = engine.load(input_of(widen(graph, rounding=False), exported.folder, "fp16"), 1)
+        rounded = Emulated(engine).load(input_of(graph, exported.folder, "fp16"), 1)
         reference = exported.references[depth]
         for inputs, rows in batches:
             expected = reference.cut(reference.pool_ids(rows), DIMS[-1])
@@ -154,7 +155,7 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
 
 
 def test_int8_with_fp16_around_keeps_its_vectors(exported: Exported, mixed: dict[int, bytes]) -> None:
-    session = Emulated(load_engine("onnxruntime")).load(mixed[LAYERS], exported.folder, 1)
+    session = Emulated(load_engine("onnxruntime")).load(input_of(mixed[LAYERS], exported.folder, "int8-fp16"), 1)
     cosines: list[float] = []
     for shape in SHAPES:
         inputs, rows = _batch(exported.checkpoint, shape, "right")
@@ -171,7 +172,7 @@ def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tenso
     settings = BuildSettings(lengths=(16, MAX_LENGTH))
     steps: list[tuple[int, int]] = []
     for depth, graph in exported.half.items():
-        layers = layers_of(tensorrt_api, graph, exported.folder)
+        layers = layers_of(tensorrt_api, input_of(graph, exported.folder, "fp16"))
         if exported.opset >= 23:
             # One attention layer for each block: what TensorRT fuses into one kernel.
             assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
@@ -179,8 +180,7 @@ def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tenso
         profiles = profiles_for(settings, MAX_LENGTH)
         plan, _ = build_plan(
             tensorrt_api,
-            graph,
-            exported.folder,
+            input_of(graph, exported.folder, "fp16"),
             profiles,
             settings,
             progress=lambda _, done, total: steps.append((done, total)),
@@ -196,14 +196,15 @@ def test_tensorrt_parses_and_builds_every_exit_in_int8_with_fp16_around(
     settings = BuildSettings(lengths=(16, MAX_LENGTH))
     for depth, graph in mixed.items():
         held = _operators(graph)
-        layers = layers_of(tensorrt_api, graph, exported.folder)
+        source = input_of(graph, exported.folder, "int8-fp16")
+        layers = layers_of(tensorrt_api, source)
         assert layers["QUANTIZE"] == held["QuantizeLinear"] >= 4 * depth
         assert layers["DEQUANTIZE"] == held["DequantizeLinear"] >= 8 * depth
         weights = held["DequantizeLinear"] - held["QuantizeLinear"]
-        assert products_of(tensorrt_api, graph, exported.folder)["DEQUANTIZE", "DEQUANTIZE", "HALF"] == weights
+        assert products_of(tensorrt_api, source)["DEQUANTIZE", "DEQUANTIZE", "HALF"] == weights
         assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
         profiles = profiles_for(settings, MAX_LENGTH)
-        plan, _ = build_plan(tensorrt_api, graph, exported.folder, profiles, settings)
+        plan, _ = build_plan(tensorrt_api, source, profiles, settings)
         assert len(plan) > 10_000
 
 

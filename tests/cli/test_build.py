@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.engine_inputs import input_of
 from helpers.gpu import fake_runtime
 from helpers.tensorrt import GPU, FakeEngine, fake_api
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.tolerances import TOLERANCES
 from ese_deploy.cli.app import main
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.engines.cuda import CudaMemory
 from ese_deploy.engines.onnxruntime_tensorrt import require_tensorrt, tensorrt_options
 from ese_deploy.engines.tensorrt import engine as engine_module
@@ -46,12 +47,12 @@ def machine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     api = fake_api(None)
     api.module.Runtime = lambda logger: SimpleNamespace(
-        deserialize_cuda_engine=lambda plan: Engine(bundle.path, widen(plan))
+        deserialize_cuda_engine=lambda plan: Engine(input_of(widen(plan), bundle.path, "fp16"))
     )
 
-    def build(api: Any, graph: bytes, *_: object) -> tuple[bytes, bytes]:
+    def build(api: Any, source: EngineInput, *_: object) -> tuple[bytes, bytes]:
         state.builds += 1
-        return graph, b"timings"
+        return source.graph, b"timings"
 
     monkeypatch.setattr(engine_module, "import_tensorrt", lambda: api)
     monkeypatch.setattr(engine_module, "find_gpu", lambda index: state.gpu)

@@ -1,5 +1,6 @@
 """Engines on GPUs, as far as a machine without one can tell; CUDA's runtime is the one thing that is faked."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,15 +9,15 @@ import onnxruntime
 import pytest
 from helpers.gpu import batch_of, fake_runtime
 
-from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines import batch_for, engines_for, load_engine
-from ese_deploy.engines.contract import graph_digest
 from ese_deploy.engines.cuda import CudaMemory, Gpu, OutOfMemoryError, find_gpu
 from ese_deploy.engines.libraries import missing_library
 from ese_deploy.engines.memory import explain_out_of_memory
 from ese_deploy.engines.onnxruntime_cuda import cuda_options
 from ese_deploy.engines.onnxruntime_gpu import GpuSession, Placement, check_placement, load_session, require_provider
 from ese_deploy.errors import EngineError
+from ese_deploy.runtime.loaded import engine_input
 
 CUDA = "CUDAExecutionProvider"
 
@@ -97,13 +98,13 @@ def test_nodes_that_compute_on_the_cpu_are_an_error_and_shapes_are_not() -> None
 @pytest.fixture(scope="module")
 def bound(tiny_bundle: Bundle) -> GpuSession:
     """A session with IO binding, on the one provider that every machine has."""
-    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
-    return load_session(onnxruntime, [("CPUExecutionProvider", {})], graph, tiny_bundle.path, 1, device="cpu")
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    return load_session(onnxruntime, [("CPUExecutionProvider", {})], source, 1, device="cpu")
 
 
 def test_io_binding_gives_the_vectors_of_a_plain_run(bound: GpuSession, tiny_bundle: Bundle) -> None:
-    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
-    plain = load_engine("onnxruntime").load(graph, tiny_bundle.path, 1)
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    plain = load_engine("onnxruntime").load(source, 1)
     for shape in ((1, 1), (7, 5), (3, 48)):
         batch = batch_of(shape, bound.inputs)
         # On the CPU alone one fusion is left out, which rounds otherwise.
@@ -114,9 +115,9 @@ def test_io_binding_gives_the_vectors_of_a_plain_run(bound: GpuSession, tiny_bun
 def test_a_batch_of_more_rows_than_the_provider_takes_is_computed_in_parts(
     bound: GpuSession, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
     providers = [("CPUExecutionProvider", {})]
-    parted = load_session(onnxruntime, providers, graph, tiny_bundle.path, 1, device="cpu", most_rows=3)
+    parted = load_session(onnxruntime, providers, source, 1, device="cpu", most_rows=3)
     bind, rows = parted._bind, []
     monkeypatch.setattr(
         parted, "_bind", lambda inputs, *rest: rows.append(len(inputs["input_ids"])) or bind(inputs, *rest)
@@ -136,9 +137,9 @@ def test_the_session_says_where_every_node_runs(bound: GpuSession) -> None:
 
 
 def test_a_provider_that_did_not_load_is_an_error_and_not_another_provider(tiny_bundle: Bundle) -> None:
-    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
     with pytest.raises(EngineError, match="CUDAExecutionProvider"):
-        load_session(onnxruntime, [(CUDA, {})], graph, tiny_bundle.path, 1)
+        load_session(onnxruntime, [(CUDA, {})], source, 1)
 
 
 def test_a_batch_that_ran_on_no_longer_fits_gets_told_which_would() -> None:
@@ -155,18 +156,11 @@ def test_a_batch_that_ran_on_no_longer_fits_gets_told_which_would() -> None:
     assert "neither does one such text" in one
 
 
-def test_a_missing_library_is_named(tmp_path: object) -> None:
-    from pathlib import Path
-
-    assert "is missing" in str(missing_library(Path(str(tmp_path)) / "libonnxruntime_providers_cuda.so"))
+def test_a_missing_library_is_named(tmp_path: Path) -> None:
+    assert "is missing" in str(missing_library(tmp_path / "libonnxruntime_providers_cuda.so"))
 
 
-def test_graphs_of_other_weights_have_other_plans(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    entry = choose_entry(tiny_bundle, "3x32")
-    graph, weights = read_graph(tiny_bundle, entry), tiny_bundle.manifest.weights[0].file
-    content = bytearray((tiny_bundle.path / weights).read_bytes())
-    content[100] ^= 1
-    (tmp_path / weights).write_bytes(content)
-    found = {graph_digest(graph, folder) for folder in (tiny_bundle.path, tmp_path)}
-    found.add(graph_digest(read_graph(tiny_bundle, choose_entry(tiny_bundle, "2x16")), tiny_bundle.path))
-    assert len(found) == 3
+def test_plans_are_named_by_graph_and_weights(tiny_bundle: Bundle) -> None:
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
+    others = [replace(source, weights_sha256="0" * 64), engine_input(tiny_bundle, choose_entry(tiny_bundle, "2x16"))]
+    assert len({source.digest, *(other.digest for other in others)}) == 3

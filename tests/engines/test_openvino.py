@@ -6,18 +6,21 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.engine_inputs import input_of
 
-from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.bundle.tolerances import TOLERANCES
 from ese_deploy.cli.app import main
 from ese_deploy.engines import load_engine
 from ese_deploy.engines.openvino import OpenVino, import_openvino
 from ese_deploy.errors import EngineError
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.texts.sample import sample_corpus
 
 TEXTS = [item.text for item in sample_corpus() if len(item.text) < 100][:60]
@@ -51,13 +54,13 @@ def test_the_real_model_equals_onnx_runtime(engine: OpenVino, minilm_bundle: Bun
 def test_a_graph_that_is_not_in_the_bundle_finds_its_weights_too(
     engine: OpenVino, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
+    source = engine_input(tiny_bundle, choose_entry(tiny_bundle))
     folder = tmp_path / "weights alone"
     folder.mkdir()
-    entry = choose_entry(tiny_bundle)
-    shutil.copy(tiny_bundle.path / "weights.fp32.data", folder)
-    session = engine.load(read_graph(tiny_bundle, entry), folder, 1)
+    weights = Path(shutil.copy(source.weights, folder))
+    session = engine.load(replace(source, path=folder / source.path.name, weights=weights), 1)
     inputs = {name: np.ones((2, 5), np.int64) for name in session.inputs}
-    expected = load_engine("onnxruntime").load(read_graph(tiny_bundle, entry), tiny_bundle.path, 1).run(inputs)
+    expected = load_engine("onnxruntime").load(source, 1).run(inputs)
     np.testing.assert_allclose(session.run(inputs), expected, atol=1e-5)
 
 
@@ -79,6 +82,7 @@ def test_many_threads_get_their_own_vectors_and_keep_them(engine: OpenVino, tiny
 def test_batches_run_at_once_from_the_first_call_of_a_process(tiny_bundle: Bundle) -> None:
     script = f"""
 from ese_deploy import Encoder
+from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.texts.sample import sample_corpus
 texts = [item.text for item in sample_corpus()]
 found = Encoder.open({str(tiny_bundle.path)!r}, engine="openvino", threads=2).encode(texts, batch_tokens=64)
@@ -90,7 +94,7 @@ assert abs(found - Encoder.open({str(tiny_bundle.path)!r}).encode(texts)).max() 
 
 def test_a_graph_that_it_refuses_is_one_line(engine: OpenVino, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="OpenVINO refused the graph: ") as caught:
-        engine.load(b"no graph", tmp_path, 1)
+        engine.load(input_of(b"no graph", tmp_path), 1)
     assert "\n" not in str(caught.value)
 
 

@@ -1,27 +1,27 @@
 """Plans and their runner; what stands in for TensorRT runs the graph with ONNX Runtime over the same addresses."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.gpu import batch_of, fake_runtime
 from helpers.tensorrt import API, GPU, FakeEngine, fake_api
 
-from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
+from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines.cuda import CudaMemory, Gpu
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, Profile, profiles_for
 from ese_deploy.engines.tensorrt.plans import PlanKey, find_plan, plan_key, plans_folder, read_timing, save_plan
 from ese_deploy.engines.tensorrt.session import TensorRtSession
 from ese_deploy.errors import EngineError
+from ese_deploy.runtime.loaded import engine_input
 
 PROFILES = [Profile(1, 16, 8, 32), Profile(17, 48, 4, 8)]
 
 
 @pytest.fixture
 def engine(tiny_bundle: Bundle) -> FakeEngine:
-    return FakeEngine(tiny_bundle.path, read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32")))
+    return FakeEngine(engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32")))
 
 
 def session_of(engine: FakeEngine | None, free: int = 1 << 24) -> TensorRtSession:
@@ -83,8 +83,8 @@ def key(tiny_bundle: Bundle) -> PlanKey:
 
 def key_of(bundle: Bundle, api: Api = API, gpu: Gpu = GPU, settings: BuildSettings | None = None) -> PlanKey:
     settings = settings or BuildSettings()
-    graph = read_graph(bundle, choose_entry(bundle, "3x32"))
-    return plan_key(api, gpu, graph, bundle.path, settings, profiles_for(settings, 48))
+    source = engine_input(bundle, choose_entry(bundle, "3x32"))
+    return plan_key(api, gpu, source, settings, profiles_for(settings, 48))
 
 
 def test_a_plan_is_found_again_and_a_damaged_one_is_not_taken(key: PlanKey) -> None:
@@ -121,11 +121,10 @@ def test_a_plan_for_several_architectures_serves_them(tiny_bundle: Bundle) -> No
     assert find_plan(other, any_settings=True)[0] is not None
 
 
-def test_other_weights_make_another_plan(tiny_bundle: Bundle, key: PlanKey, tmp_path: Path) -> None:
-    graph = read_graph(tiny_bundle, choose_entry(tiny_bundle, "3x32"))
-    (tmp_path / "weights.fp32.data").write_bytes(b"other weights")
+def test_other_weights_make_another_plan(tiny_bundle: Bundle, key: PlanKey) -> None:
+    source = replace(engine_input(tiny_bundle, choose_entry(tiny_bundle, "3x32")), weights_sha256="0" * 64)
     settings = BuildSettings()
-    assert plan_key(API, GPU, graph, tmp_path, settings, profiles_for(settings, 48)).graph != key.graph
+    assert plan_key(API, GPU, source, settings, profiles_for(settings, 48)).graph != key.graph
 
 
 def test_without_tensorrt_the_error_names_what_to_install() -> None:

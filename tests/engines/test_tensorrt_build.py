@@ -4,15 +4,17 @@ from pathlib import Path
 
 import onnx
 import pytest
+from helpers.engine_inputs import input_of
 from helpers.tensorrt import layers_of, products_of
 
 from benchmarks.gpu.cases import SHAPES
 from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
-from ese_deploy.bundle.reader import choose_entry, read_graph
+from ese_deploy.bundle.reader import choose_entry
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 
@@ -26,13 +28,13 @@ def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
     bundle = export_shape(shape, checkpoint_of(shape, tmp_path), ["int8-fp16"], tmp_path)
     settings = BuildSettings(lengths=(32, 128))
     for depth in depths_of(shape):
-        graph = read_graph(bundle, choose_entry(bundle, f"{depth}x{shape.hidden}:int8-fp16"))
-        layers = layers_of(tensorrt_api, graph, bundle.path)
+        source = engine_input(bundle, choose_entry(bundle, f"{depth}x{shape.hidden}:int8-fp16"))
+        layers = layers_of(tensorrt_api, source)
         # What enters query, key and value is quantised once, and so is what enters each of the three other products.
         assert (layers["QUANTIZE"], layers["DEQUANTIZE"]) == (4 * depth, (4 + 6) * depth)
-        assert products_of(tensorrt_api, graph, bundle.path) == {("DEQUANTIZE", "DEQUANTIZE", "HALF"): 6 * depth}
+        assert products_of(tensorrt_api, source) == {("DEQUANTIZE", "DEQUANTIZE", "HALF"): 6 * depth}
         assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (depth, 0)
-        plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+        plan, _ = build_plan(tensorrt_api, source, profiles_for(settings, 512), settings)
         assert len(plan) > 384 * 1536 * depth
 
 
@@ -52,11 +54,11 @@ def test_exits_that_read_all_states_before_them_keep_attention_in_one_layer(
         calibration=tmp_path / "texts.txt",
     )
     bundle = export_bundle(request).bundle
-    graph = read_graph(bundle, bundle.manifest.targets[0])
-    layers = layers_of(tensorrt_api, graph, bundle.path)
+    source = engine_input(bundle, bundle.manifest.targets[0])
+    layers = layers_of(tensorrt_api, source)
     assert (layers["ATTENTION_INPUT"], layers["SOFTMAX"]) == (3, 0)
     settings = BuildSettings(lengths=(32, 128))
-    plan, _ = build_plan(tensorrt_api, graph, bundle.path, profiles_for(settings, 512), settings)
+    plan, _ = build_plan(tensorrt_api, source, profiles_for(settings, 512), settings)
     assert len(plan) > 384 * 1536 * 3
 
 
@@ -65,7 +67,6 @@ def test_a_graph_that_does_not_parse_is_refused_with_the_parsers_reason(tensorrt
     inputs = [onnx.helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])]
     outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 8])]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", inputs, outputs))
+    source = input_of(model.SerializeToString(), tmp_path)
     with pytest.raises(EngineError, match=r"cannot parse the graph: .*NoSuchOperator"):
-        build_plan(
-            tensorrt_api, model.SerializeToString(), tmp_path, profiles_for(BuildSettings(), 32), BuildSettings()
-        )
+        build_plan(tensorrt_api, source, profiles_for(BuildSettings(), 32), BuildSettings())

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from helpers.tensorrt import API, GPU
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle, read_graph
@@ -16,8 +15,6 @@ from ese_deploy.cli.app import main
 from ese_deploy.engines import engines_for, load_engine
 from ese_deploy.engines.integers import unsigned
 from ese_deploy.engines.onnxruntime_tensorrt import tensorrt_options
-from ese_deploy.engines.tensorrt.build import BuildSettings, profiles_for
-from ese_deploy.engines.tensorrt.plans import plan_key
 from ese_deploy.errors import CheckFailedError, EngineError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.convert import Recipe, convert
@@ -25,6 +22,7 @@ from ese_deploy.export.observe import calibrate_int8, describe_recipe, held_half
 from ese_deploy.export.quantize import LEVELS, round_columns
 from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.target import Target
 from ese_deploy.verify import fidelity as fidelity_module
 from ese_deploy.verify.emulate import Emulated, widen
@@ -169,12 +167,12 @@ def test_scales_are_numbers_of_fp16_and_weights_are_rounded_by_them() -> None:
 
 
 def test_rounding_aside_it_computes_what_int8_computes(tiny_checkpoint: Path, bundle: Bundle) -> None:
-    graph = widen(read_graph(bundle, choose_entry(bundle, MIXED)), rounding=False)
-    session = load_engine("onnxruntime").load(graph, bundle.path, 1)
+    source = engine_input(bundle, choose_entry(bundle, MIXED))
+    session = load_engine("onnxruntime").load(replace(source, graph=widen(source.graph, rounding=False)), 1)
     ids = np.random.default_rng(3).integers(5, 600, (7, 20))
     batch = {name: np.ones_like(ids) for name in session.inputs} | {"input_ids": ids, "token_type_ids": 0 * ids}
     found = session.run(batch)
-    int8 = load_engine("onnxruntime").load(read_graph(bundle, choose_entry(bundle, "3x32:int8")), bundle.path, 1)
+    int8 = load_engine("onnxruntime").load(engine_input(bundle, choose_entry(bundle, "3x32:int8")), 1)
     assert float((found * int8.run(batch)).sum(1).min()) > 0.995
 
 
@@ -191,16 +189,6 @@ def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> 
 def test_its_zero_point_is_not_the_one_that_the_cpu_changes(bundle: Bundle) -> None:
     graph = read_graph(bundle, choose_entry(bundle, MIXED))
     assert unsigned(graph) == graph
-
-
-def test_other_weights_make_another_plan(bundle: Bundle, tmp_path: Path) -> None:
-    graph, settings = read_graph(bundle, choose_entry(bundle, MIXED)), BuildSettings()
-    (tmp_path / "weights.int8-fp16.data").write_bytes(b"other weights")
-    found = {
-        plan_key(API, GPU, graph, folder, settings, profiles_for(settings, 48)).graph
-        for folder in (bundle.path, tmp_path)
-    }
-    assert len(found) == 2
 
 
 def test_the_provider_is_told_of_8_bits_only_where_the_graph_quantises(tmp_path: Path) -> None:

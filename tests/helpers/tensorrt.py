@@ -2,13 +2,12 @@
 
 import ctypes
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.engines.cuda import Gpu
 from ese_deploy.engines.tensorrt.api import Api, Log
 from ese_deploy.engines.tensorrt.build import parse_graph
@@ -25,8 +24,8 @@ class FakeEngine:
     num_io_tensors = 4
     device_memory_size_v2 = 8 << 30
 
-    def __init__(self, folder: Path, graph: bytes, room: bool = True) -> None:
-        self.session = load_engine("onnxruntime").load(graph, folder, 1)
+    def __init__(self, source: EngineInput, room: bool = True) -> None:
+        self.session = load_engine("onnxruntime").load(source, 1)
         self.room = room
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -82,17 +81,17 @@ def fake_api(engine: FakeEngine | None) -> Api:
     return Api(module, "tensorrt", "10.16.0.72")
 
 
-def layers_of(api: Api, graph: bytes, folder: Path) -> Counter[str]:
+def layers_of(api: Api, source: EngineInput) -> Counter[str]:
     """Kinds of layers of the parsed network."""
     log = Log(api)
-    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), source)
     return Counter(_last(network.get_layer(number).type) for number in range(network.num_layers))
 
 
-def products_of(api: Api, graph: bytes, folder: Path) -> Counter[tuple[str, str, str]]:
+def products_of(api: Api, source: EngineInput) -> Counter[tuple[str, str, str]]:
     """Of each product of matrices in the network what makes its factors, changes of shape aside, and its dtype."""
     log = Log(api)
-    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), graph, folder)
+    network, _parser = parse_graph(api, log, api.module.Builder(log.logger), source)
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
 

@@ -9,7 +9,7 @@ from helpers.tiny import HIDDEN, LAYERS
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry
-from ese_deploy.engines import load_engine
+from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify import MAX_ABS_GATE, Reference, check_target
@@ -41,8 +41,8 @@ class FakeEngine:
     def __init__(self, change: object) -> None:
         self.change = change
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> FakeSession:
-        return FakeSession(load_engine("onnxruntime").load(graph, folder, threads), self.change)
+    def load(self, source: EngineInput, threads: int) -> FakeSession:
+        return FakeSession(load_engine("onnxruntime").load(source, threads), self.change)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """From a graph to a plan: parsing, profiles by length, building."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.tensorrt.api import Api, Log, create_network
 from ese_deploy.errors import EngineError
 from ese_deploy.system.progress import Progress, silent
@@ -75,15 +75,14 @@ def profiles_for(settings: BuildSettings, longest: int) -> list[Profile]:
     return found
 
 
-def parse_graph(api: Api, log: Log, builder: Any, graph: bytes, folder: Path) -> tuple[Any, Any]:
+def parse_graph(api: Api, log: Log, builder: Any, source: EngineInput) -> tuple[Any, Any]:
     """Parse a graph into a network.
 
     Args:
         api: TensorRT.
         log: its log.
         builder: makes the network.
-        graph: the ONNX model, as the very bytes that were checked.
-        folder: where its weights lie.
+        source: the graph and its weights.
 
     Returns:
         The network, and the parser, which holds its weights and must live as long.
@@ -93,8 +92,8 @@ def parse_graph(api: Api, log: Log, builder: Any, graph: bytes, folder: Path) ->
     """
     network = create_network(api, builder)
     parser = api.module.OnnxParser(network, log.logger)
-    # Of the path only the folder counts, in which the weights are looked for.
-    if not parser.parse(graph, str(folder / "graph.onnx")):
+    # TensorRT looks for the weights in the folder of the path; it does not read the file.
+    if not parser.parse(source.graph, str(source.path)):
         errors = [parser.get_error(number) for number in range(parser.num_errors)]
         reasons = [f"{error.node_operator()}: {error.desc()}" for error in errors]
         reason = " ".join((reasons or [log.first_error])[0].split())
@@ -106,8 +105,7 @@ def parse_graph(api: Api, log: Log, builder: Any, graph: bytes, folder: Path) ->
 
 def build_plan(
     api: Api,
-    graph: bytes,
-    folder: Path,
+    source: EngineInput,
     profiles: list[Profile],
     settings: BuildSettings,
     timing_cache: bytes = b"",
@@ -117,8 +115,7 @@ def build_plan(
 
     Args:
         api: TensorRT.
-        graph: the ONNX model.
-        folder: where its weights lie.
+        source: the graph and its weights.
         profiles: the shapes that it is to take.
         settings: how to build.
         timing_cache: what earlier builds on this GPU learnt.
@@ -132,7 +129,7 @@ def build_plan(
     """
     log = Log(api)
     builder = api.module.Builder(log.logger)
-    network, _parser = parse_graph(api, log, builder, graph, folder)
+    network, _parser = parse_graph(api, log, builder, source)
     config = builder.create_builder_config()
     config.builder_optimization_level = settings.optimization
     if settings.hardware_compatible and not api.rtx:

@@ -1,9 +1,8 @@
 """TensorRT as an engine: finds the plan of a graph in this machine's cache, or builds it."""
 
 import warnings
-from pathlib import Path
 
-from ese_deploy.engines.contract import manifest_in
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.cuda import CudaMemory, find_gpu
 from ese_deploy.engines.tensorrt.api import import_tensorrt
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
@@ -34,12 +33,11 @@ class TensorRt:
         self.device = self._gpu.name
         self.versions = self._api.versions
 
-    def plan(self, graph: bytes, folder: Path, force: bool = False, progress: Progress = silent) -> tuple[Plan, str]:
+    def plan(self, source: EngineInput, force: bool = False, progress: Progress = silent) -> tuple[Plan, str]:
         """Find the plan of a graph with just these settings in the cache, or build it.
 
         Args:
-            graph: the ONNX model.
-            folder: the bundle.
+            source: the graph and its weights.
             force: build it even where there is one.
             progress: called while it is built.
 
@@ -50,22 +48,22 @@ class TensorRt:
             EngineError: TensorRT cannot build the graph.
             InputError: the cache cannot be written.
         """
-        key = self._key(graph, folder)
+        key = self._key(source)
         held, why = find_plan(key)
         if held is not None and not force:
             return held, ""
-        return self._build(key, graph, folder, progress), why or "it was asked for"
+        return self._build(key, source, progress), why or "it was asked for"
 
-    def load(self, graph: bytes, folder: Path, threads: int) -> TensorRtSession:
+    def load(self, source: EngineInput, threads: int) -> TensorRtSession:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`.
 
         The newest plan that runs here serves, however it was built; without one it is built, which is said.
         """
-        key = self._key(graph, folder)
+        key = self._key(source)
         plan, why = find_plan(key, any_settings=True)
         if plan is None:
             warnings.warn(f"building a plan, since {why}; ese-deploy build does that ahead", stacklevel=3)
-            plan = self._build(key, graph, folder)
+            plan = self._build(key, source)
         return self.open(plan)
 
     def open(self, plan: Plan) -> TensorRtSession:
@@ -76,10 +74,10 @@ class TensorRt:
         """
         return TensorRtSession(self._api, plan.data, plan.key.shapes, CudaMemory(self._gpu.index))
 
-    def _key(self, graph: bytes, folder: Path) -> PlanKey:
-        profiles = profiles_for(self._settings, manifest_in(folder).max_seq_length)
-        return plan_key(self._api, self._gpu, graph, folder, self._settings, profiles)
+    def _key(self, source: EngineInput) -> PlanKey:
+        profiles = profiles_for(self._settings, source.max_length)
+        return plan_key(self._api, self._gpu, source, self._settings, profiles)
 
-    def _build(self, key: PlanKey, graph: bytes, folder: Path, progress: Progress = silent) -> Plan:
-        built = build_plan(self._api, graph, folder, key.shapes, self._settings, read_timing(key), progress)
+    def _build(self, key: PlanKey, source: EngineInput, progress: Progress = silent) -> Plan:
+        built = build_plan(self._api, source, key.shapes, self._settings, read_timing(key), progress)
         return save_plan(key, *built)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from ese_deploy.bundle.manifest import Parity
-from ese_deploy.engines.contract import graph_digest
+from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.cuda import Gpu
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, Profile
@@ -33,7 +33,7 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a plan depends on; another value of any of it makes another plan.
 
     Attributes:
-        graph: sha256 of the graph and of the weights that it names.
+        graph: :attr:`EngineInput.digest` of the graph and its weights.
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
         version: of TensorRT.
         architecture: such as ``sm_90``; ``ampere+`` for a plan that is to run on several.
@@ -88,13 +88,11 @@ def plans_folder() -> Path:
     return cache_folder() / "plans"
 
 
-def plan_key(
-    api: Api, gpu: Gpu, graph: bytes, folder: Path, settings: BuildSettings, profiles: list[Profile]
-) -> PlanKey:
+def plan_key(api: Api, gpu: Gpu, source: EngineInput, settings: BuildSettings, profiles: list[Profile]) -> PlanKey:
     """The key of the plan that a graph needs on a GPU."""
     stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
     return PlanKey(
-        graph=graph_digest(graph, folder),
+        graph=source.digest,
         flavour=api.flavour,
         version=api.version,
         architecture=ANY_AMPERE if settings.hardware_compatible else gpu.architecture,
