@@ -19,7 +19,7 @@ from ese_deploy.bundle.reader import (
 )
 from ese_deploy.cli.console import EngineOption, JsonOption, PickleOption, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
-from ese_deploy.engines import ACCELERATED, load_engine, runs_dtype
+from ese_deploy.engines import GPU_ENGINES, load_engine, runs_dtype
 from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.system.progress import Progress
 
@@ -90,7 +90,7 @@ def hash_files(opened: Bundle, progress: Progress) -> Iterator[str]:
 def _entries(opened: Bundle, engine: str) -> list[TargetEntry]:
     """What to check: on an accelerator the targets of dtypes that it computes in, which are not all."""
     entries = opened.manifest.targets
-    if engine not in ACCELERATED:
+    if engine not in GPU_ENGINES:
         return list(entries)
     running = [entry for entry in entries if runs_dtype(engine, entry.dtype)]
     if not running:

@@ -1,4 +1,4 @@
-"""The CUDA runtime as far as engines need it: which GPU there is, and memory on it."""
+"""The parts of the CUDA runtime that engines need: a description of the GPU, and memory on it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import EngineError
+from ese_deploy.system.install import install_hint
 
 __all__ = ["CudaMemory", "Gpu", "OutOfMemoryError", "find_gpu"]
-
-_PACKAGE = "pip install 'cuda-bindings>=13'"
 
 
 class OutOfMemoryError(EngineError):
@@ -22,10 +21,10 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        index: its number among those that the process sees.
+        index: its number among the GPUs that the process sees.
         name: such as ``NVIDIA H200``.
-        capability: its compute capability, such as (9, 0).
-        memory_bytes: all of its memory.
+        capability: compute capability, such as (9, 0).
+        memory_bytes: total memory.
         driver: CUDA version that the driver supports, such as ``13.0``.
     """
 
@@ -45,32 +44,31 @@ def find_gpu(index: int = 0, runtime: Any = None) -> Gpu:
     """Describe a GPU.
 
     Args:
-        index: its number among those that the process sees.
-        runtime: stands in for ``cuda.bindings.runtime``.
+        index: its number among the GPUs that the process sees.
+        runtime: replaces ``cuda.bindings.runtime`` in tests.
 
     Raises:
-        EngineError: there is no such GPU, no driver, a driver that is too old, or the package is missing.
+        EngineError: the GPU, the driver or the package is missing, or the driver is too old.
     """
     runtime = runtime or _import_runtime()
     driver, needed = (_value(call()) for call in (runtime.cudaDriverGetVersion, runtime.cudaRuntimeGetVersion))
     if driver == 0:
         raise EngineError(
-            "no NVIDIA driver was found, so there is no GPU to run on; install the driver, or choose the engine "
-            "'onnxruntime', which runs on the CPU"
+            "No NVIDIA driver was found. Install the driver, or choose the engine 'onnxruntime', which runs on the CPU."
         )
     error, count = runtime.cudaGetDeviceCount()
     if int(error) == int(runtime.cudaError_t.cudaErrorInsufficientDriver):
         raise EngineError(
-            f"the NVIDIA driver supports CUDA {_version(driver)}, and CUDA {_version(needed)} is needed; "
-            "update the driver"
+            f"The NVIDIA driver supports CUDA {_version(driver)}, but CUDA {_version(needed)} is needed. "
+            "Update the driver."
         )
     if int(error) != 0 or not count:
         raise EngineError(
-            f"the NVIDIA driver shows no GPU ({_name(runtime, error)}); look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
-            "or choose the engine 'onnxruntime', which runs on the CPU"
+            f"The NVIDIA driver shows no GPU ({_name(runtime, error)}). Check nvidia-smi and CUDA_VISIBLE_DEVICES, or "
+            "choose the engine 'onnxruntime', which runs on the CPU."
         )
     if not 0 <= index < count:
-        raise EngineError(f"there is no GPU {index}; this process sees {count}, numbered from 0")
+        raise EngineError(f"There is no GPU {index}. This process sees {count}, numbered from 0.")
     properties = _value(runtime.cudaGetDeviceProperties(index))
     return Gpu(
         index=index,
@@ -82,14 +80,14 @@ def find_gpu(index: int = 0, runtime: Any = None) -> Gpu:
 
 
 class CudaMemory:
-    """Buffers and a stream on one GPU; for one thread at a time.
+    """Buffers and a stream on one GPU. Only one thread may use them at a time.
 
     Args:
         index: the GPU's number.
-        runtime: stands in for ``cuda.bindings.runtime``.
+        runtime: replaces ``cuda.bindings.runtime`` in tests.
 
     Attributes:
-        stream: handle of the stream on which copies run.
+        stream: handle of the CUDA stream on which copies run.
     """
 
     def __init__(self, index: int, runtime: Any = None) -> None:
@@ -100,14 +98,14 @@ class CudaMemory:
         self.stream: int = int(_value(self._runtime.cudaStreamCreate()))
 
     def use(self) -> None:
-        """Choose the GPU for the calling thread."""
+        """Select the GPU for the calling thread."""
         self._check(self._runtime.cudaSetDevice(self._index))
 
     def buffer(self, name: str, size: int) -> int:
-        """Address of a buffer of at least ``size`` bytes, the one of that name where it is large enough.
+        """Address of a buffer of at least ``size`` bytes. The buffer of that name is reused if it is large enough.
 
         Raises:
-            OutOfMemoryError: the GPU has no room for it.
+            OutOfMemoryError: the GPU has not enough free memory.
         """
         address, held = self._buffers.get(name, (0, 0))
         if held < size:
@@ -120,37 +118,37 @@ class CudaMemory:
         return self._buffers[name][0]
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
-        """Queue a copy of an array to the GPU; the array must live until :meth:`wait`."""
+        """Queue a copy of an array to the GPU. The array must stay alive until :meth:`wait`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._check(self._runtime.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
 
     def copy_out(self, array: NDArray[np.float32], address: int) -> None:
-        """Queue a copy from the GPU into an array; it is there after :meth:`wait`."""
+        """Queue a copy from the GPU into an array, complete after :meth:`wait`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._check(self._runtime.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
 
     def wait(self) -> None:
-        """Wait until all that was queued is done.
+        """Wait until everything in the queue is done.
 
         Raises:
-            EngineError: something of it failed.
+            EngineError: an operation in the queue failed.
         """
         self._check(self._runtime.cudaStreamSynchronize(self.stream))
 
     def free_bytes(self) -> int:
-        """Memory of the GPU that is free."""
+        """Free memory of the GPU."""
         error, free, _ = self._runtime.cudaMemGetInfo()
         self._check((error,))
         return int(free)
 
     def release(self) -> None:
-        """Give all buffers back."""
+        """Free all buffers."""
         for address, _ in self._buffers.values():
             self._runtime.cudaFree(address)
         self._buffers.clear()
 
     def close(self) -> None:
-        """Give everything back; more than one call does no harm."""
+        """Free buffers and stream. Further calls do nothing."""
         self.release()
         if self.stream:
             self._runtime.cudaStreamDestroy(self.stream)
@@ -159,23 +157,23 @@ class CudaMemory:
     def _check(self, result: tuple[Any, ...]) -> None:
         error = result[0]
         if int(error) == int(self._runtime.cudaError_t.cudaErrorMemoryAllocation):
-            raise OutOfMemoryError("the GPU is out of memory")
+            raise OutOfMemoryError("The GPU is out of memory.")
         if int(error) != 0:
-            raise EngineError(f"CUDA failed: {_name(self._runtime, error)}; look at nvidia-smi")
+            raise EngineError(f"CUDA failed: {_name(self._runtime, error)}. Check nvidia-smi.")
 
 
 def _import_runtime() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise EngineError(f"cuda-bindings is missing, by which the GPU is found; {_PACKAGE}") from error
+        raise EngineError(f"GPU engines need cuda-bindings. {install_hint('gpu')}") from error
     return runtime
 
 
 def _value(result: tuple[Any, ...]) -> Any:
     error, value = result
     if int(error) != 0:
-        raise EngineError(f"CUDA failed with error {int(error)}; look at nvidia-smi")
+        raise EngineError(f"CUDA failed with error {int(error)}. Check nvidia-smi.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Shared libraries of NVIDIA: which one is missing, and the package that brings it."""
+"""NVIDIA's shared libraries: which one is missing, and the package that contains it."""
 
 import ctypes
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["PACKAGES", "missing_library"]
 
-# The beginning of a library's name, and what installs it; the first that fits counts.
+# How to install a library, by the beginning of its file name. The first match counts.
 PACKAGES: Mapping[str, str] = {
     "libcublas": "pip install 'nvidia-cublas==13.*'",
     "libcudart": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
@@ -22,15 +22,15 @@ PACKAGES: Mapping[str, str] = {
 
 
 def missing_library(path: Path) -> str | None:
-    """What keeps a library from being loaded: the library that it needs and that is missing, and how to get it.
+    """Why a library does not load: the missing library that it needs, and how to install it.
 
-    Only for after a failure: a provider of ONNX Runtime that is loaded by anybody else does not work.
+    Call this after a failure only: a provider of ONNX Runtime does not work once other code has loaded it.
 
     Args:
         path: the library.
 
     Returns:
-        A sentence, or None where the library can be loaded.
+        A phrase, or None if the library loads.
     """
     if not path.exists():
         advice = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"

@@ -1,4 +1,4 @@
-"""What to say when a batch does not fit into the GPU's memory."""
+"""The error for a batch that does not fit into the GPU's memory."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,11 +13,11 @@ Batch = Mapping[str, NDArray[np.int64]]
 
 
 def explain_out_of_memory(inputs: Batch, run: Callable[[Batch], object]) -> EngineError:
-    """Find the largest half, quarter and so on of a batch that fits, by running it.
+    """Find a batch size that fits, by running halves, quarters and so on of the batch.
 
     Args:
-        inputs: the batch that did not fit.
-        run: runs a batch, and raises where it does not fit.
+        inputs: the batch that does not fit.
+        run: runs a batch, and raises an exception if it does not fit.
 
     Returns:
         The error to raise.
@@ -26,11 +26,11 @@ def explain_out_of_memory(inputs: Batch, run: Callable[[Batch], object]) -> Engi
     fitting = rows // 2
     while fitting and not _fits({name: array[:fitting] for name, array in inputs.items()}, run):
         fitting //= 2
-    problem = f"a batch of {rows} texts of {length} tokens does not fit into the GPU's memory"
+    problem = f"A batch of {rows} texts of {length} tokens does not fit into the GPU's memory"
     if not fitting:
-        return EngineError(f"{problem}, and neither does one such text; use a smaller target or a larger GPU")
-    advice = f"set batch_size={fitting} or batch_tokens={fitting * length}"
-    return EngineError(f"{problem}, {fitting} texts of that length do; {advice}")
+        return EngineError(f"{problem}, nor does a single text of that length. Use a smaller target or a larger GPU.")
+    advice = f"Set `batch_size={fitting}` or `batch_tokens={fitting * length}`."
+    return EngineError(f"{problem}, but {fitting} such texts fit. {advice}")
 
 
 def _fits(batch: Batch, run: Callable[[Batch], object]) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
+from ese_deploy.system.install import install_hint
 
 __all__ = [
     "NO_TELEMETRY",
@@ -26,18 +27,18 @@ __all__ = [
 
 _PROVIDER = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-# Threads that spin after a batch take the cores from other sessions of the process, and from other processes.
+# Threads that spin after a batch take CPU time from other sessions and processes.
 _STOP_SPINNING = "session.force_spinning_stop"
 
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
-"""Environment of a process in which ONNX Runtime's import neither calls its makers nor writes into the home folder."""
+"""Environment variables with which ONNX Runtime sends no telemetry and writes nothing into the home folder."""
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
-"""Optimisations that cost time: one norm with the sum before it takes as long as eight norms alone."""
+"""Optimisations that cost time: the fused kernel of a sum and a norm takes as long as eight norms."""
 
 
 def installed_distributions() -> dict[str, str]:
-    """Installed packages that bring the module ``onnxruntime``, with their versions."""
+    """Installed packages that contain the module ``onnxruntime``, with their versions."""
     found = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
@@ -48,10 +49,10 @@ def installed_distributions() -> dict[str, str]:
 
 
 def import_onnxruntime(extra: str = "cpu") -> Any:
-    """Import ONNX Runtime, which then reports nothing to anybody, unless the environment turns its telemetry on.
+    """Import ONNX Runtime with its telemetry off, unless the environment turns it on.
 
     Args:
-        extra: the extra of this package that brings it.
+        extra: the extra of this package that installs it.
 
     Raises:
         EngineError: the library is missing or cannot be imported.
@@ -63,19 +64,19 @@ def import_onnxruntime(extra: str = "cpu") -> Any:
     except ImportError as error:
         found = installed_distributions()
         if not found:
-            raise EngineError(f"ONNX Runtime is not installed; pip install 'ese-deploy[{extra}]'") from None
+            raise EngineError(f"ONNX Runtime is not installed. {install_hint(extra)}") from None
         both = len(found) == 2
-        advice = "uninstall both and install one of them" if both else "reinstall it"
-        raise EngineError(f"ONNX Runtime {found} cannot be imported ({first_line(error)}); {advice}") from error
+        advice = "Uninstall both packages and install one of them." if both else "Reinstall it."
+        raise EngineError(f"ONNX Runtime {found} cannot be imported ({first_line(error)}). {advice}") from error
     onnxruntime.disable_telemetry_events()
     if extra != "cpu":
-        # What a GPU lacks is said in one line by the engine, and not in ten by the library.
+        # The engine reports what is missing in one line; the library would print ten.
         onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
 
 def session_options(onnxruntime: Any, folder: Path, threads: int) -> Any:
-    """Options of a session whose weights lie in ``folder`` and which computes with ``threads`` threads."""
+    """Options of a session that reads its weights from ``folder`` and computes with ``threads`` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -130,12 +131,12 @@ class OnnxRuntimeCpu:
                 graph, options, providers=[_PROVIDER], disabled_optimizers=SLOW_FUSIONS
             )
         except Exception as error:
-            raise EngineError(f"ONNX Runtime refused the graph: {first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
         loaded = session.get_providers()
         if loaded != [_PROVIDER]:
-            raise EngineError(f"ONNX Runtime loaded {loaded} where {_PROVIDER} was asked for")
+            raise EngineError(f"ONNX Runtime loaded {loaded} instead of {_PROVIDER}.")
         return _Session(session)
 
     def load_streams(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Streaming.load_streams`."""
-        return self.load(source, 1)  # without threads of its own a session computes in those of its callers
+        return self.load(source, 1)  # such a session computes in the threads of its callers

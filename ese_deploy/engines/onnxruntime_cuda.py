@@ -15,14 +15,14 @@ def cuda_options(index: int, tf32: bool) -> dict[str, str]:
 
     Args:
         index: the GPU's number.
-        tf32: let products of fp32 round their factors to 10 bits.
+        tf32: round the factors of fp32 products to 10 bits of mantissa.
     """
     return {
         "device_id": str(index),
         "use_tf32": str(int(tf32)),
-        # The fused kernel of a sum and a norm would add up in fp16 without it.
+        # Without it the fused kernel of a sum and a norm adds up in fp16.
         "enable_skip_layer_norm_strict_mode": "1",
-        # Batches grow until the longest is seen; doubling each time would take twice the memory that is needed.
+        # Batches grow until the longest has come; doubling the arena would take twice the memory that is needed.
         "arena_extend_strategy": "kSameAsRequested",
     }
 
@@ -31,9 +31,9 @@ class OnnxRuntimeCuda:
     """Runs graphs on a GPU with ONNX Runtime.
 
     Args:
-        index: the GPU's number among those that the process sees.
-        tf32: let products of fp32 round their factors to 10 bits; fp32 targets then miss their gate.
-        allow_cpu: accept nodes that compute on the CPU, where the provider has no kernel for them.
+        index: the GPU's number among the GPUs that the process sees.
+        tf32: round the factors of fp32 products to 10 bits of mantissa. fp32 targets then exceed their tolerance.
+        allow_cpu: accept nodes that compute on the CPU because the provider has no kernel for them.
 
     Raises:
         EngineError: there is no GPU, its driver is too old, or a library is missing.

@@ -1,4 +1,4 @@
-"""What the engines on ONNX Runtime's GPU providers share: loading, IO binding, and the proof of where nodes run."""
+"""What the engines on ONNX Runtime's GPU providers share: loading, IO binding, and the check where nodes run."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ _LIBRARIES = {
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
 _RECORD = "session.record_ep_graph_assignment_info"
-# Operators with which graphs compute shapes; ONNX Runtime keeps those on the CPU on purpose, where sizes are known.
+# Operators with which graphs compute shapes. ONNX Runtime runs those on the CPU on purpose.
 _SHAPES = frozenset({"Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Cast"}) | {
     *("Range", "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Equal", "Where", "ConstantOfShape", "Identity")
 }
@@ -48,19 +48,19 @@ class Placement:
 
 
 def require_provider(onnxruntime: Any, provider: str) -> None:
-    """Check that the installed package has a provider, and load the libraries of CUDA that pip installed.
+    """Check that the installed package contains a provider, and load the CUDA libraries that pip installed.
 
     Raises:
-        EngineError: the installed package is without it.
+        EngineError: the installed package does not contain it.
     """
     if provider not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider}; pip uninstall -y onnxruntime "
-            "onnxruntime-gpu, then pip install onnxruntime-gpu"
+            f"The installed ONNX Runtime {onnxruntime.__version__} has no {provider}. Run: pip uninstall -y "
+            "onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
         )
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is not None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, also what is not needed
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints every library that it does not find, needed or not
             preload()
 
 
@@ -75,11 +75,11 @@ def load_session(
     device: str = "cuda",
     most_rows: int | None = None,
 ) -> "GpuSession":
-    """Load a graph and check that its nodes run where they should.
+    """Load a graph and check that its nodes run on the provider.
 
     Args:
         onnxruntime: the module.
-        providers: the execution providers with their options, the most wanted first.
+        providers: the execution providers with their options, in order of preference.
         source: the graph and its weights.
         threads: threads for what runs on the CPU.
         index: the GPU's number.
@@ -88,10 +88,10 @@ def load_session(
         most_rows: as for :class:`GpuSession`.
 
     Raises:
-        EngineError: the graph is refused, a provider did not load, or nodes were placed on the CPU.
+        EngineError: the graph or a provider does not load, or nodes were placed on the CPU.
     """
     options = session_options(onnxruntime, source.weights.parent, threads)
-    options.log_severity_level = 4  # what a provider lacks is said below, in one line
+    options.log_severity_level = 4  # the errors below report what is missing, in one line
     options.add_session_config_entry(_RECORD, "1")
     wanted = [name for name, _ in providers]
     try:
@@ -101,11 +101,12 @@ def load_session(
     session.disable_fallback()
     loaded = session.get_providers()
     if loaded[: len(wanted)] != wanted:
-        reason = _lacking(onnxruntime, wanted) or "ese-deploy doctor says more"
-        raise EngineError(f"ONNX Runtime loaded {loaded[0]} where {wanted[0]} was asked for: {reason}")
+        reason = _lacking(onnxruntime, wanted) or "run ese-deploy doctor"
+        raise EngineError(f"ONNX Runtime loaded {loaded[0]} instead of {wanted[0]}: {reason}")
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} does not tell where nodes run; pip install -U onnxruntime-gpu"
+            f"ONNX Runtime {onnxruntime.__version__} does not report where nodes run. Run: "
+            "pip install -U onnxruntime-gpu"
         )
     placements = [
         Placement(part.ep_name, node.op_type, node.name)
@@ -117,33 +118,33 @@ def load_session(
 
 
 def _lacking(onnxruntime: Any, providers: Iterable[str]) -> str | None:
-    """What keeps the providers' own libraries from being loaded."""
+    """Why the libraries of the providers do not load; None if they do."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     reasons = (missing_library(folder / _LIBRARIES[name]) for name in providers)
     return next((reason for reason in reasons if reason), None)
 
 
 def check_placement(placements: Iterable[Placement], providers: Sequence[str], allow_cpu: bool = False) -> None:
-    """Refuse a graph whose nodes do not run where they were meant to.
+    """Check that the nodes of a graph run on the providers.
 
     Args:
         placements: of every node.
-        providers: those that were asked for, the most wanted first.
+        providers: the execution providers, in order of preference.
         allow_cpu: whether nodes that compute may run elsewhere.
 
     Raises:
-        EngineError: a node that computes was placed elsewhere, or none on the most wanted.
+        EngineError: a node that computes was placed elsewhere, or no node on the first provider.
     """
     placements = list(placements)
     strays = [one for one in placements if one.provider not in providers and one.operator not in _SHAPES]
     if strays and not allow_cpu:
         kinds = ", ".join(sorted({node.operator for node in strays}))
         raise EngineError(
-            f"{providers[0]} left {len(strays)} nodes that compute to the CPU ({kinds}); update onnxruntime-gpu, or "
-            "allow it with allow_cpu=True"
+            f"{providers[0]} left {len(strays)} nodes that compute to the CPU ({kinds}). Update onnxruntime-gpu, or "
+            "allow it with `allow_cpu=True`."
         )
     if not any(node.provider == providers[0] for node in placements):
-        raise EngineError(f"{providers[0]} took no node of the graph; update onnxruntime-gpu")
+        raise EngineError(f"{providers[0]} took no node of the graph. Update onnxruntime-gpu.")
 
 
 class GpuSession:
@@ -155,7 +156,7 @@ class GpuSession:
         placements: where each node runs.
         index: the GPU's number.
         device: what ONNX Runtime calls the device.
-        most_rows: most rows that the provider takes at once; longer batches are computed in parts.
+        most_rows: most rows that the provider takes at once. Larger batches are computed in parts.
 
     Attributes:
         placements: where each node runs.
@@ -190,9 +191,9 @@ class GpuSession:
             raise EngineError(f"ONNX Runtime failed on a batch: {first_line(error)}") from error
 
     def prepare(self, inputs: Batch) -> Callable[[], None]:
-        """Copy a batch to the GPU once; what is returned computes it, vectors staying there, and waits for the end.
+        """Copy a batch to the GPU, and return a function that computes it there and waits for the end.
 
-        For measurements of what the GPU does alone.
+        The vectors stay on the GPU. For measurements without copies.
         """
         bindings = [self._bind(part, self._device) for part in self._parts(inputs)]
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's TensorRT provider, which compiles the graph at load and hands to CUDA what it cannot."""
+"""ONNX Runtime's TensorRT provider. It compiles the graph at load and leaves to CUDA what it cannot compile."""
 
 import ctypes
 import importlib.util
@@ -16,25 +16,26 @@ from ese_deploy.system.cache import cache_folder
 __all__ = ["OnnxRuntimeTensorRt", "require_tensorrt", "tensorrt_options"]
 
 _PROVIDER, _CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
-# The release that the provider is linked with; another one on the machine does not serve.
+# The major version that the provider is linked with. No other version works.
 _MAJOR = 10
 _BATCH, _TOKENS, _BEST_TOKENS = 512, 65536, 16384
 
 
 def tensorrt_options(
-    index: int, cache: Path, plan: str, inputs: Sequence[str], longest: int, quantised: bool = False
+    index: int, cache: Path, plan: str, inputs: Sequence[str], longest: int, quantized: bool = False
 ) -> dict[str, str]:
     """Options of the TensorRT provider.
 
-    One profile serves all lengths, so that a plan is compiled once; the native engine has one for each range.
+    One optimization profile covers all lengths, so that a plan is compiled once. The engine ``tensorrt`` has one
+    profile for each range of lengths.
 
     Args:
         index: the GPU's number.
-        cache: where timings are kept, and in a folder for each graph the plans compiled of it.
-        plan: name of that folder. The provider itself tells plans apart by names and shapes, and by no weights.
+        cache: folder of the timing cache, with one folder of plans for each graph.
+        plan: name of that folder. The provider itself distinguishes plans by names and shapes, not by weights.
         inputs: names of the graph's inputs.
-        longest: the longest row.
-        quantised: the graph quantises. For one that does not, TensorRT would ask for ranges of its own.
+        longest: the longest row in tokens.
+        quantized: whether the graph is quantized. For other graphs TensorRT would require ranges of its own.
     """
     most, best = _rows(_TOKENS, longest), _rows(_BEST_TOKENS, longest)
 
@@ -43,10 +44,10 @@ def tensorrt_options(
 
     return {
         "device_id": str(index),
-        # The graph says which values are fp16; without this the provider would compute all of them in fp32.
+        # The graph says which values are fp16. Without this the provider computes all of them in fp32.
         "trt_fp16_enable": "1",
         "trt_bf16_enable": "1",
-        "trt_int8_enable": str(int(quantised)),
+        "trt_int8_enable": str(int(quantized)),
         "trt_layer_norm_fp32_fallback": "1",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(cache / plan),
@@ -63,13 +64,13 @@ def _rows(tokens: int, longest: int) -> int:
 
 
 def require_tensorrt(candidates: Iterable[Path] | None = None) -> None:
-    """Check that the release of TensorRT that the provider is linked with is there, and load it.
+    """Load the TensorRT library that the provider is linked with.
 
     Args:
-        candidates: where its library may lie; without them the folder of the Python package, then the system's.
+        candidates: folders to look in. Default: the folder of the Python package, then those of the system.
 
     Raises:
-        EngineError: it is missing, or another release is there.
+        EngineError: the library is missing, or only another version is installed.
     """
     name = f"libnvinfer.so.{_MAJOR}"
     folders = list(_packaged() if candidates is None else candidates)
@@ -80,10 +81,10 @@ def require_tensorrt(candidates: Iterable[Path] | None = None) -> None:
             continue
         return
     others = sorted(path.name for folder in folders for path in folder.glob("libnvinfer.so.*"))
-    found = f"; there is {', '.join(others)}" if others else ""
+    found = f" (found {', '.join(others)})" if others else ""
     raise EngineError(
-        f"ONNX Runtime's {_PROVIDER} needs TensorRT {_MAJOR}, and {name} is missing{found}; "
-        f"pip install 'tensorrt-cu13=={_MAJOR}.*'"
+        f"ONNX Runtime's {_PROVIDER} needs TensorRT {_MAJOR}, but {name} is missing{found}. "
+        f"Run: pip install 'tensorrt-cu13=={_MAJOR}.*'"
     )
 
 
@@ -96,10 +97,10 @@ class OnnxRuntimeTensorRt:
     """Runs graphs on a GPU with ONNX Runtime and TensorRT.
 
     Args:
-        index: the GPU's number among those that the process sees.
+        index: the GPU's number among the GPUs that the process sees.
 
     Raises:
-        EngineError: there is no GPU, its driver is too old, or a library is missing or of another release.
+        EngineError: there is no GPU, its driver is too old, or a library is missing or of another version.
     """
 
     name = "onnxruntime-tensorrt"
@@ -113,15 +114,15 @@ class OnnxRuntimeTensorRt:
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
     def load(self, source: EngineInput, threads: int) -> GpuSession:
-        """Load a graph, compiling it where that was not done yet; see :meth:`ese_deploy.engines.base.Engine.load`."""
+        """Load a graph, and compile it unless the cache has it; see :meth:`ese_deploy.engines.base.Engine.load`."""
         cache = cache_folder() / "onnxruntime-tensorrt"
         plan = source.digest[:32]
         (cache / plan).mkdir(parents=True, exist_ok=True)
-        quantised = b"QuantizeLinear" in source.graph
-        options = tensorrt_options(self._gpu.index, cache, plan, source.inputs, source.max_length, quantised)
-        # The graph comes as bytes, so the provider must be told where its weights lie.
+        quantized = b"QuantizeLinear" in source.graph
+        options = tensorrt_options(self._gpu.index, cache, plan, source.inputs, source.max_length, quantized)
+        # The graph is passed as bytes, so the provider has to be told where the weights are.
         options["trt_onnx_model_folder_path"] = str(source.weights.parent)
         providers = [(_PROVIDER, options), (_CUDA, cuda_options(self._gpu.index, tf32=False))]
-        # The profile is for the longest rows: it has fewer of them than a batch of short ones.
+        # The profile is made for the longest rows, so it takes fewer rows than a batch of short ones has.
         most_rows = _rows(_TOKENS, source.max_length)
         return load_session(self._onnxruntime, providers, source, threads, index=self._gpu.index, most_rows=most_rows)

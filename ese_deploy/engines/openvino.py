@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.onnxruntime_cpu import first_line
 from ese_deploy.errors import EngineError
+from ese_deploy.system.install import install_hint
 
 __all__ = ["OpenVino", "import_openvino"]
 
@@ -23,10 +24,10 @@ _BF16 = "BF16"
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO, which then reports nothing to anybody.
+    """Import OpenVINO without its telemetry.
 
-    Its Python package tells its makers of every import unless the user opted out; without its telemetry package it
-    takes a stub instead.
+    The Python package reports every import unless the user has opted out. If its telemetry package is missing, it uses
+    a stub.
 
     Raises:
         EngineError: the library is missing or cannot be imported.
@@ -36,14 +37,14 @@ def import_openvino() -> Any:
             import openvino
         except ImportError as error:
             if getattr(error, "name", None) == "openvino":
-                raise EngineError("OpenVINO is not installed; pip install 'ese-deploy[openvino]'") from None
-            raise EngineError(f"OpenVINO cannot be imported ({first_line(error)}); reinstall it") from error
+                raise EngineError(f"OpenVINO is not installed. {install_hint('openvino')}") from None
+            raise EngineError(f"OpenVINO cannot be imported ({first_line(error)}). Reinstall it.") from error
     return openvino
 
 
 @contextmanager
 def _without_module(name: str) -> Iterator[None]:
-    """Let imports of a module fail within the block."""
+    """Make imports of a module fail within the block."""
     absent = object()
     held: Any = sys.modules.get(name, absent)
     sys.modules[name] = None  # type: ignore[assignment]
@@ -73,7 +74,7 @@ class _Session:
             if request is None:
                 request = self._requests.one = self._compiled.create_infer_request()
             _infer(request, inputs)
-            # A copy: the next batch is written where this one lies.
+            # A copy, because the next batch overwrites the tensor.
             vectors: NDArray[np.float32] = np.array(request.get_output_tensor(0).data, np.float32)
         except Exception as error:
             raise EngineError(f"OpenVINO failed on a batch: {first_line(error)}") from error
@@ -85,10 +86,10 @@ _first_call = threading.Lock()
 
 
 def _infer(request: Any, inputs: Mapping[str, NDArray[np.int64]]) -> None:
-    """Run a request; the process's first one runs alone.
+    """Run a request. The first request of the process runs alone.
 
-    OpenVINO's binding prepares itself in its first call, and two threads that both call it then wait for each other
-    for ever: one holds Python's lock and wants the binding's, the other holds the binding's and wants Python's.
+    OpenVINO's binding initialises itself in its first call. Two threads that both make it deadlock: one holds Python's
+    lock and waits for the binding's, the other holds the binding's and waits for Python's.
     """
     if _called.is_set():
         request.infer(dict(inputs))
@@ -102,11 +103,11 @@ class OpenVino:
     """Runs graphs on the CPU with OpenVINO.
 
     Args:
-        bf16: let matrix products of fp32 graphs round their factors to 8 bits of mantissa, where the CPU has
-            instructions for that; such targets then miss the gate of fp32.
+        bf16: round the factors of matrix products to bf16. Needs a CPU with bf16 instructions. fp32 targets then exceed
+            the tolerance of fp32.
 
     Raises:
-        EngineError: the library is missing, or the CPU does not compute in bf16.
+        EngineError: the library is missing, or the CPU has no bf16 instructions.
     """
 
     name = "openvino"
@@ -116,7 +117,7 @@ class OpenVino:
         self._core = openvino.Core()
         self._precision = "bf16" if bf16 else "f32"
         if bf16 and _BF16 not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise EngineError("this CPU has no instructions for bf16; leave bf16 out")
+            raise EngineError("This CPU has no bf16 instructions. Choose the engine 'openvino'.")
         self.device = "cpu, bf16" if bf16 else "cpu"
         self.versions = {"openvino": str(openvino.__version__).partition("-")[0]}
 
@@ -139,7 +140,7 @@ class OpenVino:
             try:
                 return _Session(self._compile(self._core.read_model(path), settings))
             except Exception as error:
-                raise EngineError(f"OpenVINO refused the graph: {_reason(error)}") from error
+                raise EngineError(f"OpenVINO cannot load the graph: {_reason(error)}") from error
 
     def _compile(self, model: Any, settings: Mapping[str, str]) -> Any:
         return self._core.compile_model(model, "CPU", dict(settings))
@@ -147,7 +148,7 @@ class OpenVino:
 
 @contextmanager
 def _file_of(source: EngineInput) -> Iterator[Path]:
-    """A file of the graph beside its weights: OpenVINO looks for them in the graph's folder, and follows no link.
+    """A file of the graph beside its weights: OpenVINO looks for them in the graph's folder and does not follow links.
 
     A graph that was made in memory gets a temporary folder.
     """
@@ -167,6 +168,6 @@ def _file_of(source: EngineInput) -> Iterator[Path]:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of an error that has a word in it: the first ones say where in OpenVINO's code it was."""
+    """The last line of an error that contains a word. The lines before it name places in OpenVINO's code."""
     lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line))]
     return lines[-1] if lines else type(error).__name__

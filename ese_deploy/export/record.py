@@ -14,7 +14,7 @@ from ese_deploy.bundle.golden import GOLDEN_FILE, Golden, encode_golden
 from ese_deploy.bundle.manifest import Manifest, Parity, Quality, TargetEntry, encode_manifest
 from ese_deploy.bundle.ranges import RANGES_FILE, decode_ranges, encode_ranges
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, choose_entry, open_bundle, read_golden, read_ranges_file
-from ese_deploy.engines import ACCELERATED, Engine
+from ese_deploy.engines import GPU_ENGINES, Engine
 from ese_deploy.evaluate import AGREEMENT, agreement
 from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.export.graphs import describe_file
@@ -136,4 +136,4 @@ def _evaluate(
 def _not_verified(entry: TargetEntry, engine: Engine) -> list[Parity]:
     """Engines that run the target and that nobody has run it on."""
     others = [name for name in entry.engines if name != engine.name]
-    return [Parity(engine=name, device="gpu" if name in ACCELERATED else "cpu", versions={}) for name in others]
+    return [Parity(engine=name, device="gpu" if name in GPU_ENGINES else "cpu", versions={}) for name in others]

@@ -355,8 +355,8 @@ def test_the_projects_own_peers_are_described_and_pinned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "steam"], "there is no engine 'steam'"),
-        (["--engine", "tensorrt:x"], "engine 'tensorrt:x' names no device"),
+        (["--engine", "steam"], "Unknown engine 'steam'"),
+        (["--engine", "tensorrt:x"], "Unknown engine 'tensorrt:x'. Write tensorrt or tensorrt:1."),
         (["--lengths", "novel"], "there are no texts of the length 'novel'; choose of query, sentence, passage, mixed"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--full", "--batch-tokens", "0"], "batch-tokens must be at least 1, got 0"),

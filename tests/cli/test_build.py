@@ -87,13 +87,15 @@ def test_the_engine_takes_the_plan_that_was_built_however_it_was_built(
     expected = Encoder.open(bundle, "3x32").encode(texts)
     assert float((vectors * expected).sum(1).min()) > 0.9995
     assert machine.builds == 1
-    with pytest.raises(EngineError, match="beyond the plan's 8; set batch_size=8"):
+    with pytest.raises(EngineError, match=r"the plan takes 8\. Set `batch_size=8`"):
         encoder.encode(["a boat"] * 9)
 
 
-def test_without_a_plan_the_engine_builds_one_and_says_so(bundle: Bundle, machine: SimpleNamespace) -> None:
-    with pytest.warns(UserWarning, match="building a plan, since there is no plan of this graph yet"):
-        Encoder.open(bundle, "3x32:fp16", engine="tensorrt")
+def test_without_a_plan_the_engine_builds_one_and_logs_why(
+    bundle: Bundle, machine: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    Encoder.open(bundle, "3x32:fp16", engine="tensorrt")
+    assert "Building a TensorRT plan, because there is no plan of this graph yet" in caplog.text
     Encoder.open(bundle, "3x32:fp16", engine="tensorrt")
     assert machine.builds == 1
 
@@ -120,7 +122,7 @@ def test_a_plan_that_does_not_equal_pytorch_fails_the_verb(
         (["--engine", "onnxruntime"], "plans are built for the engine tensorrt"),
         (["--target", "3x32"], "is of dtype fp32, for which no plan can be built"),
         (["--batch", "0"], "must be at least 1"),
-        (["--lengths", "64"], "must ascend, from 1 up to the model's 48 tokens"),
+        (["--lengths", "64"], "--lengths must ascend from 1 up to the model's 48 tokens, got 64"),
     ],
 )
 def test_wrong_use_is_said_in_a_line(
@@ -152,5 +154,5 @@ def test_the_providers_options_name_every_input_and_keep_norms_in_fp32(tmp_path:
 
 def test_another_release_of_tensorrt_is_found_out_before_the_provider_is_tried(tmp_path: Path) -> None:
     (tmp_path / "libnvinfer.so.11").touch()
-    with pytest.raises(EngineError, match=r"needs TensorRT 10, .* there is libnvinfer\.so\.11; pip install"):
+    with pytest.raises(EngineError, match=r"needs TensorRT 10, .* found libnvinfer\.so\.11\)\. Run: pip install"):
         require_tensorrt([tmp_path])

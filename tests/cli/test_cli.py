@@ -204,7 +204,7 @@ def test_embed_refuses_other_outputs_and_missing_inputs(
     (tmp_path / "dir.npy").mkdir()
     fails(capsys, "it is a folder; name a file", "embed", bundle, str(texts), "--out", str(tmp_path / "dir.npy"))
     fails(capsys, "holds no target 2x32", "embed", bundle, str(texts), "--out", "out.npy", "--target", "2x32")
-    fails(capsys, "no engine 'magic'", "embed", bundle, str(texts), "--out", "out.npy", "--engine", "magic")
+    fails(capsys, "Unknown engine 'magic'", "embed", bundle, str(texts), "--out", "out.npy", "--engine", "magic")
 
 
 def test_inspect_shows_a_bundle_and_the_schema(tiny_bundle: Bundle, capsys: Capture) -> None:

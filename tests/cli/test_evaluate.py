@@ -162,7 +162,7 @@ def test_two_sets_of_one_name_are_refused(
     [
         (["--sts", "none.tsv"], "there is no file none.tsv"),
         (["--retrieval", "none"], "there is no folder none"),
-        (["--engine", "steam"], "there is no engine 'steam'"),
+        (["--engine", "steam"], "Unknown engine 'steam'"),
         (["--out", "none/x.json"], "cannot write none/x.json: there is no folder none"),
         (["--plots", __file__], f"cannot draw into {__file__}: it is a file"),
     ],

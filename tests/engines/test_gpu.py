@@ -31,10 +31,10 @@ def test_a_gpu_is_described_by_what_plans_and_figures_depend_on() -> None:
 @pytest.mark.parametrize(
     ("runtime", "index", "message"),
     [
-        (fake_runtime(driver=0, error=35), 0, "no NVIDIA driver was found, .* the engine 'onnxruntime'"),
-        (fake_runtime(driver=12040, error=35), 0, "supports CUDA 12.4, and CUDA 13.0 is needed; update the driver"),
+        (fake_runtime(driver=0, error=35), 0, r"No NVIDIA driver was found\. .* the engine 'onnxruntime'"),
+        (fake_runtime(driver=12040, error=35), 0, r"supports CUDA 12.4, but CUDA 13.0 is needed\. Update the driver"),
         (fake_runtime(count=0, error=100), 0, "shows no GPU .*CUDA_VISIBLE_DEVICES"),
-        (fake_runtime(count=2), 2, "there is no GPU 2; this process sees 2, numbered from 0"),
+        (fake_runtime(count=2), 2, r"There is no GPU 2\. This process sees 2, numbered from 0"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_said_to_be_missing_and_why(
@@ -63,9 +63,9 @@ def test_buffers_are_used_again_and_grow(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_engine_is_named_with_the_number_of_its_device() -> None:
-    with pytest.raises(EngineError, match="names no device; write for example onnxruntime-cuda:1"):
+    with pytest.raises(EngineError, match=r"Unknown engine 'onnxruntime:1'\. Write onnxruntime\."):
         load_engine("onnxruntime:1")
-    with pytest.raises(EngineError, match="names no device"):
+    with pytest.raises(EngineError, match="Write onnxruntime-cuda or onnxruntime-cuda:1"):
         load_engine("onnxruntime-cuda:one")
     assert "onnxruntime-cuda" in engines_for("fp16")
     assert batch_for("onnxruntime-cuda").tokens > batch_for("onnxruntime").tokens
@@ -74,7 +74,9 @@ def test_an_engine_is_named_with_the_number_of_its_device() -> None:
 def test_a_package_without_the_provider_is_named_and_replaced() -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
-    with pytest.raises(EngineError, match="has no CUDAExecutionProvider; pip uninstall -y onnxruntime onnxruntime-gpu"):
+    with pytest.raises(
+        EngineError, match=r"has no CUDAExecutionProvider\. Run: pip uninstall -y onnxruntime onnxruntime-gpu"
+    ):
         require_provider(onnxruntime, CUDA)
 
 
@@ -150,10 +152,10 @@ def test_a_batch_that_ran_on_no_longer_fits_gets_told_which_would() -> None:
             raise RuntimeError("Failed to allocate memory for requested buffer")
 
     message = str(explain_out_of_memory(batch, run))
-    assert "a batch of 100 texts of 32 tokens does not fit" in message
-    assert "set batch_size=25 or batch_tokens=800" in message
+    assert "A batch of 100 texts of 32 tokens does not fit" in message
+    assert "Set `batch_size=25` or `batch_tokens=800`" in message
     one = str(explain_out_of_memory({name: array[:1] for name, array in batch.items()}, run))
-    assert "neither does one such text" in one
+    assert "nor does a single text of that length" in one
 
 
 def test_a_missing_library_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ese_deploy.engines.tensorrt.plans import PlanKey, find_plan, plan_key, plan
 from ese_deploy.engines.tensorrt.session import TensorRtSession
 from ese_deploy.errors import EngineError
 from ese_deploy.runtime.loaded import engine_input
+from ese_deploy.system.install import install_hint
 
 PROFILES = [Profile(1, 16, 8, 32), Profile(17, 48, 4, 8)]
 
@@ -42,21 +43,21 @@ def test_batches_of_every_shape_give_the_vectors_of_the_graph(engine: FakeEngine
 
 def test_a_shape_outside_every_profile_is_refused_with_what_would_do(engine: FakeEngine) -> None:
     session = session_of(engine)
-    with pytest.raises(EngineError, match=r"49 tokens is beyond the plan's 48; .* --lengths \.\.\.,49"):
+    with pytest.raises(EngineError, match=r"49 tokens, and the plan takes 48\. .* --lengths \.\.\.,49"):
         session.run(batch_of((1, 49), session.inputs))
-    with pytest.raises(EngineError, match=r"9 texts of 20 tokens is beyond the plan's 8; set batch_size=8"):
+    with pytest.raises(EngineError, match=r"9 texts of 20 tokens, and the plan takes 8\. Set `batch_size=8`"):
         session.run(batch_of((9, 20), session.inputs))
 
 
 def test_a_batch_that_does_not_fit_gets_told_which_would(engine: FakeEngine) -> None:
     session = session_of(engine, free=9000)
     assert len(session.run(batch_of((8, 16), session.inputs))) == 8
-    with pytest.raises(EngineError, match=r"a batch of 32 texts of 16 tokens does not fit .*batch_size=16"):
+    with pytest.raises(EngineError, match=r"A batch of 32 texts of 16 tokens does not fit .*batch_size=16"):
         session.run(batch_of((32, 16), session.inputs))
 
 
 def test_a_plan_that_does_not_load_or_fit_is_explained(tiny_bundle: Bundle, engine: FakeEngine) -> None:
-    with pytest.raises(EngineError, match=r"the plan does not load: .*ese-deploy build --force"):
+    with pytest.raises(EngineError, match=r"The plan does not load: .*ese-deploy build BUNDLE --force"):
         session_of(None)
     engine.room = False
     with pytest.raises(EngineError, match=r"batches of 512 tokens needs 8\.6 GB, and 2\.0 GB .* --tokens 59"):
@@ -70,7 +71,7 @@ def test_profiles_cover_every_length_once() -> None:
     assert all(1 <= one.best_rows <= one.most_rows <= 512 for one in found)
     assert profiles_for(BuildSettings(tokens=64, best_tokens=16), 128)[-1] == Profile(65, 128, 1, 1)
     assert [one.longest for one in profiles_for(BuildSettings(lengths=(64, 128)), 200)] == [64, 128]
-    with pytest.raises(EngineError, match="profile lengths 128, 64 must ascend, from 1 up to the model's 200"):
+    with pytest.raises(EngineError, match="`lengths` must ascend from 1 up to the model's 200 tokens, got 128, 64"):
         profiles_for(BuildSettings(lengths=(128, 64)), 200)
     with pytest.raises(EngineError, match="up to the model's 200"):
         profiles_for(BuildSettings(lengths=(256,)), 200)
@@ -103,7 +104,7 @@ def test_a_plan_of_another_machine_is_not_taken_and_the_difference_is_said(tiny_
     other = key_of(tiny_bundle, gpu=replace(GPU, capability=(8, 0)))
     assert find_plan(other, any_settings=True) == (
         None,
-        "the plan that there is was built for a GPU of sm_90, this one is sm_80",
+        "the existing plan was built for a GPU of sm_90, this one is sm_80",
     )
     newer = key_of(tiny_bundle, api=replace(API, version="11.0.0.1"))
     assert "tensorrt 10.16.0.72, here is tensorrt 11.0.0.1" in find_plan(newer)[1]
@@ -133,6 +134,6 @@ def test_without_tensorrt_the_error_names_what_to_install() -> None:
     try:
         import_tensorrt()
     except EngineError as error:
-        assert str(error) == "TensorRT is not installed; pip install 'ese-deploy[tensorrt]'"
+        assert str(error) == f"TensorRT is not installed. {install_hint('tensorrt')}"
     else:
         pytest.skip("TensorRT is installed")

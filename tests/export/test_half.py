@@ -97,7 +97,7 @@ def test_the_manifest_says_what_was_emulated_and_what_nobody_ran(bundle: Bundle)
 
 
 def test_an_engine_that_does_not_compute_in_fp16_refuses(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="3x32:fp16 computes in fp16, which the engine 'onnxruntime' does not"):
+    with pytest.raises(EngineError, match="Engine 'onnxruntime' does not run fp16, the dtype of target 3x32:fp16"):
         Encoder.open(bundle, "3x32:fp16")
     assert Encoder.open(bundle).target == Target(3, 32)
     model = BundleExits(bundle)

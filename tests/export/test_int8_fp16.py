@@ -133,8 +133,8 @@ def test_an_engine_of_the_cpu_refuses_it_and_names_those_that_have_it(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = (
-        "3x32:int8-fp16 computes in int8-fp16, which the engine 'onnxruntime' does not; "
-        "choose the engine tensorrt or onnxruntime-tensorrt"
+        "Engine 'onnxruntime' does not run int8-fp16, the dtype of target 3x32:int8-fp16. "
+        "Choose the engine tensorrt or onnxruntime-tensorrt"
     )
     with pytest.raises(EngineError, match=said):
         Encoder.open(bundle, MIXED)

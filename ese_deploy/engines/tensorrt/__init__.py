@@ -1,4 +1,4 @@
-"""TensorRT, native: plans with profiles by length, kept in this machine's cache."""
+"""TensorRT itself: plans with an optimization profile for each range of lengths, in the cache of this machine."""
 
 from ese_deploy.engines.tensorrt.build import BuildSettings
 from ese_deploy.engines.tensorrt.engine import TensorRt

@@ -1,4 +1,4 @@
-"""The one place where ``tensorrt`` and ``tensorrt_rtx`` are told apart: the same interface under two names."""
+"""The only module that distinguishes ``tensorrt`` and ``tensorrt_rtx``, two packages with the same interface."""
 
 import importlib
 import importlib.metadata
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ese_deploy.errors import EngineError
+from ese_deploy.system.install import install_hint
 
 __all__ = ["Api", "Log", "create_network", "import_tensorrt"]
 
-# The last one is what the wheels of TensorRT for RTX themselves hold.
+# The wheels of TensorRT for RTX themselves contain the last one.
 _MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
@@ -24,7 +25,7 @@ class Api:
 
     Attributes:
         module: the Python module.
-        flavour: ``tensorrt``, or ``tensorrt-rtx``.
+        flavour: ``tensorrt`` or ``tensorrt-rtx``.
         version: such as ``10.16.0.72``.
     """
 
@@ -50,15 +51,15 @@ class Api:
 
     @property
     def rtx(self) -> bool:
-        """Whether it is TensorRT for RTX, which compiles at load and has no timing cache."""
+        """Whether it is TensorRT for RTX. It compiles at load and has no timing cache."""
         return self.flavour == "tensorrt-rtx"
 
 
 def import_tensorrt() -> Api:
-    """Import TensorRT, or TensorRT for RTX where that is what is installed.
+    """Import TensorRT, or TensorRT for RTX if only that is installed.
 
     Raises:
-        EngineError: neither is installed, a library is missing, or the release is too old.
+        EngineError: neither is installed, a library is missing, or the version is too old.
     """
     reasons = []
     for name in _MODULES:
@@ -74,20 +75,20 @@ def import_tensorrt() -> Api:
         api = Api(module, "tensorrt" if name == "tensorrt" else "tensorrt-rtx", str(module.__version__))
         if not api.rtx and api.release < _LEAST:
             least = ".".join(map(str, _LEAST))
-            raise EngineError(f"TensorRT {api.version} is too old; pip install 'tensorrt-cu13>={least}'")
+            raise EngineError(f"TensorRT {api.version} is too old. Run: pip install 'tensorrt-cu13>={least}'")
         return api
     found = f" ({'; '.join(reasons)})" if reasons else ""
-    raise EngineError(f"TensorRT is not installed{found}; pip install 'ese-deploy[tensorrt]'")
+    raise EngineError(f"TensorRT is not installed{found}. {install_hint('tensorrt')}")
 
 
 class Log:
-    """Collects what TensorRT says, so that an error can be told in a line.
+    """Collects TensorRT's error messages, so that an error can be reported in one line.
 
     Args:
         api: TensorRT.
 
     Attributes:
-        logger: to be handed to TensorRT.
+        logger: the logger to pass to TensorRT.
         errors: messages of errors, in order.
     """
 
@@ -106,14 +107,14 @@ class Log:
 
     @property
     def first_error(self) -> str:
-        """The first error, cut where it becomes a stack trace."""
-        return self.errors[0][:300] if self.errors else "it does not say why"
+        """The first error, at most 300 characters of it."""
+        return self.errors[0][:300] if self.errors else "no reason given"
 
 
 def create_network(api: Api, builder: Any) -> Any:
-    """An empty network that keeps to the dtypes of the graph, on every release alike.
+    """An empty, strongly typed network: it computes in the dtypes of the graph.
 
-    From TensorRT 11 on all networks do, and there is no flag for it.
+    From TensorRT 11 on all networks are strongly typed, and the flag does not exist.
     """
     flags = api.module.NetworkDefinitionCreationFlag
     typed = getattr(flags, "STRONGLY_TYPED", None) if api.release < (11, 0) else None

@@ -1,4 +1,4 @@
-"""From a graph to a plan: parsing, profiles by length, building."""
+"""From a graph to a plan: parsing, optimization profiles, building."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 @dataclass(frozen=True)
 class Profile:
-    """The shapes that one optimisation profile takes.
+    """The shapes of one optimization profile.
 
     Attributes:
         shortest: least tokens of a row.
-        longest: most tokens of a row, for which kernels are chosen.
-        best_rows: rows for which kernels are chosen.
+        longest: most tokens of a row. Kernels are chosen for it.
+        best_rows: rows of the batch for which kernels are chosen.
         most_rows: most rows.
     """
 
@@ -32,15 +32,15 @@ class Profile:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How plans are built; part of their key.
+    """How plans are built. The settings are part of a plan's key.
 
     Attributes:
-        lengths: the longest row of each profile, ascending; empty for powers of two up to the model's longest.
+        lengths: the longest row of each profile, ascending. Empty: powers of two up to the model's longest row.
         batch: most rows of a batch.
-        tokens: most tokens of a batch; a profile of long rows takes fewer of them.
+        tokens: most tokens of a batch. A profile of long rows takes fewer rows.
         best_tokens: tokens of the batch for which kernels are chosen.
-        hardware_compatible: let a plan run on other GPUs from Ampere on, at some cost in speed.
-        optimization: TensorRT's level, from 0 to 5; more takes longer.
+        hardware_compatible: build plans that also run on other GPUs from Ampere on, at some cost in speed.
+        optimization: TensorRT's builder optimization level, 0 to 5. A higher level takes longer.
     """
 
     lengths: tuple[int, ...] = ()
@@ -52,19 +52,19 @@ class BuildSettings:
 
 
 def profiles_for(settings: BuildSettings, longest: int) -> list[Profile]:
-    """One profile for each length, so that short rows do not pay for long ones.
+    """One profile for each range of lengths, so that short rows run kernels for short rows.
 
     Args:
         settings: how to build.
-        longest: the model's longest row.
+        longest: the model's longest row in tokens.
 
     Raises:
-        EngineError: the lengths do not ascend, or go beyond the model's.
+        EngineError: the lengths do not ascend, or exceed the model's longest row.
     """
     lengths = settings.lengths or (*(length for length in LENGTHS if length < longest), longest)
     if list(lengths) != sorted(set(lengths)) or not 1 <= lengths[0] <= lengths[-1] <= longest:
         raise EngineError(
-            f"profile lengths {', '.join(map(str, lengths))} must ascend, from 1 up to the model's {longest} tokens"
+            f"`lengths` must ascend from 1 up to the model's {longest} tokens, got {', '.join(map(str, lengths))}."
         )
     found, shortest = [], 1
     for length in lengths:
@@ -85,10 +85,10 @@ def parse_graph(api: Api, log: Log, builder: Any, source: EngineInput) -> tuple[
         source: the graph and its weights.
 
     Returns:
-        The network, and the parser, which holds its weights and must live as long.
+        The network, and the parser, which owns the weights and must stay alive as long as the network.
 
     Raises:
-        EngineError: an operator is not known, or not as it is used.
+        EngineError: TensorRT does not support an operator, or not in this form.
     """
     network = create_network(api, builder)
     parser = api.module.OnnxParser(network, log.logger)
@@ -98,7 +98,7 @@ def parse_graph(api: Api, log: Log, builder: Any, source: EngineInput) -> tuple[
         reasons = [f"{error.node_operator()}: {error.desc()}" for error in errors]
         reason = " ".join((reasons or [log.first_error])[0].split())
         raise EngineError(
-            f"{api.flavour} {api.version} cannot parse the graph: {reason[:300]}; update it, or export with --opset 18"
+            f"{api.flavour} {api.version} cannot parse the graph: {reason[:300]}. Update it, or export with `opset=18`."
         )
     return network, parser
 
@@ -111,18 +111,18 @@ def build_plan(
     timing_cache: bytes = b"",
     progress: Progress = silent,
 ) -> tuple[bytes, bytes]:
-    """Build a plan; it takes seconds to minutes.
+    """Build a plan. It takes seconds to minutes.
 
     Args:
         api: TensorRT.
         source: the graph and its weights.
-        profiles: the shapes that it is to take.
+        profiles: the shapes of the plan.
         settings: how to build.
-        timing_cache: what earlier builds on this GPU learnt.
+        timing_cache: TensorRT's timing cache of earlier builds.
         progress: called after each step.
 
     Returns:
-        The plan, and the timing cache as it is now.
+        The plan, and the new timing cache.
 
     Raises:
         EngineError: TensorRT cannot parse or build the graph.
@@ -152,7 +152,7 @@ def build_plan(
 
 
 def _monitor(api: Api, progress: Progress) -> Any:
-    """Tell of the outermost phase that has steps; those inside it come and go too fast to be read."""
+    """Report the outermost phase that has steps. Inner phases are too short to read."""
     module, totals = api.module, dict[str, int]()
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc, name-defined]

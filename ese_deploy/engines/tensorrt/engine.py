@@ -1,6 +1,6 @@
-"""TensorRT as an engine: finds the plan of a graph in this machine's cache, or builds it."""
+"""TensorRT as an engine. It finds the plan of a graph in the cache of this machine, or builds it."""
 
-import warnings
+import logging
 
 from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.cuda import CudaMemory, find_gpu
@@ -12,12 +12,14 @@ from ese_deploy.system.progress import Progress, silent
 
 __all__ = ["TensorRt"]
 
+_log = logging.getLogger(__name__)
+
 
 class TensorRt:
     """Runs graphs on a GPU with TensorRT.
 
     Args:
-        index: the GPU's number among those that the process sees.
+        index: the GPU's number among the GPUs that the process sees.
         settings: how plans are built.
 
     Raises:
@@ -34,15 +36,15 @@ class TensorRt:
         self.versions = self._api.versions
 
     def plan(self, source: EngineInput, force: bool = False, progress: Progress = silent) -> tuple[Plan, str]:
-        """Find the plan of a graph with just these settings in the cache, or build it.
+        """Find the plan of a graph with the engine's settings in the cache, or build it.
 
         Args:
             source: the graph and its weights.
-            force: build it even where there is one.
+            force: build it even if the cache has it.
             progress: called while it is built.
 
         Returns:
-            The plan, and why it was built; empty where it was there.
+            The plan, and why it was built as a clause; empty if the cache had it.
 
         Raises:
             EngineError: TensorRT cannot build the graph.
@@ -52,17 +54,17 @@ class TensorRt:
         held, why = find_plan(key)
         if held is not None and not force:
             return held, ""
-        return self._build(key, source, progress), why or "it was asked for"
+        return self._build(key, source, progress), why or "--force was given"
 
     def load(self, source: EngineInput, threads: int) -> TensorRtSession:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`.
 
-        The newest plan that runs here serves, however it was built; without one it is built, which is said.
+        It takes the newest plan that runs here, whatever its settings. Without a plan it builds one and logs why.
         """
         key = self._key(source)
         plan, why = find_plan(key, any_settings=True)
         if plan is None:
-            warnings.warn(f"building a plan, since {why}; ese-deploy build does that ahead", stacklevel=3)
+            _log.warning("Building a TensorRT plan, because %s. Build plans ahead with: ese-deploy build", why)
             plan = self._build(key, source)
         return self.open(plan)
 
@@ -70,7 +72,7 @@ class TensorRt:
         """Load a plan.
 
         Raises:
-            EngineError: it was built for something else, or does not fit into memory.
+            EngineError: it was built for another GPU or version, or does not fit into memory.
         """
         return TensorRtSession(self._api, plan.data, plan.key.shapes, CudaMemory(self._gpu.index))
 

@@ -1,4 +1,4 @@
-"""Plans in this machine's cache: what each was built of and for, and why one does not serve."""
+"""Plans in the cache of this machine, and why none of them fits."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -30,13 +30,13 @@ ANY_AMPERE = "ampere+"
 
 
 class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a plan depends on; another value of any of it makes another plan.
+    """Everything that a plan depends on. A different value of any attribute needs another plan.
 
     Attributes:
         graph: :attr:`EngineInput.digest` of the graph and its weights.
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
         version: of TensorRT.
-        architecture: such as ``sm_90``; ``ampere+`` for a plan that is to run on several.
+        architecture: such as ``sm_90``; ``ampere+`` for a plan that runs on several.
         settings: how it was built.
         profiles: shortest, longest, best and most rows of each profile.
     """
@@ -55,13 +55,13 @@ class PlanKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def stem(self) -> str:
-        """The name of its files: the graph, then all of it."""
+        """The name of its files: a hash of the graph, and a hash of the whole key."""
         whole = hashlib.sha256(msgspec.json.encode(self)).hexdigest()
         return f"{self.graph[:16]}.{whole[:16]}"
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What lies beside a plan."""
+    """The file beside a plan."""
 
     key: PlanKey
     sha256: str
@@ -70,12 +70,12 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that serves.
+    """A compiled plan.
 
     Attributes:
         data: its bytes.
-        key: what it was built of and for.
-        parity: how near PyTorch it came on the golden texts, where that was looked at.
+        key: what it was built from and for.
+        parity: how it compares with PyTorch on the golden texts; None if that was not measured.
     """
 
     data: bytes
@@ -84,7 +84,7 @@ class Plan:
 
 
 def plans_folder() -> Path:
-    """Where plans lie."""
+    """The folder of plans."""
     return cache_folder() / "plans"
 
 
@@ -105,12 +105,12 @@ def find_plan(key: PlanKey, any_settings: bool = False) -> tuple[Plan | None, st
     """Look a plan up.
 
     Args:
-        key: what is wanted.
-        any_settings: take the newest plan of the graph that runs here, however it was built, where there is none of
-            just this key.
+        key: the plan to find.
+        any_settings: without a plan of this key, take the newest plan of the graph that runs here, whatever its
+            settings.
 
     Returns:
-        The plan, or None; and then why there is none, in words.
+        The plan, or None and the reason as a clause.
     """
     entries = _entries(key.graph)
     fitting = [entry for entry in entries if entry.key == key]
@@ -125,11 +125,11 @@ def find_plan(key: PlanKey, any_settings: bool = False) -> tuple[Plan | None, st
     if not entries:
         return None, "there is no plan of this graph yet"
     nearest = min((_differences(entry.key, key) for entry in entries), key=len)
-    return None, f"the plan that there is was built for {' and '.join(nearest)}"
+    return None, f"the existing plan was built for {' and '.join(nearest)}"
 
 
 def save_plan(key: PlanKey, data: bytes, timing: bytes) -> Plan:
-    """Write a plan, and what its build taught about kernels.
+    """Write a plan and the timing cache of its build.
 
     Raises:
         InputError: the cache cannot be written.
@@ -146,14 +146,14 @@ def save_plan(key: PlanKey, data: bytes, timing: bytes) -> Plan:
 
 
 def save_parity(plan: Plan, parity: Parity) -> Plan:
-    """Write beside a plan how near PyTorch it came."""
+    """Write beside a plan how it compares with PyTorch."""
     path = plans_folder() / f"{plan.key.stem}.json"
     _write(path, _Entry(plan.key, hashlib.sha256(plan.data).hexdigest(), parity))
     return Plan(plan.data, plan.key, parity)
 
 
 def read_timing(key: PlanKey) -> bytes:
-    """What earlier builds on such a GPU learnt; empty where there was none."""
+    """The timing cache of earlier builds on such a GPU; empty without one."""
     path = _timing_path(key)
     return path.read_bytes() if path.is_file() else b""
 
@@ -163,7 +163,7 @@ def _timing_path(key: PlanKey) -> Path:
 
 
 def _entries(graph: str) -> list[_Entry]:
-    """What is held of a graph, the newest first."""
+    """The plans of a graph, the newest first."""
     paths = sorted(plans_folder().glob(f"{graph[:16]}.*.json"), key=lambda path: -path.stat().st_mtime_ns)
     return [entry for path in paths if (entry := _read(path)) is not None and entry.key.graph == graph]
 
@@ -174,7 +174,7 @@ def _runs_here(held: PlanKey, wanted: PlanKey) -> bool:
 
 
 def _differences(held: PlanKey, wanted: PlanKey) -> list[str]:
-    """What another plan of the graph was built for, where this is not what is wanted."""
+    """How another plan of the graph differs from the one to find."""
     found = []
     if (held.flavour, held.version) != (wanted.flavour, wanted.version):
         here = f"{wanted.flavour} {wanted.version}"

@@ -1,4 +1,4 @@
-"""Running a plan: one context, buffers that are used again, one batch at a time."""
+"""Running a plan: one context, reused buffers, one batch at a time."""
 
 import threading
 import weakref
@@ -25,11 +25,11 @@ class TensorRtSession:
     Args:
         api: TensorRT.
         plan: the plan's bytes.
-        profiles: the shapes that it takes, in the order in which it was built.
+        profiles: its optimization profiles, in the order in which they were built.
         memory: buffers and a stream on the GPU.
 
     Raises:
-        EngineError: the plan was built for another GPU or release, or there is not enough memory.
+        EngineError: the plan was built for another GPU or version, or there is not enough memory.
     """
 
     def __init__(self, api: Api, plan: bytes, profiles: list[Profile], memory: CudaMemory) -> None:
@@ -38,7 +38,9 @@ class TensorRtSession:
         self._runtime = api.module.Runtime(log.logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError(f"the plan does not load: {log.first_error}; build it anew: ese-deploy build --force")
+            raise EngineError(
+                f"The plan does not load: {log.first_error}. Build it again: ese-deploy build BUNDLE --force"
+            )
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise OutOfMemoryError(_no_room(self._engine, profiles, memory.free_bytes()))
@@ -67,9 +69,9 @@ class TensorRtSession:
                 raise explain_out_of_memory(inputs, self._run) from error
 
     def prepare(self, inputs: Batch) -> Callable[[], None]:
-        """Copy a batch to the GPU once; what is returned computes it, vectors staying there, and waits for the end.
+        """Copy a batch to the GPU, and return a function that computes it there and waits for the end.
 
-        For measurements of what the GPU does alone; nothing else may run in between.
+        The vectors stay on the GPU. For measurements without copies; no other batch may run in between.
         """
         _held, _ = self._send(inputs)
         self._memory.wait()
@@ -89,7 +91,7 @@ class TensorRtSession:
         return vectors
 
     def _send(self, inputs: Batch) -> tuple[list[NDArray[Any]], int]:
-        """Queue the copies of a batch; the arrays must live until the stream has waited."""
+        """Queue the copies of a batch. The arrays must stay alive until the stream has waited."""
         rows, length = next(iter(inputs.values())).shape
         number = self._profile(rows, length)
         memory, context = self._memory, self._context
@@ -115,22 +117,22 @@ class TensorRtSession:
         if not self._context.execute_async_v3(self._memory.stream):
             if any("out of memory" in error.lower() for error in self._log.errors):
                 self._log.errors.clear()
-                raise OutOfMemoryError("the GPU is out of memory")
+                raise OutOfMemoryError("The GPU is out of memory.")
             raise EngineError(f"TensorRT failed on a batch: {self._log.first_error}")
 
     def _profile(self, rows: int, length: int) -> int:
-        """The profile that takes a batch."""
+        """The number of the profile that takes a batch."""
         number = next((n for n, one in enumerate(self._profiles) if one.shortest <= length <= one.longest), None)
         if number is None:
             longest = self._profiles[-1].longest
             raise EngineError(
-                f"a text of {length} tokens is beyond the plan's {longest}; build it for longer ones: "
+                f"A text has {length} tokens, and the plan takes {longest}. Build it for longer ones: "
                 f"ese-deploy build BUNDLE --engine tensorrt --lengths ...,{length}"
             )
         most = self._profiles[number].most_rows
         if rows > most:
             raise EngineError(
-                f"a batch of {rows} texts of {length} tokens is beyond the plan's {most}; set batch_size={most}, or "
+                f"A batch has {rows} texts of {length} tokens, and the plan takes {most}. Set `batch_size={most}`, or "
                 f"build for more: ese-deploy build BUNDLE --engine tensorrt --batch {rows} --tokens {rows * length}"
             )
         return number
@@ -139,9 +141,9 @@ class TensorRtSession:
 def _no_room(engine: Any, profiles: list[Profile], free: int) -> str:
     needed = int(engine.device_memory_size_v2)
     tokens = max(one.most_rows * one.longest for one in profiles)
-    # Activations grow with the tokens of a batch, and attention a little faster: half of what fits is safe.
+    # Memory grows with the tokens of a batch, in attention a little faster. Half of what fits by proportion is safe.
     fitting = tokens * free // max(1, needed) // 2
     return (
-        f"a plan for batches of {tokens} tokens needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are "
-        f"free; build it for fewer: ese-deploy build BUNDLE --engine tensorrt --tokens {fitting}"
+        f"A plan for batches of {tokens} tokens needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are "
+        f"free. Build it for fewer: ese-deploy build BUNDLE --engine tensorrt --tokens {fitting}"
     )
