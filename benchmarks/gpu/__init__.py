@@ -1,1 +1,1 @@
-"""What targets do on a GPU, beside PyTorch and the GPU's own limit: python -m benchmarks.gpu --help."""
+"""The GPU kit: everything that a GPU can prove, in one command. See README.md in this folder."""

@@ -1,256 +1,187 @@
-"""Measure targets on a GPU beside PyTorch, in pieces that each fit into a time limit.
+"""Run all steps of the GPU kit, each in a process of its own: bash benchmarks/gpu/kit.sh OUT.
 
-    python -m benchmarks.gpu --out results.json                       # everything, as far as the time goes
-    python -m benchmarks.gpu --out results.json --only bert-base      # one model
-    python -m benchmarks.gpu --out results.json --only bert-base/tensorrt
-    python -m benchmarks.gpu --device cpu --only tiny                 # to try it without a GPU
-
-Needs torch, transformers, onnx, onnx-ir, onnxscript, tokenizers, scipy, msgspec and onnxruntime-gpu; TensorRT where it
-is installed. Run it from a checkout; ese-deploy itself need not be installed.
+Needs only the standard library here, so that whatever a machine lacks becomes the reason of a step that was skipped.
 """
 
 import argparse
 import datetime
+import os
+import platform
+import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch  # before onnxruntime, which then takes CUDA's libraries from it
+from benchmarks.gpu.records import FAILED, SKIPPED, TIMED_OUT, append, read, states
+from benchmarks.gpu.shapes import shapes
+from benchmarks.gpu.unpack import unpack
 
-from benchmarks.gpu.cases import BATCHES, LENGTHS, SHAPES, Case, Shape, cases, flops
-from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
-from benchmarks.gpu.results import Results, Row, Verified, add
-from benchmarks.gpu.runners import ENGINES, Runner, ours, pytorch
-from benchmarks.gpu.timing import ceiling, measure
-from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle.reader import Bundle, choose_entry
-from ese_deploy.engines import Engine, load_engine, runs_dtype
-from ese_deploy.engines.cuda import find_gpu
-from ese_deploy.errors import EngineError, EseDeployError
-from ese_deploy.system.machine import describe_machine, library_versions
-from ese_deploy.target import Target
-from ese_deploy.verify import Reference, check_target
-from ese_deploy.verify.texts import verification_texts
+__all__ = ["STEPS", "StepPlan", "main"]
 
-# The products of a target of int8-fp16 are of int8.
-_TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8-fp16": torch.int8}
-_OURS = {"cuda": ("fp16", "bf16", "int8-fp16"), "cpu": ("fp32",)}
-_PEERS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32",)}
+_ROOT = Path(__file__).resolve().parents[2]
+# Between asking a step to start no further case and ending its process.
+_GRACE = 10.0
+_TINY_SECONDS = 150.0
+_MANY_CORES = 8
 
 
-@dataclass
-class Piece:
-    """One run of the program: what it is to do, when it must end, what it has found."""
+@dataclass(frozen=True)
+class StepPlan:
+    """A step of the kit.
 
-    device: str
+    Attributes:
+        name: of its module in ``benchmarks/gpu/steps``.
+        seconds: after which its process is ended.
+    """
+
+    name: str
     seconds: float
-    end: float
-    ceilings: dict[str, float]
-    rows: list[Row]
-    verified: list[Verified]
-    unmeasured: list[str]
-
-    @property
-    def over(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() > self.end
 
 
-def main(arguments: list[str]) -> int:
-    """Measure, print and write what was found; 1 where a target does not equal PyTorch."""
+# In order of worth; together 8 minutes.
+STEPS = (
+    StepPlan("peak", 60),
+    StepPlan("correctness", 90),
+    StepPlan("throughput", 135),
+    StepPlan("compiled", 45),
+    StepPlan("large", 60),
+    StepPlan("latency", 30),
+    StepPlan("memory", 20),
+    StepPlan("tensorrt", 15),
+    StepPlan("server", 5),
+    StepPlan("training", 20),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the kit; 0 if every step is ok or was skipped with a reason."""
     options = _options(arguments)
-    try:
-        gpu = None if options.device == "cpu" else find_gpu()
-        plan = list(_plan(options.only, options.device))
-    except EseDeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    dtypes = dict.fromkeys((*_OURS[options.device], *_PEERS[options.device]))
-    print("measuring the ceiling", flush=True)
-    ceilings = {name: ceiling(options.device, _TORCH[name], options.case_seconds) for name in dtypes}
-    print("  " + ", ".join(f"{name} {value / 1e12:.1f} TFLOP/s" for name, value in ceilings.items()), flush=True)
-    end = time.monotonic() + options.seconds
-    piece = Piece(options.device, options.case_seconds, end, ceilings, [], [], [])
-    grid = cases(options.batches, options.lengths)
-    for shape, names in plan:
-        checkpoint = checkpoint_of(shape, options.work)
-        engines = _load(piece, shape, [name for name in names if not name.startswith("pytorch")])
-        bundle = export_shape(shape, checkpoint, dtypes_of(engines, options.device), options.work) if engines else None
-        for name in names:
-            if name.startswith("pytorch"):
-                _measure_pytorch(piece, name, shape, checkpoint, grid)
-            elif bundle is not None and name in engines:
-                _measure_ours(piece, name, engines[name], shape, checkpoint, bundle, grid)
-    results = Results(
-        machine=describe_machine(),
-        device=gpu.name if gpu else "cpu",
-        driver=gpu.driver if gpu else "",
-        versions={**library_versions(), "torch": str(torch.__version__)},
-        date=datetime.date.today().isoformat(),
-        ceiling_tflops={name: round(value / 1e12, 4) for name, value in ceilings.items()},
-        rows=piece.rows,
-        verified=piece.verified,
-        unmeasured=piece.unmeasured,
-    )
-    if options.out is not None:
-        results = add(options.out, results)
-        print(f"wrote {options.out}: {len(results.rows)} rows")
-    if piece.unmeasured:
-        print(f"no time was left for {len(piece.unmeasured)} cases; run them with --only")
-    failures = [f"{one.model} {one.target}: {line}" for one in piece.verified for line in one.failures]
-    print("\n".join(failures) or "all targets that were compared equal PyTorch")
-    return 1 if failures else 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    results, log = options.out / "results.jsonl", options.out / "log.txt"
+    chosen = [step for step in STEPS if not options.only or step.name in options.only]
+    run = {"device": options.device, "tiny": options.tiny, "date": datetime.date.today().isoformat()}
+    append(results, {"kind": "run", **run, "python": platform.python_version()})
+    with tempfile.TemporaryDirectory(prefix="ese-gpu-kit-") as temporary:
+        work = (options.work or Path(temporary) / "work").resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        environment = _environment(options.kit, Path(temporary) / "packages", options.device, results)
+        if options.tiny:
+            # Threads cost more than they bring where a product takes microseconds.
+            environment["OMP_NUM_THREADS"] = "1"
+        flags = ["--device", options.device, *(["--tiny"] if options.tiny else [])]
+        end = time.monotonic() + options.seconds
+        with log.open("ab") as output, _exports(work, options.tiny, environment, output):
+            for step in chosen:
+                limit = min(step.seconds if not options.tiny else _TINY_SECONDS, end - time.monotonic())
+                _run_step(step, limit, results, [str(results), str(work), *flags], environment, output)
+    found = states(read(results))
+    bad = [name for name, state in found.items() if state["state"] in (FAILED, TIMED_OUT)]
+    print(f"{results}: {len(found) - len(bad)} of {len(found)} steps are ok or skipped with a reason", flush=True)
+    return 1 if bad else 0
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    numbers = lambda text: tuple(int(item) for item in text.split(","))  # noqa: E731
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="minilm,bert-base,bert-large", help="models, or MODEL/ENGINE; comma between")
-    parser.add_argument("--out", type=Path, help="a .json file, to which each piece adds")
-    parser.add_argument("--work", type=Path, default=Path("exports/gpu"), help="where models and bundles are made")
-    parser.add_argument("--batches", type=numbers, default=BATCHES)
-    parser.add_argument("--lengths", type=numbers, default=LENGTHS)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seconds", type=float, default=480, help="when to begin no further case")
-    parser.add_argument("--case-seconds", type=float, default=1.0, help="for each case, warm-up not counted")
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="kit.sh", description="Measures ese-deploy on this machine's GPU.")
+    parser.add_argument("out", type=Path, help="folder for results.jsonl and log.txt; a further run appends to them")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run without a GPU")
+    parser.add_argument("--tiny", action="store_true", help="tiny models and few cases, to try the kit")
+    parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], help="repeatable")
+    parser.add_argument("--seconds", type=float, default=480, help="for all steps together (default: 480)")
+    parser.add_argument("--kit", type=Path, default=_ROOT / "benchmarks" / "gpu" / ".kit", help="made by prepare.sh")
+    parser.add_argument("--work", type=Path, help="keep models and bundles here (default: a temporary folder)")
     return parser.parse_args(arguments)
 
 
-def _plan(only: str, device: str) -> Iterator[tuple[Shape, list[str]]]:
-    """Models with the engines to measure them on."""
-    known = ENGINES if device == "cuda" else ("onnxruntime", "pytorch-eager")
-    for item in only.split(","):
-        model, _, engine = item.partition("/")
-        if model not in SHAPES or (engine and engine not in known):
-            raise EngineError(
-                f"--only takes MODEL or MODEL/ENGINE, got '{item}'; models are {', '.join(SHAPES)}, "
-                f"engines on {device} are {', '.join(known)}"
-            )
-        yield SHAPES[model], [engine] if engine else list(known)
+def _environment(kit: Path, packages: Path, device: str, results: Path) -> dict[str, str]:
+    """The environment of all steps, with the packages of the kit that this machine lacks."""
+    notes = unpack(kit, packages, gpu=device == "cuda")
+    for note in notes:
+        append(results, {"kind": "case", "step": "unpack", "note": note})
+        print(f"unpack: {note}", flush=True)
+    paths = [str(packages), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
-def dtypes_of(engines: Iterable[str], device: str) -> list[str]:
-    """Dtypes of ours that one of the engines computes in."""
-    return [dtype for dtype in _OURS[device] if any(runs_dtype(name, dtype) for name in engines)]
-
-
-def _load(piece: Piece, shape: Shape, names: list[str]) -> dict[str, Engine]:
-    """The engines that this machine has."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = _engine(name, piece.device)
-        except EngineError as error:
-            print(f"{shape.name} on {name}\n  not measured: {error}")
-            piece.unmeasured.append(f"{shape.name} on {name}: {error}")
-    return found
-
-
-def _measure_pytorch(piece: Piece, name: str, shape: Shape, checkpoint: Checkpoint, grid: list[Case]) -> None:
-    print(f"{shape.name} on {name}", flush=True)
-    for dtype in _PEERS[piece.device]:
-        for depth in reversed(depths_of(shape)):
-            folder, compiled = str(checkpoint.backbone_path), name == "pytorch-compiled"
-            target = Target(depth, shape.hidden)
-            if piece.over:
-                piece.unmeasured += [_name(shape, f"{target}:{dtype}", name, case) for case in grid]
-                continue
-            runner = pytorch(folder, shape, depth, _TORCH[dtype], compiled, piece.device)
-            _measure_cases(piece, runner, name, shape, depth, dtype, grid)
-
-
-def _measure_ours(
-    piece: Piece, name: str, engine: Engine, shape: Shape, checkpoint: Checkpoint, bundle: Bundle, grid: list[Case]
-) -> None:
-    print(f"{shape.name} on {name}", flush=True)
-    for dtype in dtypes_of([name], piece.device):
-        for depth in reversed(depths_of(shape)):
-            target = Target(depth, shape.hidden, dtype)
-            if piece.over:
-                piece.unmeasured += [_name(shape, str(target), name, case) for case in grid]
-                continue
-            try:
-                runner = ours(engine, bundle, target)
-                _verify(piece, engine, shape, checkpoint, bundle, target)
-            except EngineError as error:
-                print(f"  {target} failed: {error}")
-                piece.unmeasured.append(f"{shape.name} {target} {name}: {error}")
-                continue
-            _measure_cases(piece, runner, name, shape, depth, dtype, grid)
-
-
-def _engine(name: str, device: str) -> Engine:
-    if device == "cpu":
-        from benchmarks.gpu.cpu import BoundCpu
-
-        return BoundCpu()
-    if name == "tensorrt":
-        from ese_deploy.engines.tensorrt import BuildSettings, TensorRt
-
-        return TensorRt(settings=BuildSettings(lengths=LENGTHS, tokens=max(BATCHES) * max(LENGTHS)))
-    return load_engine(name)
-
-
-def _verify(piece: Piece, engine: Engine, shape: Shape, checkpoint: Checkpoint, bundle: Bundle, target: Target) -> None:
-    reference = Reference(checkpoint, target.depth)
-    texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
-    expected = reference.cut(reference.pool(texts), target.dim)
-    check = check_target(bundle, choose_entry(bundle, target), engine, texts, expected)
-    piece.verified.append(
-        Verified(model=shape.name, target=str(target), parity=check.parity, failures=list(check.failures))
-    )
-    print(f"  {target}: lowest cosine with PyTorch {check.parity.cosine_min:.6f}", flush=True)
-
-
-def _measure_cases(
-    piece: Piece, runner: Runner, engine: str, shape: Shape, depth: int, dtype: str, grid: list[Case]
-) -> None:
-    label = f"{depth}x{shape.hidden}" + ("" if dtype == "fp32" else f":{dtype}")
-    for case in grid:
-        if piece.over:
-            piece.unmeasured.append(_name(shape, label, engine, case))
-            continue
-        row = Row(
-            model=shape.name,
-            target=label,
-            depth=depth,
-            dtype=dtype,
-            engine=engine,
-            batch=case.batch,
-            length=case.length,
-        )
-        piece.rows.append(_measure_case(row, runner, case, shape, piece))
-
-
-def _measure_case(row: Row, runner: Runner, case: Case, shape: Shape, piece: Piece) -> Row:
-    import msgspec
-
+@contextmanager
+def _exports(work: Path, tiny: bool, environment: dict[str, str], output: object) -> Iterator[None]:
+    """Make the models in the background: one process for each where there are cores for that, else one for all."""
+    names = [name for name in shapes(tiny) if not (work / f"{name}.json").is_file()]
+    cores = os.cpu_count() or 1
+    groups = [[name] for name in names] if cores >= _MANY_CORES else [names] if names else []
+    quiet = {**environment, "OMP_NUM_THREADS": str(max(1, cores // _MANY_CORES))}
+    flags = ["--tiny"] if tiny else []
+    program = [sys.executable, "-m", "benchmarks.gpu.models", str(work)]
+    running = [_start([*program, *group, *flags], quiet, output) for group in groups]
     try:
-        timing = measure(runner(case), piece.seconds)
-    except (EngineError, RuntimeError) as error:  # torch says RuntimeError where memory ends
-        reason = str(error).strip().partition("\n")[0]
-        print(f"  {row.target} {case.batch} x {case.length}: {reason}", flush=True)
-        return msgspec.structs.replace(row, error=reason)
-    rate = case.batch / timing.median
-    achieved = rate * flops(shape, row.depth, case.length)
-    share = achieved / piece.ceilings[row.dtype]
-    print(f"  {row.target} {case.batch} x {case.length}: {rate:,.0f}/s, {share:.1%} of the ceiling", flush=True)
-    return msgspec.structs.replace(
-        row,
-        texts_per_second=round(rate, 2),
-        spread=round(timing.spread, 4),
-        runs=timing.runs,
-        tflops=round(achieved / 1e12, 4),
-        share_of_ceiling=round(share, 4),
+        yield
+    finally:
+        for process in running:
+            _end(process)
+
+
+def _run_step(
+    step: StepPlan, limit: float, results: Path, arguments: list[str], environment: dict[str, str], output: object
+) -> None:
+    def close(state: str, reason: str, seconds: float = 0.0) -> None:
+        append(results, {"kind": "step", "step": step.name, "state": state, "reason": reason, "seconds": seconds})
+
+    if limit < _GRACE / 2:
+        close(SKIPPED, "no time was left")
+    else:
+        start, earlier = time.monotonic(), len(read(results))
+        soft = str(max(1.0, limit - _GRACE))
+        command = [sys.executable, "-m", f"benchmarks.gpu.steps.{step.name}", *arguments, "--seconds", soft]
+        process = _start(command, environment, output)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+        seconds = round(time.monotonic() - start, 1)
+        if step.name not in states(read(results)[earlier:]):
+            if code is None:
+                close(TIMED_OUT, f"after {limit:.0f} s", seconds)
+            else:
+                close(FAILED, f"the process ended with {_cause(code)}; log.txt has its output", seconds)
+    found = states(read(results))[step.name]
+    reason = f": {found['reason']}" if found["reason"] else ""
+    print(f"{step.name} ({found['seconds']} s): {found['state']}{reason}", flush=True)
+
+
+def _start(command: list[str], environment: dict[str, str], output: object) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,  # type: ignore[arg-type]
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
-def _name(shape: Shape, target: str, engine: str, case: Case) -> str:
-    return f"{shape.name} {target} {engine} {case.batch}x{case.length}"
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and whatever it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _cause(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 if __name__ == "__main__":

@@ -1,121 +1,162 @@
-"""The GPU benchmark, tried on the CPU with a tiny model; what it says of speed there means nothing."""
+"""The GPU kit, tried on the CPU with tiny models. Its figures mean nothing there."""
 
 import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+from benchmarks.gpu.__main__ import STEPS, main
+from benchmarks.gpu.pack_onnxruntime import codes, keep_architecture
+from benchmarks.gpu.records import append, read, states
+from benchmarks.gpu.shapes import SHAPES, flops
+from benchmarks.gpu.unpack import unpack
 
-from benchmarks.gpu.__main__ import dtypes_of, main
-from benchmarks.gpu.cases import SHAPES, Case, cases, flops
-from benchmarks.gpu.models import checkpoint_of, export_shape
-from benchmarks.gpu.results import Results, Row, add
-from benchmarks.gpu.timing import ceiling
-from ese_deploy.system.machine import describe_machine
-
-QUICK = ["--device", "cpu", "--batches", "1,2", "--lengths", "16", "--case-seconds", "0.001"]
+ROOT = Path(__file__).resolve().parents[2]
+DRY = ["--device", "cpu", "--tiny"]
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gpu")
+def test_the_steps_fit_into_eight_minutes() -> None:
+    assert sum(step.seconds for step in STEPS) <= 480
+    assert [step.name for step in STEPS[:3]] == ["peak", "correctness", "throughput"]
 
 
-def test_pieces_add_up_to_one_file_of_plain_rows(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = work / "results.json"
-    common = [*QUICK, "--work", str(work / "work"), "--out", str(out)]
-    assert main(["--only", "tiny/onnxruntime", *common]) == 0
-    assert "all targets that were compared equal PyTorch" in capsys.readouterr().out
-    assert main(["--only", "tiny/pytorch-eager", *common]) == 0
-    found = json.loads(out.read_text())
-    assert (found["schema_version"], found["kind"], found["device"]) == (1, "gpu", "cpu")
-    assert found["ceiling_tflops"]["fp32"] > 0
-    assert "torch" in found["versions"]
-    keys = {(row["target"], row["engine"], row["batch"], row["length"]) for row in found["rows"]}
-    assert keys == {
-        (target, engine, batch, 16)
-        for target in ("1x64", "2x64")
-        for engine in ("onnxruntime", "pytorch-eager")
-        for batch in (1, 2)
-    }
-    for row in found["rows"]:
-        assert row["error"] is None and row["texts_per_second"] > 0 and row["runs"] >= 5
-        work_done = row["texts_per_second"] * flops(SHAPES["tiny"], row["depth"], row["length"]) / 1e12
-        assert row["tflops"] == pytest.approx(work_done, rel=0.01, abs=1e-4)
-    assert {one["target"]: one["parity"]["passed"] for one in found["verified"]} == {"1x64": True, "2x64": True}
-    assert found["unmeasured"] == []
+def test_every_step_has_a_program() -> None:
+    programs = {path.stem for path in (ROOT / "benchmarks/gpu/steps").glob("*.py")} - {"__init__"}
+    assert programs == {step.name for step in STEPS}
 
 
-def test_what_there_was_no_time_for_is_listed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = work / "late.json"
-    arguments = ["--only", "tiny/pytorch-eager", *QUICK, "--work", str(work / "work"), "--out", str(out)]
-    assert main([*arguments, "--seconds", "0"]) == 0
-    found = json.loads(out.read_text())
-    assert found["rows"] == []
-    assert "tiny 2x64:fp32 pytorch-eager 1x16" in found["unmeasured"]
-    assert "no time was left for 4 cases" in capsys.readouterr().out
+def test_a_record_is_written_after_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append(path, {"kind": "case", "step": "peak", "n": 1})
+    with path.open("ab") as file:
+        file.write(b'{"kind": "case", "st')
+    append(path, {"kind": "step", "step": "peak", "state": "ok"})
+    assert [record["kind"] for record in read(path)] == ["case", "step"]
+    assert states(read(path))["peak"]["state"] == "ok"
 
 
-def test_a_model_or_an_engine_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", "cpu", "--only", "bert-huge"]) == 2
-    assert "got 'bert-huge'; models are minilm, bert-base, bert-large, tiny" in capsys.readouterr().err
-    assert main(["--device", "cpu", "--only", "tiny/tensorrt"]) == 2
-
-
-def test_each_engine_measures_the_dtypes_that_it_computes_in() -> None:
-    assert dtypes_of(["onnxruntime-cuda"], "cuda") == ["fp16", "bf16"]
-    assert dtypes_of(["onnxruntime-cuda", "tensorrt"], "cuda") == ["fp16", "bf16", "int8-fp16"]
-    assert dtypes_of(["onnxruntime"], "cpu") == ["fp32"]
-
-
-def test_a_later_piece_adds_a_dtype_and_keeps_those_there_are(tmp_path: Path) -> None:
-    checkpoint = checkpoint_of(SHAPES["tiny"], tmp_path)
-    first = export_shape(SHAPES["tiny"], checkpoint, ["fp16"], tmp_path)
-    assert [str(entry.target) for entry in first.manifest.targets] == ["1x64:fp16", "2x64:fp16"]
-    held = export_shape(SHAPES["tiny"], checkpoint, ["int8-fp16"], tmp_path)
-    assert {entry.dtype for entry in held.manifest.targets} == {"fp16", "int8-fp16"}
-    again = export_shape(SHAPES["tiny"], checkpoint, ["fp16"], tmp_path)
-    assert again.manifest == held.manifest
-
-
-def test_the_ceiling_of_whole_numbers_is_measured_too() -> None:
-    import torch
-
-    assert ceiling("cpu", torch.int8, 0.001) > 1e6
-
-
-def test_the_main_case_comes_first_and_all_come_once() -> None:
-    found = cases((1, 128), (16, 128))
-    assert found[0] == Case(128, 128)
-    assert len(set(found)) == len(found) == 4
+def test_a_writer_killed_at_any_time_leaves_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    program = (
+        "import sys, itertools; from pathlib import Path; from benchmarks.gpu.records import append\n"
+        "for n in itertools.count(): append(Path(sys.argv[1]), {'kind': 'case', 'n': n, 'text': 'x' * 500})"
+    )
+    chance = random.Random(0)
+    for _ in range(5):
+        before = len(read(path))
+        process = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT)
+        while len(read(path)) == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        numbers = [json.loads(line)["n"] for line in path.read_text().splitlines()[before:]]
+        assert numbers == list(range(len(numbers)))
 
 
 def test_arithmetic_is_that_of_the_published_count() -> None:
-    # A text of 128 tokens through BERT-base takes 22.3 GFLOP: 2 x 85e6 parameters x 128, and attention.
-    assert flops(SHAPES["bert-base"], 12, 128) == pytest.approx(2 * 84.93e6 * 128 + 12 * 4 * 128**2 * 768, rel=1e-3)
-    half, full = (flops(SHAPES["bert-base"], depth, 128) for depth in (6, 12))
-    assert full == 2 * half
+    # BERT-base has 85e6 parameters in its layers; a decoder of Qwen3-0.6B's shape 440e6.
+    base, decoder = SHAPES["bert-base"], SHAPES["decoder-0.6b"]
+    assert flops(base, 12, 128) == pytest.approx(2 * 84.93e6 * 128 + 12 * 4 * 128**2 * 768, rel=1e-3)
+    assert flops(decoder, 28, 128) == pytest.approx(2 * 440.4e6 * 128 + 28 * 4 * 128**2 * 2048, rel=1e-3)
+    assert flops(base, 12, 128) == 4 * flops(base, 3, 128)
+    assert base.ends == (3, 12)
 
 
-def test_a_later_piece_takes_back_what_was_not_measured_and_keeps_what_was(tmp_path: Path) -> None:
-    def piece(unmeasured: list[str], *rows: Row) -> Results:
-        return Results(
-            machine=describe_machine(),
-            device="gpu",
-            driver="1",
-            versions={},
-            date="2026-11-23",
-            ceiling_tflops={},
-            rows=list(rows),
-            unmeasured=unmeasured,
-        )
+def _library(pieces: list[tuple[int, int, bytes]]) -> bytearray:
+    """A file in ELF format with one container of device code: kind, architecture and payload of each piece."""
+    body = b"".join(
+        struct.pack("<HHIQ", kind, 0, 32, len(payload)) + bytes(12) + struct.pack("<I", architecture) + payload
+        for kind, architecture, payload in pieces
+    )
+    container = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+    names = b"\0.nv_fatbin\0"
+    header = bytearray(64)
+    table = 64 + len(container) + len(names)
+    struct.pack_into("<Q", header, 0x28, table)
+    struct.pack_into("<HHH", header, 0x3A, 64, 2, 1)
+    sections = bytearray(128)
+    struct.pack_into("<I", sections, 0, 1)
+    struct.pack_into("<QQ", sections, 24, 64, len(container))
+    struct.pack_into("<QQ", sections, 64 + 24, 64 + len(container), len(names))
+    return header + container + names + sections
 
-    place = {"model": "minilm", "target": "6x384:fp16", "depth": 6, "dtype": "fp16", "batch": 1, "length": 32}
-    row = Row(**place, engine="tensorrt", texts_per_second=9.0)
-    out = tmp_path / "gpu.json"
-    add(out, piece(["minilm on tensorrt: missing", "minilm 6x384:fp16 tensorrt: no plan", "bert on tensorrt: missing"]))
-    assert add(out, piece([], row)).unmeasured == ["bert on tensorrt: missing"]
-    failed = Row(**place, engine="tensorrt", error="memory ran out")
-    other = Row(**place, engine="onnxruntime-cuda", error="memory ran out")
-    assert add(out, piece([], failed, other)).rows == [row, other]
+
+def test_packing_keeps_the_code_of_one_architecture() -> None:
+    library = _library([(2, 80, b"a" * 16), (2, 90, b"b" * 24), (1, 90, b"ptx" * 8), (2, 90, b"c" * 8)])
+    length = len(library)
+    freed = keep_architecture(library, 90)
+    assert len(library) == length and freed == (32 + 16) + (32 + 24)
+    assert [(code.kind, code.architecture, code.size) for code in codes(library)] == [(2, 90, 56), (2, 90, 40)]
+    assert b"b" * 24 in library and b"c" * 8 in library and b"a" * 16 not in library
+
+
+def test_packing_leaves_a_container_without_that_architecture_whole() -> None:
+    library = _library([(2, 80, b"a" * 16), (1, 80, b"ptx" * 8)])
+    before = bytes(library)
+    assert keep_architecture(library, 90) == 0
+    assert library == before
+
+
+def test_without_a_kit_that_is_said(tmp_path: Path) -> None:
+    (note,) = unpack(tmp_path / "none", tmp_path / "out", gpu=True)
+    assert "run benchmarks/gpu/prepare.sh first" in note
+
+
+def test_packages_that_are_installed_or_for_another_python_stay_packed(tmp_path: Path) -> None:
+    common = {"version": "1", "machine": "any", "file": "none"}
+    parts = [
+        {"package": "onnxruntime-gpu", "module": "json", "python": "2.7", **common},
+        {"package": "msgspec", "module": "msgspec", "python": "any", **common},
+    ]
+    (tmp_path / "kit.json").write_text(json.dumps({"parts": parts}))
+    first, second = unpack(tmp_path, tmp_path / "out", gpu=True)
+    assert "it is for Python 2.7" in first
+    assert second == "msgspec 1: not unpacked, since msgspec is installed"
+
+
+def test_steps_that_need_what_is_missing_are_skipped_with_a_reason(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "out"), *DRY, "--only", "tensorrt", "--only", "server", "--work", str(tmp_path)]) == 0
+    found = states(read(tmp_path / "out" / "results.jsonl"))
+    assert {name: found[name]["state"] for name in found} == {"tensorrt": "skipped", "server": "skipped"}
+    assert all(state["reason"] for state in found.values())
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_all_steps_ends_well(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu/kit.sh", str(tmp_path), *DRY],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = states(read(tmp_path / "results.jsonl"))
+    assert set(found) == {step.name for step in STEPS}
+    wrong = {name: state for name, state in found.items() if state["state"] not in ("ok", "skipped")}
+    assert not wrong, (tmp_path / "log.txt").read_text()[-4000:]
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_cut_at_any_second_keeps_what_it_measured(tmp_path: Path) -> None:
+    chance = random.Random(os.getpid())
+    for seconds in (chance.uniform(1, 4), chance.uniform(4, 20)):
+        out = tmp_path / f"{seconds:.1f}"
+        command = [sys.executable, "-m", "benchmarks.gpu", str(out), *DRY, "--work", str(out / "work")]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lines = (out / "results.jsonl").read_text().splitlines()
+        assert lines and all(json.loads(line)["kind"] in ("run", "case", "step") for line in lines)

@@ -7,9 +7,9 @@ import pytest
 from helpers.engine_inputs import input_of
 from helpers.tensorrt import layers_of, products_of
 
-from benchmarks.gpu.cases import SHAPES
-from benchmarks.gpu.models import checkpoint_of, depths_of, export_shape
-from ese_deploy.bundle.reader import choose_entry
+from benchmarks.gpu.models import export_model, make_model
+from benchmarks.gpu.shapes import SHAPES
+from ese_deploy.bundle.reader import choose_entry, open_bundle
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
 from ese_deploy.errors import EngineError
@@ -24,10 +24,12 @@ pytestmark = pytest.mark.tensorrt
 def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
     tensorrt_api: Api, tmp_path: Path
 ) -> None:
-    shape = SHAPES["minilm"]
-    bundle = export_shape(shape, checkpoint_of(shape, tmp_path), ["int8-fp16"], tmp_path)
+    shape = SHAPES["minilm-l6"]
+    make_model(shape, tmp_path / "model")
+    export_model(shape, tmp_path / "model", tmp_path / "bundle", ["int8-fp16"])
+    bundle = open_bundle(tmp_path / "bundle")
     settings = BuildSettings(lengths=(32, 128))
-    for depth in depths_of(shape):
+    for depth in (3, 6):
         source = engine_input(bundle, choose_entry(bundle, f"{depth}x{shape.hidden}:int8-fp16"))
         layers = layers_of(tensorrt_api, source)
         # What enters query, key and value is quantised once, and so is what enters each of the three other products.
@@ -42,14 +44,13 @@ def test_a_bert_of_minilms_shape_multiplies_in_8_bits_around_attention_of_fp16(
 def test_exits_that_read_all_states_before_them_keep_attention_in_one_layer(
     dtype: str, tensorrt_api: Api, tmp_path: Path
 ) -> None:
-    shape = SHAPES["minilm"]
+    make_model(SHAPES["minilm-l6"], tmp_path / "model")
     texts = [part for item in sample_corpus() for part in (item.text, item.text[::2], item.text[::-1])]
     (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) or "a" for text in texts), "utf-8")
     request = ExportRequest(
-        checkpoint_of(shape, tmp_path).location.model,
+        str(tmp_path / "model"),
         tmp_path / "bundle",
         [Target(3, 128, dtype)],
-        pooling="mean",
         projection="aligned",
         calibration=tmp_path / "texts.txt",
     )
