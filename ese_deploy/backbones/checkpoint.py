@@ -18,7 +18,7 @@ from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
 from ese_deploy.backbones.tokenizer import CheckpointTokenizer, read_tokenizer
 from ese_deploy.errors import BundleError, InputError
-from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, load_projections
+from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, decode_projections
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
@@ -297,7 +297,7 @@ def _read_projections(path: Path, depth: int, pooled: int, width: int) -> dict[i
     if not path.is_file():
         return {}
     try:
-        projections = load_projections(path.read_bytes(), str(path))
+        projections = decode_projections(path.read_bytes(), str(path))
     except (OSError, BundleError) as error:
         raise InputError(str(error)) from error
     for exit_, fitted in projections.items():

@@ -1,4 +1,4 @@
-"""The exits of a backbone: exit l, from 1, is the hidden state after block l, past the final norm if there is one."""
+"""The exits of a backbone: exit l is the hidden state after layer l, counted from 1, with the final norm applied."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,21 +23,20 @@ def exit_states(
     attention_mask: Tensor,
     token_type_ids: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Run a backbone once and return the token states at every exit.
+    """Run a backbone once and return the token states of all exits.
 
     Args:
         backbone: a model of transformers without a head.
-        architecture: what is special about its exits.
+        architecture: its row in the table of architectures.
         input_ids: int64 [batch, sequence].
         attention_mask: int64 [batch, sequence].
-        token_type_ids: int64 [batch, sequence], or None for a backbone that has no token types.
+        token_type_ids: int64 [batch, sequence], or None for a backbone without token types.
 
     Returns:
-        A tensor [batch, sequence, hidden] for the embeddings and for each block, the last one being the model's own
-        output.
+        A tensor [batch, sequence, hidden] for the embeddings and for each layer. The last one is the model's output.
 
     Raises:
-        InputError: the backbone gives more or fewer states than it has blocks.
+        InputError: the backbone returns more or fewer states than it has layers.
     """
     inputs: dict[str, object] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
     if architecture.rotary:
@@ -52,23 +51,23 @@ def exit_states(
 def finish_states(
     backbone: nn.Module, architecture: Architecture, hidden_states: Sequence[Tensor], last_hidden_state: Tensor
 ) -> tuple[Tensor, ...]:
-    """The token states of the embeddings and at every exit, from what a backbone returned.
+    """Apply the final norm to the hidden states that a backbone returned, where the backbone did not.
 
     Args:
         backbone: the backbone.
-        architecture: what is special about its exits.
-        hidden_states: [batch, sequence, hidden] for the embeddings and for each block.
-        last_hidden_state: [batch, sequence, hidden], the model's own output.
+        architecture: its row in the table of architectures.
+        hidden_states: [batch, sequence, hidden] for the embeddings and for each layer.
+        last_hidden_state: [batch, sequence, hidden], the model's output.
 
     Raises:
-        InputError: there are more or fewer states than the backbone has blocks.
+        InputError: there are more or fewer states than the backbone has layers.
     """
     config: Any = backbone.config
     states = list(hidden_states)
     if len(states) != config.num_hidden_layers + 1:
         raise InputError(
-            f"architecture '{architecture.model_type}' gives {len(states) - 1} hidden states for "
-            f"{config.num_hidden_layers} blocks; its exits cannot be told apart"
+            f"Architecture '{architecture.model_type}' returns {len(states) - 1} hidden states for "
+            f"{config.num_hidden_layers} layers, so its exits cannot be exported."
         )
     if architecture.final_norm is not None:
         norm = backbone.get_submodule(architecture.final_norm)
@@ -77,15 +76,15 @@ def finish_states(
 
 
 class Exits(nn.Module):
-    """A backbone that returns a pooled vector at several exits.
+    """A backbone that returns a pooled vector for each of several exits.
 
     Args:
         backbone: a model of transformers without a head.
-        architecture: what is special about its exits.
+        architecture: its row in the table of architectures.
         pooling: poolings joined by ``+``, such as ``mean``.
-        depths: the exits wanted, from 1.
-        head: what follows the pooling, from [batch, pooled] to [batch, width].
-        maps: for some exits a map of what they have computed to [batch, width].
+        depths: the exits to return.
+        head: the modules after the pooling, from [batch, pooled] to [batch, width].
+        projections: for some exits a projection to [batch, width].
     """
 
     def __init__(
@@ -103,52 +102,50 @@ class Exits(nn.Module):
         self.pooling = pooling
         self.depths = tuple(depths)
         self.head = head or nn.Identity()
-        self.projections = nn.ModuleDict({str(depth): ExitMap(fitted) for depth, fitted in (projections or {}).items()})
+        self.projections = nn.ModuleDict(
+            {str(depth): ExitProjection(projection) for depth, projection in (projections or {}).items()}
+        )
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[int, Tensor]:
         """Return a tensor [batch, width] for each depth, not normalised."""
         states = exit_states(self.backbone, self.architecture, input_ids, attention_mask, token_type_ids)
-        # Pooled once, however many exits read it.
-        pooled: dict[int, Tensor] = {}
-        for state in sorted({state for depth in self.depths for state in self._reads(depth)}):
-            pooled[state] = pool(states[state], attention_mask, self.pooling)
+        # Several exits may read a state; it is pooled once.
+        needed = sorted({state for depth in self.depths for state in self._input_states(depth)})
+        pooled = {state: pool(states[state], attention_mask, self.pooling) for state in needed}
         return {depth: self._vectors(depth, pooled) for depth in self.depths}
 
-    def _reads(self, depth: int) -> tuple[int, ...]:
-        return (self._map(depth).states if str(depth) in self.projections else ()) or (depth,)
-
-    def _map(self, depth: int) -> "ExitMap":
+    def _projection(self, depth: int) -> "ExitProjection | None":
+        if str(depth) not in self.projections:
+            return None
         module = self.projections[str(depth)]
-        assert isinstance(module, ExitMap)
+        assert isinstance(module, ExitProjection)
         return module
 
+    def _input_states(self, depth: int) -> tuple[int, ...]:
+        projection = self._projection(depth)
+        return (projection.states if projection else ()) or (depth,)
+
     def _vectors(self, depth: int, pooled: Mapping[int, Tensor]) -> Tensor:
-        if str(depth) not in self.projections:
-            vectors: Tensor = self.head(pooled[depth])
-            return vectors
-        fitted = self._map(depth)
-        if not fitted.states:
-            return linear(self.head(pooled[depth]), fitted.matrix)
-        return linear(join_states([pooled[state] for state in fitted.states]), fitted.matrix)
+        projection = self._projection(depth)
+        if projection and projection.states:
+            return linear(join_states([pooled[state] for state in projection.states]), projection.matrix)
+        vectors: Tensor = self.head(pooled[depth])
+        return linear(vectors, projection.matrix) if projection else vectors
 
 
-class ExitMap(nn.Module):
-    """The matrix of one exit; one serves all its targets.
-
-    Args:
-        fitted: the map.
-    """
+class ExitProjection(nn.Module):
+    """The projection matrix of one exit, which all targets of the exit share."""
 
     matrix: Tensor
 
-    def __init__(self, fitted: Projection) -> None:
+    def __init__(self, projection: Projection) -> None:
         super().__init__()
-        self.states = fitted.states
-        self.register_buffer("matrix", torch.from_numpy(fitted.matrix.copy()))
+        self.states = projection.states
+        self.register_buffer("matrix", torch.from_numpy(projection.matrix.copy()))
 
 
 def join_states(pooled: Sequence[Tensor]) -> Tensor:
-    """What a map of several states reads: each [batch, pooled] scaled to norm 1, one behind another."""
+    """The input of a projection of several states: each [batch, pooled] scaled to norm 1, then concatenated."""
     return torch.cat([normalize(state, dim=-1) for state in pooled], dim=-1)

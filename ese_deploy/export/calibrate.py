@@ -17,8 +17,8 @@ from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.projection import Fitted
 from ese_deploy.export.trace import input_names
 from ese_deploy.projections.pca import Moments, fit_pca
-from ese_deploy.projections.projection import Projection, load_projections, read_states
-from ese_deploy.projections.ridge import align_exits
+from ese_deploy.projections.projection import Projection, decode_projections, input_states
+from ese_deploy.projections.ridge import fit_ridge_projections
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.system.files import sha256_file
 from ese_deploy.system.progress import Progress, silent
@@ -99,7 +99,7 @@ def fit_projections(
         InputError: the file changed since it was checked and holds too few texts now.
         BundleError: the existing projections cannot be read.
     """
-    held = {} if existing is None else load_projections(read_projection(existing) or b"", str(existing.path))
+    held = {} if existing is None else decode_projections(read_projection(existing) or b"", str(existing.path))
     wanted = sorted(set(depths) - set(held))
     if not wanted:
         return Fitted(kind, calibration.entry, held)
@@ -139,9 +139,9 @@ def _fit_aligned(
     That map is ``turn`` where other exits have it already.
     """
     full, head = checkpoint.depth, load_head(checkpoint.head)
-    read = {depth: read_states(depth) for depth in depths if depth != full}
+    read = {depth: input_states(depth) for depth in depths if depth != full}
     needed = {full, *(state for states in read.values() for state in states)}
-    return align_exits(
+    return fit_ridge_projections(
         full,
         checkpoint.width,
         read,
@@ -152,7 +152,7 @@ def _fit_aligned(
             )
             for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress, with_spans)
         ),
-        turn=turn,
+        components=turn,
     )
 
 

@@ -29,7 +29,7 @@ from ese_deploy.export.projection import FITTED, TRAINED, Fitted
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.record import verify_and_record
 from ese_deploy.export.trace import OPSET, trace
-from ese_deploy.projections.pca import texts_wanted
+from ese_deploy.projections.pca import minimum_texts
 from ese_deploy.system.files import expand, replace_folder, staging_folder
 from ese_deploy.system.locks import lock_folder
 from ese_deploy.system.progress import Progress, silent
@@ -137,7 +137,7 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     calibration = None
     if request.calibration is not None:
         fitting = projection in FITTED
-        wanted = max(LEAST_TEXTS, texts_wanted(checkpoint.width)) if fitting else LEAST_TEXTS
+        wanted = max(LEAST_TEXTS, minimum_texts(checkpoint.width)) if fitting else LEAST_TEXTS
         calibration = read_calibration(request.calibration, wanted)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
     if request.profiles:

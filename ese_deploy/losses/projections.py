@@ -11,8 +11,8 @@ from torch.nn.functional import linear
 
 from ese_deploy.backbones.exits import join_states
 from ese_deploy.losses.exits import model_parts, pooled_states
-from ese_deploy.projections.projection import Projection, read_states
-from ese_deploy.projections.ridge import align_exits
+from ese_deploy.projections.projection import Projection, input_states
+from ese_deploy.projections.ridge import fit_ridge_projections
 from ese_deploy.system.progress import Progress, silent
 
 __all__ = ["ExitMaps", "blank_projections", "fit_projections"]
@@ -109,7 +109,7 @@ def fit_projections(
     """
     parts = model_parts(model)
     chosen = list(dict.fromkeys(texts))
-    read = {depth: read_states(depth) for depth in exits if depth != parts.depth}
+    read = {depth: input_states(depth) for depth in exits if depth != parts.depth}
     needed = sorted({state for states in read.values() for state in states})
     batches = (
         (
@@ -118,7 +118,9 @@ def fit_projections(
         )
         for pooled, full in _vectors(model, chosen, max_length, needed, progress)
     )
-    return align_exits(parts.depth, parts.width, read, batches, trained=trained, share=share, restore=bool(trained))
+    return fit_ridge_projections(
+        parts.depth, parts.width, read, batches, trained=trained, share=share, restore=bool(trained)
+    )
 
 
 def blank_projections(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, Projection]:
@@ -126,7 +128,7 @@ def blank_projections(model: SentenceTransformer, exits: Sequence[int]) -> dict[
     parts = model_parts(model)
     config: Any = parts.backbone.config
     pooled = int(config.hidden_size) * (parts.pooling.count("+") + 1)
-    states = {depth: read_states(depth) for depth in exits if depth != parts.depth}
+    states = {depth: input_states(depth) for depth in exits if depth != parts.depth}
     projections = {
         depth: Projection(torch.zeros(parts.width, pooled * len(of)).numpy(), of) for depth, of in states.items()
     }

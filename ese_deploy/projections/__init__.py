@@ -1,3 +1,25 @@
 """Linear projections of exits: the file format, PCA, and ridge regression onto the full model."""
 
-__all__: list[str] = []
+from ese_deploy.projections.pca import Moments, fit_pca, minimum_texts
+from ese_deploy.projections.projection import (
+    PROJECTIONS_FILE,
+    Projection,
+    decode_projections,
+    encode_projections,
+    input_states,
+)
+from ese_deploy.projections.ridge import CrossMoments, fit_ridge, fit_ridge_projections
+
+__all__ = [
+    "PROJECTIONS_FILE",
+    "CrossMoments",
+    "Moments",
+    "Projection",
+    "decode_projections",
+    "encode_projections",
+    "fit_pca",
+    "fit_ridge",
+    "fit_ridge_projections",
+    "input_states",
+    "minimum_texts",
+]

@@ -1,8 +1,8 @@
-"""Principal components of an exit's vectors.
+"""PCA projections: rotate an exit's vectors onto their principal components.
 
-The components are those of the covariance about the mean, but the mean is not subtracted from a vector: a rotation of
-the full width then keeps every cosine. On all-MiniLM-L6-v2 that ranks as well at the trained exit, and at most of the
-others better (docs/backbones.md).
+The components are those of the covariance about the mean, but the mean is not subtracted from a vector. The projection
+is then a rotation at full width, and keeps every cosine. For all-MiniLM-L6-v2 it ranks as well at the trained exit,
+and better at most other exits (docs/backbones.md).
 """
 
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ese_deploy.errors import InputError
 from ese_deploy.projections.projection import Projection, unit_rows
 
-__all__ = ["Moments", "fit_pca", "mean_squares", "texts_wanted"]
+__all__ = ["Moments", "fit_pca", "mean_squares", "minimum_texts"]
 
-# n texts span at most n - 1 directions; twice the width leaves no direction to chance.
+# n texts span at most n - 1 directions. With twice the width, chance decides no direction.
 _TEXTS_PER_DIM = 2
 
 
@@ -51,41 +51,40 @@ class Moments:
         return covariance
 
     def mean_squares(self, matrix: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Mean square of each component of the vectors under a matrix, [rows, width]."""
+        """Mean square of each component of the projected vectors; ``matrix`` is [rows, width]."""
         return mean_squares(matrix, self._products / self.count)
 
 
 def mean_squares(matrix: NDArray[np.floating], products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean squares of M x, [rows], out of the mean of x x^T."""
+    """Mean squares of M x, [rows], from the mean of x x^T."""
     m = matrix.astype(np.float64)
     squares: NDArray[np.float64] = ((m @ products) * m).sum(1)
     return squares
 
 
-def texts_wanted(width: int) -> int:
-    """The least number of calibration texts for vectors of ``width`` dimensions."""
+def minimum_texts(width: int) -> int:
+    """The smallest number of calibration texts for vectors of ``width`` dimensions."""
     return _TEXTS_PER_DIM * width
 
 
 def fit_pca(moments: Moments) -> Projection:
-    """Principal components, one in each row, by falling variance.
+    """Fit a PCA projection: one component a row, in order of falling variance.
 
-    By an exact eigendecomposition of the covariance, in float64.
-    The sign of a component is free: here its entry of largest magnitude is positive, so that the same texts give the
-    same file.
+    Uses an exact eigendecomposition in float64. The entry of largest magnitude in a component is made positive, so
+    that the same texts give the same file.
 
     Raises:
-        InputError: there were too few texts.
+        InputError: there are too few texts.
     """
-    wanted = texts_wanted(moments.width)
-    if moments.count < wanted:
+    minimum = minimum_texts(moments.width)
+    if moments.count < minimum:
         raise InputError(
-            f"{moments.count} calibration texts are too few for vectors of {moments.width} dimensions; "
-            f"give at least {wanted}"
+            f"{moments.count} calibration texts are too few for vectors of {moments.width} dimensions. "
+            f"Give at least {minimum}."
         )
     _, vectors = np.linalg.eigh(moments.covariance())
     components = vectors.T[::-1]
     largest = np.abs(components).argmax(1)
     signs = np.sign(components[np.arange(moments.width), largest])
-    # safetensors writes an array's memory as it lies.
+    # safetensors writes the memory of an array as it is, so the array must be contiguous.
     return Projection(np.ascontiguousarray(components * signs[:, None], np.float32))

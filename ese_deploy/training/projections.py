@@ -10,7 +10,7 @@ from torch import distributed
 
 from ese_deploy.errors import InputError
 from ese_deploy.losses import AngleLoss, EseLoss, fit_projections
-from ese_deploy.projections.pca import texts_wanted
+from ese_deploy.projections.pca import minimum_texts
 from ese_deploy.projections.projection import Projection
 from ese_deploy.training.collate import Collator
 from ese_deploy.training.data import TrainingData
@@ -70,7 +70,7 @@ def plan_projections(chosen: dict[str, Any], width: int, texts: int, most: int, 
         if wanted:
             raise InputError(f"--maps 1 is for the variant espresso, got {chosen['variant']}; leave it out")
         return False
-    least = texts_wanted(width)
+    least = minimum_texts(width)
     if wanted is not None and not wanted:
         return False
     found = f"there are {texts}" if most >= least else f"--maps_texts is {most}"
@@ -109,7 +109,7 @@ def begin_projections(
     """
     device = arguments.device
     # Training moves these maps: more texts are worth their time at its end alone.
-    few = texts[:: min(-(-len(texts) // _BEGIN), len(texts) // texts_wanted(loss.parts.width))]
+    few = texts[:: min(-(-len(texts) // _BEGIN), len(texts) // minimum_texts(loss.parts.width))]
     tell(f"fitting maps of the exits on {len(few):,} texts")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):

@@ -8,7 +8,7 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, read_projection
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
-from ese_deploy.projections.projection import load_projections
+from ese_deploy.projections.projection import decode_projections
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.verify.parity import TargetCheck, check_target
 from ese_deploy.verify.reference import Reference
@@ -40,7 +40,7 @@ def check_targets(
         BundleError: the bundle lacks the projection of an exit.
     """
     fitted = read_projection(bundle)
-    projections = {} if fitted is None else load_projections(fitted, str(bundle.path))
+    projections = {} if fitted is None else decode_projections(fitted, str(bundle.path))
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):

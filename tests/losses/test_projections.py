@@ -200,7 +200,10 @@ def test_maps_are_for_espresso(model: SentenceTransformer) -> None:
     [
         ({4: Projection(np.zeros((32, 32), np.float32))}, "a map of exit 4 .* this model has 3 blocks"),
         ({2: Projection(np.zeros((32, 64), np.float32), (0, 1, 2))}, r"shape \[32, 64\].* takes \[32, 96\]"),
-        ({1: Projection(np.zeros((32, 96), np.float32), (0, 1, 3))}, "'exit01.states_0_1_3' is not a map of an exit"),
+        (
+            {1: Projection(np.zeros((32, 96), np.float32), (0, 1, 3))},
+            "'exit01.states_0_1_3' is not the projection of an exit",
+        ),
     ],
 )
 def test_maps_that_do_not_fit_the_checkpoint_are_refused(

@@ -16,8 +16,8 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.calibrate import LEAST_TEXTS
-from ese_deploy.projections.pca import Moments, fit_pca, texts_wanted
-from ese_deploy.projections.projection import PROJECTIONS_FILE, load_projections
+from ese_deploy.projections.pca import Moments, fit_pca, minimum_texts
+from ese_deploy.projections.projection import PROJECTIONS_FILE, decode_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
@@ -66,7 +66,7 @@ def test_too_few_texts_say_how_many_are_wanted(tiny_checkpoint: Path, tmp_path: 
     few = tmp_path / "few.txt"
     few.write_text("one\ntwo\n", "utf-8")
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(3, 16)], projection="pca", calibration=few)
-    wanted = max(texts_wanted(HIDDEN), LEAST_TEXTS)
+    wanted = max(minimum_texts(HIDDEN), LEAST_TEXTS)
     with pytest.raises(InputError, match=f"2 texts, which are too few .* at least {wanted}"):
         export_bundle(request)
     assert not (tmp_path / "out").exists()
@@ -102,7 +102,7 @@ def test_vectors_are_rotated_prefixes_and_the_full_width_keeps_cosines(
     bundle = open_bundle(request_.out)
     sample = [item.text for item in sample_corpus()[:20]]
     pooled = Reference(read_checkpoint(str(tiny_checkpoint)), 3).pool(sample)
-    components = load_projections(read_projection(bundle) or b"", "")[3].matrix
+    components = decode_projections(read_projection(bundle) or b"", "")[3].matrix
     rotated = pooled @ components.T
     full = Encoder.open(bundle, "3x32").encode(sample)
     half = Encoder.open(bundle, "3x16").encode(sample)
@@ -134,10 +134,10 @@ def test_verification_fails_on_a_graph_of_another_projection(
 
 
 def test_an_update_keeps_the_projections_of_exits_that_are_there(request_: ExportRequest, texts: Path) -> None:
-    before = load_projections(read_projection(open_bundle(request_.out)) or b"", "")
+    before = decode_projections(read_projection(open_bundle(request_.out)) or b"", "")
     export_bundle(replace(request_, targets=[Target(2, 8), Target(3, 8)], update=True))
     bundle = open_bundle(request_.out)
-    after = load_projections(read_projection(bundle) or b"", "")
+    after = decode_projections(read_projection(bundle) or b"", "")
     assert sorted(after) == [1, 2, 3]
     for depth, pca in before.items():
         np.testing.assert_array_equal(after[depth].matrix, pca.matrix)

@@ -14,8 +14,8 @@ from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.calibrate import fit_projections, read_calibration
-from ese_deploy.projections.projection import Projection, encode_projections, load_projections, read_states
-from ese_deploy.projections.ridge import CrossMoments, align_exits, fit_alignment
+from ese_deploy.projections.projection import Projection, decode_projections, encode_projections, input_states
+from ese_deploy.projections.ridge import CrossMoments, fit_ridge, fit_ridge_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
@@ -57,7 +57,7 @@ def test_a_linear_relation_is_found_and_batches_make_no_difference() -> None:
     best = np.linalg.lstsq(x, y / norms, rcond=None)[0].T
     np.testing.assert_allclose(whole.solve(0), best, atol=1e-9)
     plain = Projection(np.eye(12, dtype=np.float32))
-    assert np.linalg.norm(fit_alignment(whole, plain, 10.0)) < 0.2 * np.linalg.norm(best)
+    assert np.linalg.norm(fit_ridge(whole, plain, 10.0)) < 0.2 * np.linalg.norm(best)
 
 
 def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
     full = np.concatenate([shown[:, :6], random.normal(size=(600, 6))], axis=1) * np.linspace(2, 0.5, 12)
     full /= np.linalg.norm(full, axis=1, keepdims=True)
     batches = [({1: shown[start : start + 50]}, full[start : start + 50]) for start in range(0, 600, 50)]
-    turned = full @ align_exits(2, 12, {1: (1,)}, batches)[2].matrix.T
-    plain, restored = (align_exits(2, 12, {1: (1,)}, batches, restore=of)[1].matrix for of in (False, True))
+    turned = full @ fit_ridge_projections(2, 12, {1: (1,)}, batches)[2].matrix.T
+    plain, restored = (fit_ridge_projections(2, 12, {1: (1,)}, batches, restore=of)[1].matrix for of in (False, True))
     small, same = (np.square(shown @ matrix.T).mean(0) / np.square(turned).mean(0) for matrix in (plain, restored))
     np.testing.assert_allclose(same, 1, rtol=1e-4)
     assert small.max() < 1.01 and small.min() < 0.3
-    half = align_exits(
-        2, 12, {1: (1,)}, batches, trained=align_exits(2, 12, {1: (1,)}, batches, restore=False), share=0.5
+    half = fit_ridge_projections(
+        2, 12, {1: (1,)}, batches, trained=fit_ridge_projections(2, 12, {1: (1,)}, batches, restore=False), share=0.5
     )
     np.testing.assert_allclose(half[1].matrix, restored, atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
 def test_a_further_exit_is_fitted_into_the_space_that_is_there(
     bundle: Bundle, tiny_checkpoint: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    projections = load_projections(read_projection(bundle) or b"", "")
+    projections = decode_projections(read_projection(bundle) or b"", "")
     other = Projection(projections[3].matrix[::-1].copy())
     monkeypatch.setattr("ese_deploy.export.calibrate.read_projection", lambda _: encode_projections({3: other}))
     checkpoint = read_checkpoint(str(tiny_checkpoint))
@@ -92,11 +92,11 @@ def test_a_further_exit_is_fitted_into_the_space_that_is_there(
 
 
 def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states() -> None:
-    assert read_states(1) == (0, 1)
-    assert read_states(3) == (0, 1, 2, 3)
-    assert read_states(12) == (0, 2, 5, 7, 10, 12)
+    assert input_states(1) == (0, 1)
+    assert input_states(3) == (0, 1, 2, 3)
+    assert input_states(12) == (0, 2, 5, 7, 10, 12)
     for depth in range(1, 49):
-        states = read_states(depth)
+        states = input_states(depth)
         assert (states[0], states[-1]) == (0, depth) and len(set(states)) == min(depth + 1, 6)
 
 
@@ -106,7 +106,7 @@ def test_all_exits_share_a_space_in_which_the_full_model_is_turned(
     """Its cosines stay, and its first dimensions say the most."""
     assert len({entry.space for entry in bundle.manifest.targets}) == 1
     assert bundle.manifest.projection == "aligned"
-    projections = load_projections(read_projection(bundle) or b"", "")
+    projections = decode_projections(read_projection(bundle) or b"", "")
     assert (projections[1].states, projections[2].states, projections[3].states) == ((0, 1), (0, 1, 2), ())
     assert projections[2].matrix.shape == (32, 96)
     plain = Encoder.open(export(tiny_checkpoint, tmp_path / "plain", None, [Target(3, 32)]), "3x32").encode(TEXTS)
