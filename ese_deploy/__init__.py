@@ -10,15 +10,20 @@ Every command of ``ese-deploy`` is a function: ``from ese_deploy.export import e
 ``evaluate``, ``choose``, ``bench`` and ``training.train``. ``ese_deploy.bundle`` reads bundles.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ese_deploy.errors import BundleError, CheckFailedError, EngineError, EseDeployError, InputError
+from ese_deploy.system.lazy import lazy_names
 from ese_deploy.target import Target
 
 if TYPE_CHECKING:
     from ese_deploy.bundle import Bundle, open_bundle
     from ese_deploy.runtime import Encoder
+else:
+    # numpy and tokenizers take longer to load than most commands take to refuse an argument.
+    __getattr__ = lazy_names(
+        __name__, {"ese_deploy.bundle": ["Bundle", "open_bundle"], "ese_deploy.runtime": ["Encoder"]}
+    )
 
 __all__ = [
     "Bundle",
@@ -34,16 +39,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-# Imported when first used: numpy and tokenizers take longer to load than most commands take to refuse an argument.
-_LAZY = {"Bundle": "ese_deploy.bundle", "open_bundle": "ese_deploy.bundle", "Encoder": "ese_deploy.runtime"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
 """The exceptions that ese-deploy raises on purpose.
 
-Every message is one line that says what was got, what is allowed and what to do. The command line prints
-the message alone and exits with the class's ``exit_code``.
+Every message is one line that says what was got, what is allowed and what to do. Messages name arguments of functions
+in backticks, such as `max_latency`; the command line shows them as options, such as --max-latency. It prints the
+message alone and exits with the class's ``exit_code``.
 """
 
 __all__ = ["BundleError", "CheckFailedError", "EngineError", "EseDeployError", "InputError", "TrainingError"]

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from ese_deploy import __version__
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.cli.app import main
 from ese_deploy.cli.console import print_table
+from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
 
 Capture = pytest.CaptureFixture[str]
@@ -322,3 +324,26 @@ def test_the_program_answers_as_a_program() -> None:
     bare = run()
     assert bare.returncode == 2
     assert bare.stdout == help_text.stdout
+
+
+def test_errors_name_options_where_functions_name_arguments(capsys: Capture) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise InputError("`targets` excludes `max_seq_length` and `depths=1-6`; pass `keep_failed=True`, not `a b`.")
+
+    assert main([], fail) == 2
+    assert capsys.readouterr().err == (
+        "error: --target excludes --max-seq-length and --depths 1-6; pass --keep-failed, not `a b`.\n"
+    )
+
+
+def test_log_lines_go_to_standard_error_and_only_while_a_command_runs(capsys: Capture) -> None:
+    logger = logging.getLogger("ese_deploy.somewhere")
+
+    def work(*_: object, **__: object) -> None:
+        logger.debug("silent")
+        logger.info("wrote %s", "x")
+        logger.warning("3 texts were cut")
+
+    assert main([], work) == 0
+    logger.info("nobody listens")
+    assert capsys.readouterr() == ("", "wrote x\nwarning: 3 texts were cut\n")
