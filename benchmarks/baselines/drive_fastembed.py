@@ -1,4 +1,4 @@
-"""fastembed, with the same weights as a custom model: the graph that optimum exported."""
+"""fastembed with a custom model: the graph that optimum exported."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from serve import batch_sizes, serve
 
 
 def load(request):
-    """Register the graph as a custom model; nothing is downloaded, its folder is named."""
+    """Register the graph as a custom model; it is read from a folder, and nothing is downloaded."""
     folder = Path(request["cache"]) / "optimum"
     if not (folder / "model.onnx").is_file():
-        raise FileNotFoundError("fastembed cannot export; it reads the graph that the peer optimum exports")
+        raise FileNotFoundError("fastembed cannot export. Run the baseline optimum first, whose graph it reads.")
     TextEmbedding.add_custom_model(
         model="local/model",
         pooling=PoolingType.MEAN,
@@ -26,7 +26,7 @@ def load(request):
     )
 
     def encode(texts, setting):
-        return np.stack(list(model.embed(texts, batch_size=setting["batch_size"])))
+        return np.stack(list(model.embed(texts, batch_size=setting["batch"])))
 
     return encode, batch_sizes()
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the bundle's own full graph: fp32, bf16, or int8 by NNCF's post-training quantisation."""
+"""OpenVINO on the bundle's full graph: fp32, bf16, or int8 by NNCF's post-training quantization."""
 
 import json
 import os
@@ -20,14 +20,14 @@ def load(request):
     tokenizer.enable_truncation(request["max_seq_length"])
     dtype = request["options"]["dtype"]
     core = openvino.Core()
-    model = _quantised(core, request, tokenizer) if dtype == "int8" else core.read_model(request["graph"])
+    model = _quantize(core, request, tokenizer) if dtype == "int8" else core.read_model(request["graph"])
     names = [port.any_name for port in model.inputs]
     compiled = {}
-    for hint in ("LATENCY", "THROUGHPUT"):
+    for hint in ("latency", "throughput"):
         config = {
-            "PERFORMANCE_HINT": hint,
+            "PERFORMANCE_HINT": hint.upper(),
             "INFERENCE_NUM_THREADS": request["threads"],
-            # Where the processor has bf16 units OpenVINO takes them unasked.
+            # By default OpenVINO computes fp32 graphs in bf16 on a processor with bf16 units.
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
         }
         compiled[hint] = core.compile_model(model, "CPU", config)
@@ -42,16 +42,16 @@ def load(request):
             for row, vector in zip(rows, np.array(job.get_output_tensor().data), strict=True):
                 found[row] = vector
 
-        queue = queues[setting["hint"]]
+        queue = queues[setting["mode"]]
         queue.set_callback(take)
-        for start in range(0, len(texts), setting["batch_size"]):
-            rows = order[start : start + setting["batch_size"]]
+        for start in range(0, len(texts), setting["batch"]):
+            rows = order[start : start + setting["batch"]]
             queue.start_async(_collate([encodings[row] for row in rows], names), rows)
         queue.wait_all()
         return np.stack(found)
 
     sizes = (4, 8, 16, 32, 64)
-    return encode, [{"batch_size": size, "hint": hint} for hint in compiled for size in sizes]
+    return encode, [{"batch": size, "mode": hint} for hint in compiled for size in sizes]
 
 
 def _collate(encodings, names):
@@ -63,8 +63,8 @@ def _collate(encodings, names):
     return {name: arrays[name] for name in names}
 
 
-def _quantised(core, request, tokenizer):
-    """Quantise once and keep it in the cache; calibrated on texts of the bench, so its cosines are at their best."""
+def _quantize(core, request, tokenizer):
+    """Quantize once and cache the result; calibrated on texts of the bench, which favours its cosines."""
     path = Path(request["cache"]) / "openvino-int8.xml"
     if not path.is_file():
         import nncf
@@ -74,14 +74,14 @@ def _quantised(core, request, tokenizer):
         names = [port.any_name for port in model.inputs]
         texts = json.loads(Path(request["calibration"]).read_text("utf-8"))
         batches = [_collate([tokenizer.encode(text)], names) for text in texts]
-        quantised = nncf.quantize(
+        quantized = nncf.quantize(
             model,
             nncf.Dataset(batches),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(batches),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        openvino.save_model(quantised, str(path))
+        openvino.save_model(quantized, str(path))
     return core.read_model(str(path))
 
 

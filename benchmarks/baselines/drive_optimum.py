@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 
 def load(request):
-    """Load optimum's own export, which lies in the cache after the first time; fastembed reads the same."""
+    """Load optimum's own export, cached after the first run; fastembed reads it too."""
     folder = Path(request["cache"]) / "optimum"
     tokenizer = AutoTokenizer.from_pretrained(request["model"])
     if not (folder / "model.onnx").is_file():
@@ -27,8 +27,8 @@ def load(request):
         tokens = tokenizer(texts, truncation=True, max_length=longest)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         found = [None] * len(texts)
-        for start in range(0, len(texts), setting["batch_size"]):
-            rows = order[start : start + setting["batch_size"]]
+        for start in range(0, len(texts), setting["batch"]):
+            rows = order[start : start + setting["batch"]]
             batch = tokenizer.pad({key: [tokens[key][row] for row in rows] for key in tokens}, return_tensors="np")
             hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""PyTorch, as well as one writes it by hand: transformers' model, batches sorted by length, mean pooling."""
+"""PyTorch: transformers' model, batches sorted by length, mean pooling."""
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ def load(request):
         tokens = tokenizer(texts, truncation=True, max_length=longest)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         found = [None] * len(texts)
-        for start in range(0, len(texts), setting["batch_size"]):
-            rows = order[start : start + setting["batch_size"]]
+        for start in range(0, len(texts), setting["batch"]):
+            rows = order[start : start + setting["batch"]]
             batch = tokenizer.pad({key: [tokens[key][row] for row in rows] for key in tokens}, return_tensors="pt")
             hidden = model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)

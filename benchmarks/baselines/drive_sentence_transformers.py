@@ -1,4 +1,4 @@
-"""sentence-transformers' own ``encode``, with its backend torch or onnx."""
+"""sentence-transformers' ``encode``, with its backend torch or onnx."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from serve import batch_sizes, serve
 
 
 def load(request):
-    """Load the model; the ONNX backend exports it into the cache, as it does on first use."""
+    """Load the model; the ONNX backend exports it into the cache, as it does on first use by default."""
     torch.set_num_threads(request["threads"])
     backend = request["options"]["backend"]
     folder, arguments = request["model"], {}
@@ -27,7 +27,7 @@ def load(request):
     model.max_seq_length = request["max_seq_length"]
 
     def encode(texts, setting):
-        return model.encode(texts, batch_size=setting["batch_size"], normalize_embeddings=True)
+        return model.encode(texts, batch_size=setting["batch"], normalize_embeddings=True)
 
     return encode, batch_sizes()
 

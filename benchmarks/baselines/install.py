@@ -1,4 +1,4 @@
-"""Make an environment for each requirements file here: python benchmarks/baselines/install.py [NAME...]."""
+"""Create an environment for each requirements file here: python benchmarks/baselines/install.py [NAME...]."""
 
 import argparse
 import shutil
@@ -11,7 +11,7 @@ _ENVIRONMENTS = _HERE / ".envs"
 
 
 def install(requirements: Path, index: str) -> str:
-    """Make one environment; returns what went wrong, or nothing."""
+    """Create one environment; returns the error, or an empty text."""
     folder = _ENVIRONMENTS / requirements.stem
     stamp, failure = folder / "installed.txt", _ENVIRONMENTS / f"{requirements.stem}.failed.txt"
     failure.unlink(missing_ok=True)
@@ -35,10 +35,10 @@ def install(requirements: Path, index: str) -> str:
 
 
 def main() -> None:
-    """Install all that are named, or all; one that fails stops no other."""
+    """Install the requested environments, or all; a failure does not stop the others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="environments; without any, all")
-    parser.add_argument("--index", default="", help="another package index for a small torch")
+    parser.add_argument("names", nargs="*", help="Create these environments. Default: all.")
+    parser.add_argument("--index", default="", help="Use this extra package index, for example for a small torch.")
     arguments = parser.parse_args()
     _ENVIRONMENTS.mkdir(exist_ok=True)
     for requirements in sorted(_HERE.glob("*.txt")):

@@ -1,15 +1,15 @@
-"""The driver's side of the protocol: one JSON object a line, a request on standard input, its answer on the output.
+"""The driver's side of the protocol: one JSON object a line, requests on standard input, answers on standard output.
 
     {"op": "hello"}                                     -> {"versions": {...}}
     {"op": "load", "model", "graph", "tokenizer",
-     "cache", "threads", "options"}                     -> {"settings": [{...}, ...]}
+     "cache", "threads", "options"}                     -> {"settings": [{"batch", "mode"}, ...]}
     {"op": "texts", "name", "file"}                     -> {"texts": n}
     {"op": "vectors", "texts", "setting", "file"}       -> {"shape": [n, dim]}      written as .npy
     {"op": "passes", "texts", "setting", "seconds"}     -> {"seconds": [...]}       whole passes, at least one
     {"op": "singles", "texts", "setting"}               -> {"seconds": [...]}       each text alone
 
-Whatever goes wrong is answered with {"error": "one line"}. Drivers run in an environment of their own, and import
-nothing of ese-deploy.
+A failure is answered with {"error": "one line"}. Drivers run in their own environments and import nothing of
+ese-deploy.
 """
 
 import importlib.metadata
@@ -27,18 +27,18 @@ Encode = Callable[[list, dict], "object"]
 
 
 def batch_sizes() -> list[dict]:
-    """Settings to try of a library that batches by count."""
-    return [{"batch_size": size} for size in (4, 8, 16, 32, 64, 128)]
+    """Settings to try for a library that batches by number of texts."""
+    return [{"batch": size} for size in (4, 8, 16, 32, 64, 128)]
 
 
 def serve(packages: list[str], load: Callable[[dict], tuple[Encode, list[dict]]]) -> None:
     """Answer requests until standard input ends.
 
     Args:
-        packages: those whose versions matter.
-        load: takes the request, and gives a function that embeds a list of texts with a setting, and the settings.
+        packages: packages whose versions are reported.
+        load: takes the request; returns a function that embeds a list of texts with a setting, and the settings.
     """
-    # Libraries print; the channel is kept for answers.
+    # Libraries print to standard output; answers need a channel of their own.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     texts: dict[str, list[str]] = {}
@@ -78,7 +78,7 @@ def _run(encode: Encode, texts: list[str], request: dict) -> dict:
         while sum(seconds) < request["seconds"]:
             seconds.append(_time(encode, texts, setting))
         return {"seconds": seconds}
-    raise ValueError(f"there is no operation {request['op']}")
+    raise ValueError(f"unknown operation {request['op']}")
 
 
 def _time(encode: Encode, texts: list[str], setting: dict) -> float:

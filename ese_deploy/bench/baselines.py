@@ -1,7 +1,7 @@
-"""Peers: other ways from the same weights and texts to vectors, each a process in an environment of its own.
+"""Baselines: other libraries that compute the same vectors, each in a process and an environment of its own.
 
-A folder of peers holds ``baselines.toml``, a driver script for each, and the environments in ``.envs``. A driver speaks
-JSON, one object a line; ``benchmarks/baselines/serve.py`` documents the messages.
+A folder of baselines contains ``baselines.toml``, a driver script for each, and the environments in ``.envs``. A driver
+reads and writes one JSON object a line; ``benchmarks/baselines/serve.py`` documents the messages.
 """
 
 import json
@@ -24,35 +24,56 @@ from numpy.typing import NDArray
 from ese_deploy.engines.onnxruntime_cpu import NO_TELEMETRY
 from ese_deploy.errors import EseDeployError, InputError
 
-__all__ = ["PEERS_FILE", "PeerEntry", "PeerError", "PeerJob", "RunningPeer", "read_peers", "start_peer"]
+__all__ = [
+    "BASELINES_FILE",
+    "BaselineEntry",
+    "BaselineError",
+    "BaselineJob",
+    "RunningBaseline",
+    "Setting",
+    "read_baselines",
+    "start_baseline",
+]
 
-PEERS_FILE = "baselines.toml"
+BASELINES_FILE = "baselines.toml"
 _ENVIRONMENTS = ".envs"
-# Loading may export a graph or quantise it; anything else is far shorter.
+# Loading may export or quantize a graph; everything else is far shorter.
 _TIMEOUT = 900
 
 
-class PeerError(EseDeployError):
-    """A peer did not start, failed, or gave no answer in time; the others go on without it.
+class BaselineError(EseDeployError):
+    """A baseline did not start, failed, or did not answer in time; the bench continues without it.
 
     Attributes:
-        peer: the one that was running; None where it did not start.
+        baseline: the one that was running; None where it did not start.
     """
 
-    def __init__(self, message: str, peer: "RunningPeer | None" = None) -> None:
+    def __init__(self, message: str, baseline: "RunningBaseline | None" = None) -> None:
         super().__init__(message)
-        self.peer = peer
+        self.baseline = baseline
 
 
-class PeerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A peer as ``baselines.toml`` describes it.
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a baseline batches.
+
+    Attributes:
+        batch: texts in a batch.
+        mode: further setting of its library, such as OpenVINO's ``throughput``.
+    """
+
+    batch: int
+    mode: str = ""
+
+
+class BaselineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A baseline as ``baselines.toml`` describes it.
 
     Attributes:
         name: its name.
         environment: name of its environment, and of the requirements file.
         driver: its script.
-        engine: what computes.
-        options: handed to the driver; ``dtype`` among them.
+        engine: the library that computes.
+        options: passed to the driver; ``dtype`` is required.
     """
 
     name: str
@@ -70,23 +91,23 @@ class PeerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.name} {self.dtype}"
 
 
-class _PeersFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    peer: list[PeerEntry]
+class _BaselinesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    baseline: list[BaselineEntry]
 
 
 @dataclass(frozen=True)
-class PeerJob:
-    """What every peer is asked to run.
+class BaselineJob:
+    """What every baseline runs.
 
     Attributes:
         model: the checkpoint's folder.
         graph: the bundle's full fp32 graph.
         tokenizer: the bundle's tokenizer.
-        key: hash of the weights, which names the cache of graphs that peers export.
+        key: hash of the weights, which names the cache of graphs that baselines export.
         width: dimensions of a vector.
         max_seq_length: longest input in tokens.
-        threads: threads that may compute.
-        calibration: texts for a peer that quantises.
+        threads: threads that compute.
+        calibration: texts for a baseline that quantizes.
     """
 
     model: Path
@@ -100,33 +121,33 @@ class PeerJob:
 
 
 @dataclass
-class RunningPeer:
-    """A peer's process, the model loaded.
+class RunningBaseline:
+    """A baseline's process with the model loaded.
 
     Attributes:
-        entry: who it is.
+        entry: which baseline.
         versions: versions of its libraries.
-        settings: those to try.
+        settings: settings to try.
     """
 
-    entry: PeerEntry
+    entry: BaselineEntry
     folder: Path
     process: "subprocess.Popen[str]"
     log: Path
     versions: dict[str, str] = field(default_factory=dict)
-    settings: list[dict[str, Any]] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its answer.
 
         Raises:
-            PeerError: the peer failed, died or gave no answer in time.
+            BaselineError: the baseline failed, died or did not answer in time.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         timer = threading.Timer(_TIMEOUT, self.process.kill)
         timer.start()
         try:
-            self.process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
+            self.process.stdin.write(msgspec.json.encode({"op": op, **fields}).decode() + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except OSError:
@@ -134,29 +155,29 @@ class RunningPeer:
         finally:
             timer.cancel()
         if not line:
-            raise PeerError(f"{self.entry} died at '{op}': {self._last_words()}", self)
+            raise BaselineError(f"{self.entry} died at '{op}': {self._last_words()}", self)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise PeerError(f"{self.entry} failed at '{op}': {answer['error']}", self)
+            raise BaselineError(f"{self.entry} failed at '{op}': {answer['error']}", self)
         return answer
 
     def send_texts(self, name: str, texts: Sequence[str]) -> None:
-        """Hand texts over; later requests name them."""
+        """Send texts once; later requests refer to them by name."""
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(list(texts)), "utf-8")
         self.ask("texts", name=name, file=str(file))
 
-    def passes(self, name: str, setting: dict[str, Any], seconds: float) -> list[float]:
-        """Seconds of whole passes over the texts, of at least one."""
+    def passes(self, name: str, setting: Setting, seconds: float) -> list[float]:
+        """Embed all texts, at least once and for at least ``seconds``; seconds of each pass."""
         found: list[float] = self.ask("passes", texts=name, setting=setting, seconds=seconds)["seconds"]
         return found
 
-    def singles(self, name: str, setting: dict[str, Any]) -> list[float]:
-        """Seconds of each text alone."""
+    def singles(self, name: str, setting: Setting) -> list[float]:
+        """Embed each text alone; seconds of each."""
         found: list[float] = self.ask("singles", texts=name, setting=setting)["seconds"]
         return found
 
-    def vectors(self, name: str, setting: dict[str, Any]) -> NDArray[np.float32]:
+    def vectors(self, name: str, setting: Setting) -> NDArray[np.float32]:
         """The vectors of the texts, float32 [n, dim]."""
         file = self.folder / "vectors.npy"
         self.ask("vectors", texts=name, setting=setting, file=str(file))
@@ -169,52 +190,54 @@ class RunningPeer:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                with suppress(OSError):  # a request that a dead process did not take
+                with suppress(OSError):  # a request that a dead process did not read
                     stream.close()
 
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it wrote no message"
 
 
-def read_peers(folder: Path) -> list[PeerEntry]:
+def read_baselines(folder: Path) -> list[BaselineEntry]:
     """Read ``baselines.toml`` of a folder.
 
     Raises:
         InputError: it is missing or broken.
     """
-    path = folder / PEERS_FILE
+    path = folder / BASELINES_FILE
     try:
-        entries = msgspec.convert(tomllib.loads(path.read_text("utf-8")), _PeersFile).peer
+        entries = msgspec.convert(tomllib.loads(path.read_text("utf-8")), _BaselinesFile).baseline
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; name a folder like benchmarks/baselines") from error
+        raise InputError(
+            f"Cannot read {path}: {error.strerror}. Choose a folder such as benchmarks/baselines."
+        ) from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} does not describe peers: {error}") from None
+        raise InputError(f"{path} does not describe baselines: {error}.") from None
     for entry in entries:
         if "dtype" not in entry.options:
-            raise InputError(f"{path}: peer '{entry.name}' lacks options.dtype, such as fp32")
+            raise InputError(f"{path}: the baseline '{entry.name}' lacks options.dtype, such as fp32.")
     return entries
 
 
-def start_peer(folder: Path, entry: PeerEntry, job: PeerJob, scratch: Path) -> RunningPeer:
-    """Start a peer and let it load the model.
+def start_baseline(folder: Path, entry: BaselineEntry, job: BaselineJob, scratch: Path) -> RunningBaseline:
+    """Start a baseline and load the model in it.
 
     Args:
-        folder: the folder of peers.
-        entry: which.
+        folder: the folder of baselines.
+        entry: which baseline.
         job: what to load.
-        scratch: an empty folder that outlives the peer.
+        scratch: an empty folder that outlives the process.
 
     Raises:
-        PeerError: it is not installed, with the reason, or it cannot load the model.
+        BaselineError: it is not installed, with the reason, or it cannot load the model.
     """
     environments = folder.resolve() / _ENVIRONMENTS
     python = environments / entry.environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     failed = environments / f"{entry.environment}.failed.txt"
     if failed.is_file():
-        raise PeerError(f"{entry} is not installed: {' '.join(failed.read_text('utf-8').split())}")
+        raise BaselineError(f"{entry} is not installed: {' '.join(failed.read_text('utf-8').split())}")
     if not python.is_file():
-        raise PeerError(f"{entry} is not installed; make peers")
+        raise BaselineError(f"{entry} is not installed; run: make baselines")
     own = Path(tempfile.mkdtemp(dir=scratch))
     log = own / "log.txt"
     with log.open("w") as errors:
@@ -227,12 +250,12 @@ def start_peer(folder: Path, entry: PeerEntry, job: PeerJob, scratch: Path) -> R
             text=True,
             encoding="utf-8",
         )
-    peer = RunningPeer(entry, own, process, log)
+    running = RunningBaseline(entry, own, process, log)
     calibration = own / "calibration.json"
     calibration.write_text(json.dumps(list(job.calibration)), "utf-8")
     try:
-        peer.versions = peer.ask("hello")["versions"]
-        peer.settings = peer.ask(
+        running.versions = running.ask("hello")["versions"]
+        settings = running.ask(
             "load",
             model=str(job.model),
             graph=str(job.graph.resolve()),
@@ -244,7 +267,8 @@ def start_peer(folder: Path, entry: PeerEntry, job: PeerJob, scratch: Path) -> R
             calibration=str(calibration),
             options=entry.options,
         )["settings"]
-    except PeerError:
-        peer.stop()
+        running.settings = msgspec.convert(settings, list[Setting])
+    except BaselineError:
+        running.stop()
         raise
-    return peer
+    return running

@@ -1,13 +1,12 @@
-"""What a target costs besides time per text: size, load, start and memory."""
+"""Size, start-up and memory of targets, each measured in processes of its own."""
 
 import statistics
 from collections.abc import Callable, Sequence
 
-from ese_deploy.bench.memory import cold_start, measure_memory
+from ese_deploy.bench.memory import MemoryUse, cold_start, measure_memory
 from ese_deploy.bench.plan import Run
 from ese_deploy.bench.results import Cost
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.target import Target
 
 __all__ = ["measure_costs"]
 
@@ -19,16 +18,16 @@ def measure_costs(
 
     Args:
         bundle: the bundle.
-        runs: targets and engines; their budgets do not matter.
-        threads: threads of each.
-        text: what is embedded first.
+        runs: targets and engines; their token budgets are not used.
+        threads: threads of each process.
+        text: the text that is embedded.
         rounds: processes of each kind for each target.
         advance: called after each process.
 
     Raises:
         EngineError: a process failed.
     """
-    memory: list[list[dict[str, float]]] = [[] for _ in runs]
+    memory: list[list[MemoryUse]] = [[] for _ in runs]
     cold: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for position, run in enumerate(runs):
@@ -36,21 +35,21 @@ def measure_costs(
             advance()
             cold[position].append(cold_start(bundle, run.entry.target, run.engine, threads, text))
             advance()
-    return [_cost(bundle, run, found, starts) for run, found, starts in zip(runs, memory, cold, strict=True)]
+    return [
+        Cost(
+            target=str(run.entry.target),
+            engine=run.engine,
+            bytes=run.entry.bytes + run.entry.weight_bytes + bundle.manifest.tokenizer.bytes,
+            load_seconds=statistics.median(one.load_seconds for one in found),
+            cold_seconds=statistics.median(starts),
+            growth_bytes=_median([one.bytes for one in found]),
+            peak_bytes=_median([one.peak_bytes for one in found]),
+            runs=rounds,
+        )
+        for run, found, starts in zip(runs, memory, cold, strict=True)
+    ]
 
 
-def _cost(bundle: Bundle, run: Run, found: Sequence[dict[str, float]], starts: Sequence[float]) -> Cost:
-    def median(name: str) -> int | None:
-        return round(statistics.median(one[name] for one in found)) if name in found[0] else None
-
-    target: Target = run.entry.target
-    return Cost(
-        target=str(target),
-        engine=run.engine,
-        bytes=run.entry.bytes + run.entry.weight_bytes + bundle.manifest.tokenizer.bytes,
-        load_seconds=statistics.median(one["load_seconds"] for one in found),
-        cold_seconds=statistics.median(starts),
-        growth_bytes=median("bytes"),
-        peak_bytes=median("peak_bytes"),
-        runs=len(starts),
-    )
+def _median(figures: Sequence[int | None]) -> int | None:
+    known = [figure for figure in figures if figure is not None]
+    return round(statistics.median(known)) if known else None

@@ -1,4 +1,4 @@
-"""The machine a bench runs on, and what others do on it meanwhile."""
+"""The machine that a bench runs on, and the load of other processes."""
 
 import shutil
 import subprocess
@@ -10,31 +10,31 @@ from ese_deploy.bench.results import Host
 from ese_deploy.system.machine import describe_machine
 from ese_deploy.system.threads import available_threads
 
-__all__ = ["OthersClock", "describe_host"]
+__all__ = ["LoadClock", "describe_host"]
 
 
 def describe_host() -> Host:
-    """Describe the machine, and what of it this process is given."""
+    """Describe the machine, and what of it this process can use."""
     return Host(describe_machine(), instruction_sets(), available_threads(), _gpus())
 
 
-class OthersClock:
-    """Tells how many cores other processes kept busy since it was made."""
+class LoadClock:
+    """Measures how many cores other processes kept busy since it was created."""
 
     def __init__(self) -> None:
         self._start = self._read()
 
     def read(self) -> float | None:
-        """Cores busy with other processes, on average; None where too little time went by."""
+        """Cores busy with other processes, on average; None where too little time has passed."""
         wall, busy, own = (b - a for a, b in zip(self._start, self._read(), strict=True))
         return round(max(0.0, busy - own) / wall, 2) if wall > 0 else None
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds that all cores could have worked divided by their number, did work, and worked for us."""
+        """Wall-clock seconds, busy seconds of all cores, and busy seconds of this process and its children."""
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
-        # Time of guests is part of user time already.
+        # User time already includes the time of guests.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         own = 0.0
         this = psutil.Process()

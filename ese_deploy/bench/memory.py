@@ -1,6 +1,5 @@
-"""What loading and running a target adds to a process, measured in a process of its own."""
+"""Memory and start-up time of a target, each measured in a new process."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -9,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import EngineError
 from ese_deploy.target import Target
 
-__all__ = ["cold_start", "measure_memory", "private_bytes"]
+__all__ = ["MemoryUse", "cold_start", "measure_memory", "private_bytes"]
 
 _TIMEOUT = 600
 _BATCH = 32
-# The text comes by standard input: an argument is at most 128 KiB on Linux, and holds no NUL.
+# The text is sent through standard input: an argument is limited to 128 KiB on Linux and contains no NUL.
 _COLD = """
 import sys
 from ese_deploy import Encoder
@@ -28,14 +29,23 @@ print("ready", flush=True)
 """
 
 
-def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> dict[str, float]:
-    """Load a target in a new process and embed a text.
+class MemoryUse(msgspec.Struct, frozen=True):
+    """Memory and loading time of a target in a new process.
 
-    Returns:
-        ``bytes``: growth of anonymous memory (RssAnon) over the interpreter with everything imported; pages of the
-        weights file that are only mapped do not count. ``peak_bytes``: its highest growth while a batch of 32 such
-        texts is embedded. ``load_seconds``: opening the encoder. On a system that does not report RssAnon ``bytes``
-        and ``peak_bytes`` are missing.
+    Attributes:
+        load_seconds: opening the encoder.
+        bytes: growth of anonymous memory (RssAnon) by loading and a first text, over the interpreter with everything
+            imported. Pages of the weights file that are only mapped do not count. None where it is not reported.
+        peak_bytes: highest growth while a batch of 32 such texts is embedded; None where it is not reported.
+    """
+
+    load_seconds: float
+    bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> MemoryUse:
+    """Load a target in a new process and embed a text.
 
     Raises:
         EngineError: the process failed.
@@ -45,12 +55,11 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
     try:
         result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
-        raise EngineError(f"measuring the memory of {target} took more than {_TIMEOUT} s and was ended") from None
+        raise EngineError(f"The memory measurement of {target} was stopped after {_TIMEOUT} s.") from None
     if result.returncode != 0:
         reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise EngineError(f"measuring the memory of {target} failed: {reason}")
-    values: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    return values
+        raise EngineError(f"The memory measurement of {target} failed: {reason}")
+    return msgspec.json.decode(result.stdout.splitlines()[-1], type=MemoryUse)
 
 
 def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> float:
@@ -60,7 +69,7 @@ def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: 
         EngineError: the process failed.
     """
     arguments = [str(bundle.path.resolve()), str(target), engine, str(threads)]
-    # The results say how many texts were cut; the process need not.
+    # Truncated texts are counted in the results.
     command = [sys.executable, "-W", "ignore", "-c", _COLD, *arguments]
     start = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -70,12 +79,12 @@ def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: 
         ready = process.stdout.readline().strip()
         seconds = time.perf_counter() - start
     if ready != b"ready":
-        raise EngineError(f"starting {target} in a new process failed")
+        raise EngineError(f"Starting {target} in a new process failed.")
     return seconds
 
 
 def private_bytes() -> int | None:
-    """Anonymous memory of this process that is in RAM; None where the system does not say."""
+    """Anonymous memory of this process that is in RAM; None where the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text("ascii").splitlines()
     except OSError:
@@ -83,7 +92,7 @@ def private_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
 
 
-def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> dict[str, float]:
+def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> MemoryUse:
     from ese_deploy.bundle.reader import open_bundle
     from ese_deploy.engines import load_engine
     from ese_deploy.runtime import Encoder
@@ -93,20 +102,19 @@ def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> di
     before = private_bytes()
     start = time.perf_counter()
     encoder = Encoder.open(opened, target, engine=loaded, threads=int(threads))
-    values = {"load_seconds": time.perf_counter() - start}
+    load_seconds = time.perf_counter() - start
     encoder.encode(text)
     after = private_bytes()
     with _peak() as peak:
         encoder.encode([text] * _BATCH)
-    if before is not None and after is not None:
-        values["bytes"] = float(max(0, after - before))
-        values["peak_bytes"] = float(max(0, *peak, after) - before)
-    return values
+    if before is None or after is None:
+        return MemoryUse(load_seconds)
+    return MemoryUse(load_seconds, max(0, after - before), max(0, *peak, after) - before)
 
 
 @contextmanager
 def _peak() -> Iterator[list[int]]:
-    """A list that holds the highest memory seen, once the block has ended."""
+    """A list with the highest memory seen, filled when the block ends."""
     highest = [private_bytes() or 0]
     done = threading.Event()
 
@@ -123,4 +131,4 @@ def _peak() -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_child(sys.stdin.buffer.read().decode(), *sys.argv[1:])))
+    print(msgspec.json.encode(_child(sys.stdin.buffer.read().decode(), *sys.argv[1:])).decode())

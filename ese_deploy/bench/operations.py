@@ -1,4 +1,4 @@
-"""How many operations a graph takes, counted in the graph itself."""
+"""The number of operations of a graph, counted in the graph itself."""
 
 import math
 from collections.abc import Iterable
@@ -17,8 +17,8 @@ _COUNTED = ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Attention")
 def count_operations(graph: bytes, batch: int, sequence: int) -> int:
     """Operations of all matrix products of a graph, a multiplication and an addition counting as two.
 
-    Counted are ``MatMul`` and its integer kin, ``Gemm``, and both products of ``Attention``. Norms, activations,
-    softmax and pooling are not: they are under one per cent of a transformer's arithmetic.
+    Counted are ``MatMul`` and its integer variants, ``Gemm``, and both products of ``Attention``. Norms, activations,
+    softmax and pooling are not: they are under 1% of a transformer's arithmetic.
 
     Args:
         graph: an ONNX model with the axes ``batch`` and ``sequence``.
@@ -45,11 +45,12 @@ def count_operations(graph: bytes, batch: int, sequence: int) -> int:
 class OperationCount:
     """Operations of one graph at any length of one text.
 
-    A transformer's count is a polynomial of degree two in the tokens of a text; it goes through three exact counts of
-    what one text more adds to a batch. What is computed once per batch, as DeBERTa's relative positions, is left out.
+    A transformer's count is a polynomial of degree two in the tokens of a text; it is fitted to three exact counts of
+    what one more text adds to a batch. What is computed once per batch, such as DeBERTa's relative positions, is left
+    out.
 
     Attributes:
-        coefficients: of tokens squared, of tokens, constant.
+        coefficients: factor of tokens squared, factor of tokens, constant.
     """
 
     coefficients: tuple[int, int, int]
@@ -59,7 +60,7 @@ class OperationCount:
         """Count a graph at three lengths, and check a fourth.
 
         Raises:
-            EngineError: a shape cannot be inferred, or the count is no such polynomial.
+            EngineError: a shape cannot be inferred, or the count is not such a polynomial.
         """
         lengths = np.array([8, 16, 48])
         counts = [_one_more(graph, int(length)) for length in lengths]
@@ -68,18 +69,18 @@ class OperationCount:
         exact = _one_more(graph, 40)
         if not math.isclose(found([40]), exact, rel_tol=1e-9):
             raise EngineError(
-                f"the operations of this graph do not follow its length: {found([40]):.0f} is not {exact}"
+                f"The operations of this graph do not follow a polynomial: {found([40]):.0f} is not {exact}."
             )
         return found
 
     def __call__(self, lengths: Iterable[int]) -> float:
-        """Operations of texts of so many tokens each, without padding."""
+        """Operations of texts with these numbers of tokens, without padding."""
         square, linear, constant = self.coefficients
         return float(sum(square * n * n + linear * n + constant for n in lengths))
 
 
 def _one_more(graph: bytes, length: int) -> int:
-    # From 2 rows to 3: ONNX's shape inference gives up on graphs of which the batch is 1.
+    # From 2 rows to 3: ONNX's shape inference fails for a batch of 1.
     return count_operations(graph, 3, length) - count_operations(graph, 2, length)
 
 
@@ -107,5 +108,5 @@ def _products(node: onnx.NodeProto, shapes: dict[str, list[int | None]]) -> int:
 def _known(node: onnx.NodeProto, name: str, shapes: dict[str, list[int | None]]) -> list[int]:
     shape = shapes.get(name)
     if shape is None or None in shape:
-        raise EngineError(f"the shape of {name}, at node {node.name} ({node.op_type}), cannot be inferred: {shape}")
+        raise EngineError(f"Cannot infer the shape of {name} at node {node.name} ({node.op_type}): {shape}.")
     return [size for size in shape if size is not None]

@@ -1,7 +1,6 @@
-"""The machine's own rate of matrix products: what no model on it can pass."""
+"""Peak GEMM: the machine's own rate of matrix products, which no model on it can exceed."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,19 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ese_deploy.bench.results import Limit
+from ese_deploy.bench.results import Peak
+from ese_deploy.bench.timing import repeat, time_alone
 from ese_deploy.engines import EngineInput
 from ese_deploy.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from ese_deploy.errors import EngineError
 
-__all__ = ["Ceiling", "find_ceilings", "instruction_sets"]
+__all__ = ["MatrixProduct", "find_products", "instruction_sets", "torch_peak"]
 
-# Square, and as a transformer's feed-forward block multiplies; the fastest stands for the machine.
-_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (512, 1024, 4096))
-_GPU_SHAPES = ((4096, 4096, 4096), (8192, 8192, 8192))
+Shape = tuple[int, int, int]
+
+# Square, and as a transformer's feed-forward layer multiplies; the fastest counts.
+_SHAPES: tuple[Shape, ...] = ((1024, 1024, 1024), (2048, 2048, 2048), (512, 1024, 4096))
+_GPU_SHAPES: tuple[Shape, ...] = ((4096, 4096, 4096), (8192, 8192, 8192))
 _TURN = 0.15
 _FLAGS = {
     "fp32": ("avx2", "avx512f", "asimd"),
@@ -29,37 +31,33 @@ _FLAGS = {
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """A matrix product ready to be timed.
+class MatrixProduct:
+    """A matrix product, ready to take turns.
 
     Attributes:
-        limit: what it is, still without rates.
+        peak: what it is, without rates.
         multiply: multiplies once.
     """
 
-    limit: Limit
+    peak: Peak
     multiply: Callable[[], object]
 
     @property
     def operations(self) -> int:
         """Operations of one product."""
-        m, k, n = self.limit.shape
+        m, k, n = self.peak.shape
         return 2 * m * k * n
 
     def turn(self) -> list[float]:
-        """Multiply for a moment; seconds of one product."""
-        start, count = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - start) < _TURN or not count:
-            self.multiply()
-            count += 1
-        return [elapsed / count]
+        """Multiply for 0.15 s; seconds of each product."""
+        return repeat(self.multiply, _TURN)
 
 
 def instruction_sets(root: Path = Path("/")) -> list[str]:
-    """The processor's instruction sets that decide the speed of a matrix product, as far as the system names them.
+    """The processor's instruction sets that decide the speed of a matrix product, where the system names them.
 
     Args:
-        root: where ``proc`` is found.
+        root: the folder that contains ``proc``.
     """
     try:
         text = (root / "proc/cpuinfo").read_text("utf-8", errors="replace")
@@ -68,60 +66,76 @@ def instruction_sets(root: Path = Path("/")) -> list[str]:
     for line in text.splitlines():
         name, _, flags = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            held = set(flags.split())
-            return [flag for group in _FLAGS.values() for flag in group if flag in held]
+            present = set(flags.split())
+            return [flag for group in _FLAGS.values() for flag in group if flag in present]
     return []
 
 
-def find_ceilings(threads: int) -> tuple[list[Ceiling], list[Limit]]:
-    """Make the products of this machine ready, each at its fastest shape.
+def find_products(threads: int) -> tuple[list[MatrixProduct], list[Peak]]:
+    """Prepare this machine's matrix products, each at its fastest shape.
 
-    fp32 and int8 are ONNX Runtime's kernels, in a graph of one node. bf16 and GPUs need PyTorch, since ONNX Runtime
-    has no product in bf16 on x86.
+    fp32 and int8 use the kernels of ONNX Runtime, in a graph of one node. bf16 and GPUs need PyTorch, since ONNX
+    Runtime has no product in bf16 on x86.
 
     Args:
         threads: threads of a product on the CPU.
 
     Returns:
-        What can be timed, and what cannot, with the reason.
+        The products that can be timed, and those that cannot, with the reason.
     """
-    held = set(instruction_sets())
-    found: list[Ceiling] = []
-    missing: list[Limit] = []
+    present = set(instruction_sets())
+    found: list[MatrixProduct] = []
+    missing: list[Peak] = []
     for dtype in ("fp32", "int8"):
-        if dtype == "int8" and not held.intersection(_FLAGS["int8"]):
-            missing.append(_absent("int8", "cpu", "the processor names no instructions for it"))
+        if dtype == "int8" and not present.intersection(_FLAGS["int8"]):
+            missing.append(_absent("int8", "the processor lists no instructions for it"))
             continue
         try:
             found.append(_fastest([_onnx_product(dtype, shape, threads) for shape in _SHAPES]))
         except EngineError as error:
-            missing.append(_absent(dtype, "cpu", str(error)))
-    torch = _torch()
-    if not held.intersection(_FLAGS["bf16"]):
-        missing.append(_absent("bf16", "cpu", "the processor names no instructions for it"))
+            missing.append(_absent(dtype, str(error)))
+    try:
+        import torch
+    except ImportError:
+        torch = None  # type: ignore[assignment]
+    if not present.intersection(_FLAGS["bf16"]):
+        missing.append(_absent("bf16", "the processor lists no instructions for it"))
     elif torch is None:
-        missing.append(_absent("bf16", "cpu", "it needs PyTorch here; pip install torch"))
+        missing.append(_absent("bf16", "it needs PyTorch; pip install torch"))
     else:
-        found.append(_fastest([_torch_product(torch, "bf16", shape, "cpu", threads) for shape in _SHAPES]))
+        found.append(_fastest([_torch_product("bf16", shape, "cpu", threads) for shape in _SHAPES]))
     if torch is not None and torch.cuda.is_available():
         found += [
-            _fastest([_torch_product(torch, dtype, shape, "cuda", threads) for shape in _GPU_SHAPES])
+            _fastest([_torch_product(dtype, shape, "cuda") for shape in _GPU_SHAPES])
             for dtype in ("fp32", "fp16", "bf16")
         ]
     return found, missing
 
 
-def _absent(dtype: str, device: str, reason: str) -> Limit:
-    return Limit(dtype, device, "", [], [], reason)
+def torch_peak(dtype: str, device: str, seconds: float, sizes: Sequence[int] = (4096, 8192)) -> float:
+    """Operations per second of PyTorch's product of square matrices, the best of several sizes.
+
+    Args:
+        dtype: ``fp32``, ``fp16``, ``bf16``, or ``int8`` with sums in 32 bits.
+        device: ``cuda`` or ``cpu``.
+        seconds: how long to measure each size.
+        sizes: rows and columns of the matrices.
+    """
+    products = [_torch_product(dtype, (size, size, size), device) for size in sizes]
+    return max(time_alone(one.multiply, seconds).rate(one.operations) for one in products)
 
 
-def _fastest(candidates: list[Ceiling]) -> Ceiling:
+def _absent(dtype: str, reason: str) -> Peak:
+    return Peak(dtype, "cpu", "", [], [], reason)
+
+
+def _fastest(candidates: list[MatrixProduct]) -> MatrixProduct:
     for one in candidates:
         one.multiply()
-    return max(candidates, key=lambda one: one.operations / min(one.turn()[0] for _ in range(2)))
+    return max(candidates, key=lambda one: one.operations / min(one.turn()))
 
 
-def _onnx_product(dtype: str, shape: tuple[int, int, int], threads: int) -> Ceiling:
+def _onnx_product(dtype: str, shape: Shape, threads: int) -> MatrixProduct:
     m, k, n = shape
     random = np.random.default_rng(0)
     if dtype == "fp32":
@@ -129,7 +143,7 @@ def _onnx_product(dtype: str, shape: tuple[int, int, int], threads: int) -> Ceil
         left: Any = random.standard_normal((m, k), np.float32)
         right: Any = random.standard_normal((k, n), np.float32)
     else:
-        # Unsigned by signed: what every vector unit for int8 takes.
+        # Unsigned by signed is what every vector unit for int8 supports.
         operator, kinds = "MatMulInteger", (TensorProto.UINT8, TensorProto.INT32)
         left = random.integers(0, 256, (m, k), np.uint8)
         right = random.integers(-64, 64, (k, n), np.int8)
@@ -142,32 +156,34 @@ def _onnx_product(dtype: str, shape: tuple[int, int, int], threads: int) -> Ceil
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     engine = OnnxRuntimeCpu()
-    path = Path("product.onnx").absolute()  # no file: the graph holds its weights
+    path = Path("product.onnx").absolute()  # not a file: the graph contains its weights
     source = EngineInput(model.SerializeToString(), path, path.with_suffix(".data"), "", 0, dtype, ("a",))
     session = engine.load(source, threads)
     kernel = f"ONNX Runtime {engine.versions['onnxruntime']} {operator}"
-    return Ceiling(Limit(dtype, "cpu", kernel, list(shape), []), lambda: session.run({"a": left}))
+    return MatrixProduct(Peak(dtype, "cpu", kernel, list(shape), []), lambda: session.run({"a": left}))
 
 
-def _torch_product(torch: Any, dtype: str, shape: tuple[int, int, int], device: str, threads: int) -> Ceiling:
+def _torch_product(dtype: str, shape: Shape, device: str, threads: int | None = None) -> MatrixProduct:
+    import torch
+
     m, k, n = shape
-    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    left, right = (torch.randn(size, device=device).to(kind) for size in ((m, k), (k, n)))
+    if dtype == "int8":
+        left = torch.randint(-127, 128, (m, k), device=device, dtype=torch.int8)
+        right = torch.randint(-127, 128, (n, k), device=device, dtype=torch.int8).t()  # column-major, as GPUs need it
+    else:
+        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        left, right = (torch.randn(size, device=device, dtype=kind) for size in ((m, k), (k, n)))
+        out = torch.empty((m, n), device=device, dtype=kind)
 
     def multiply() -> None:
-        if device == "cpu":
+        if threads is not None:
             torch.set_num_threads(threads)
-        torch.matmul(left, right)
+        if dtype == "int8":
+            torch._int_mm(left, right)
+        else:
+            torch.mm(left, right, out=out)
         if device == "cuda":
             torch.cuda.synchronize()
 
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return Ceiling(Limit(dtype, name, f"PyTorch {torch.__version__} matmul", list(shape), []), multiply)
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
+    return MatrixProduct(Peak(dtype, name, f"PyTorch {torch.__version__} matmul", list(shape), []), multiply)

@@ -1,35 +1,36 @@
-"""What a bench times: groups of runs that take turns."""
+"""What a bench times: groups of targets that take turns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from ese_deploy.bench.rounds import Stop
+from ese_deploy.bench.results import Effort, Kind, Study
+from ese_deploy.bench.timing import StopRule
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines import batch_for
 from ese_deploy.errors import InputError
 from ese_deploy.target import Target
 
-__all__ = ["BUDGETS", "STOPS", "GroupPlan", "Request", "Run", "describe_stop", "plan_groups", "select_entries"]
+__all__ = ["BATCH_TOKENS", "STOP_RULES", "GroupPlan", "Request", "Run", "plan_groups", "select_entries"]
 
-BUDGETS = (128, 256, 512, 1024, 2048, 4096)
-STOPS = {"quick": Stop(least=3, most=8, seconds=5), "full": Stop(least=5, most=15, seconds=45)}
-
-Effort = Literal["quick", "full"]
+BATCH_TOKENS = (128, 256, 512, 1024, 2048, 4096)
+STOP_RULES: dict[Effort, StopRule] = {
+    "quick": StopRule(least=3, most=8, seconds=5),
+    "full": StopRule(least=5, most=15, seconds=45),
+}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """What to measure.
 
     Attributes:
-        effort: ``quick`` (a minute) or ``full``.
-        engines: engines that are to run.
-        entries: targets that are to run.
-        lengths: texts of which length, the shortest first, mixed ones last.
-        threads: thread counts, falling; the first is that of peers and of whatever has one alone.
-        budgets: token budgets, of which one row each is timed, and one of the engine's default.
+        effort: ``quick`` (about a minute) or ``full``.
+        engines: engines to run.
+        entries: targets to run.
+        lengths: names of text sets, from short to long, mixed texts last.
+        threads: thread counts, descending; baselines run with the first.
+        batch_tokens: token budgets to compare, besides the default of each engine.
     """
 
     effort: Effort
@@ -37,7 +38,7 @@ class Request:
     entries: tuple[TargetEntry, ...]
     lengths: tuple[str, ...]
     threads: tuple[int, ...]
-    budgets: tuple[int, ...] = BUDGETS
+    batch_tokens: tuple[int, ...] = BATCH_TOKENS
 
 
 @dataclass(frozen=True)
@@ -46,49 +47,61 @@ class Run:
 
     entry: TargetEntry
     engine: str
-    budget: int
+    batch_tokens: int
+
+    @classmethod
+    def default(cls, entry: TargetEntry, engine: str) -> "Run":
+        """A target with the engine's default budget."""
+        return cls(entry, engine, batch_for(engine).tokens)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the budget is the engine's default."""
+        return self.batch_tokens == batch_for(self.engine).tokens
 
 
 @dataclass(frozen=True)
 class GroupPlan:
     """A group before it is timed; the fields are those of :class:`ese_deploy.bench.results.Group`."""
 
-    kind: Literal["throughput", "latency"]
-    study: Literal["depth", "width", "budget"]
+    kind: Kind
+    study: Study
     length: str
     threads: int
     runs: tuple[Run, ...]
-    peers: bool
+    with_baselines: bool
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
-        """What names the group in its results."""
+    def key(self) -> tuple[Kind, Study, str, int]:
+        """Identifies the group in its results."""
         return (self.kind, self.study, self.length, self.threads)
 
 
 def select_entries(bundle: Bundle, targets: Sequence[Target], engines: Sequence[str]) -> tuple[TargetEntry, ...]:
-    """The targets named, or all, that one of the engines can run.
+    """The requested targets, or all, that at least one of the engines can run.
 
     Raises:
-        InputError: the bundle does not hold a target, or no engine runs any.
+        InputError: the bundle does not contain a target, or no engine runs any.
     """
     entries = bundle.manifest.targets
-    held = {entry.target for entry in entries}
+    present = {entry.target for entry in entries}
     for target in targets:
-        if target not in held:
-            raise InputError(f"{bundle.path} holds no target {target}; it holds {', '.join(map(str, sorted(held)))}")
+        if target not in present:
+            raise InputError(
+                f"{bundle.path} contains no target {target}. Choose from: {', '.join(map(str, sorted(present)))}."
+            )
     chosen = [entry for entry in entries if not targets or entry.target in targets]
     able = tuple(entry for entry in chosen if set(entry.engines).intersection(engines))
     if not able:
-        raise InputError(f"{bundle.path} holds no such target for the engines {', '.join(engines)}")
+        raise InputError(f"{bundle.path} contains none of these targets for the engines {', '.join(engines)}.")
     return able
 
 
 def plan_groups(request: Request) -> list[GroupPlan]:
     """List the groups of a bench.
 
-    Quick: every depth at its widest on the texts of each length, with peers, on the last length at each thread count,
-    and one text of the first length at a time at each thread count. Full: every width and every token budget too.
+    Quick: every depth at its widest dim, with baselines, on the texts of each length and on one text at a time; the
+    longest texts and one text at a time also at each further thread count. Full: every dim and token budget too.
     """
     full = request.effort == "full"
     most, *fewer = request.threads
@@ -99,23 +112,17 @@ def plan_groups(request: Request) -> list[GroupPlan]:
     every = _runs(request.entries, request.engines)
     middle = lengths[min(1, len(lengths) - 1)]
     if full and len(every) > len(depths):
-        groups.append(GroupPlan("throughput", "width", middle, most, every, False))
+        groups.append(GroupPlan("throughput", "dim", middle, most, every, False))
     if full:
         ends = [run for run in depths if run.entry.depth in (depths[0].entry.depth, depths[-1].entry.depth)]
         runs = tuple(
-            Run(run.entry, run.engine, budget) for run in ends for budget in sorted({*request.budgets, run.budget})
+            Run(run.entry, run.engine, budget)
+            for run in ends
+            for budget in sorted({*request.batch_tokens, run.batch_tokens})
         )
-        groups.append(GroupPlan("throughput", "budget", lengths[-1], most, runs, False))
+        groups.append(GroupPlan("throughput", "batch_tokens", lengths[-1], most, runs, False))
     groups += [GroupPlan("latency", "depth", lengths[0], count, depths, count == most) for count in request.threads]
     return groups
-
-
-def describe_stop(stop: Stop) -> str:
-    """The criterion by which rounds end, in words."""
-    return (
-        f"at least {stop.least} rounds; then until every median is known within {stop.precision:.0%} (1.57 x "
-        f"interquartile range / sqrt(rounds)), at most {stop.most} rounds, and none begun after {stop.seconds:.0f} s"
-    )
 
 
 def _widest(entries: Sequence[TargetEntry]) -> list[TargetEntry]:
@@ -127,10 +134,5 @@ def _widest(entries: Sequence[TargetEntry]) -> list[TargetEntry]:
 
 
 def _runs(entries: Sequence[TargetEntry], engines: Sequence[str]) -> tuple[Run, ...]:
-    # By depth within dtype and engine, so that the first and the last are the ends of one line.
-    return tuple(
-        Run(entry, engine, batch_for(engine).tokens)
-        for engine in engines
-        for entry in entries
-        if engine in entry.engines
-    )
+    # Sorted by depth within dtype and engine, so that the first and the last are the ends of one line.
+    return tuple(Run.default(entry, engine) for engine in engines for entry in entries if engine in entry.engines)

@@ -1,44 +1,42 @@
-"""What a bench found: the file it writes, and what may be said of it."""
+"""The results file of a bench, schema version 2; :mod:`ese_deploy.bench.upgrade` converts files of version 1."""
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from ese_deploy.bench.rounds import uncertainty
+from ese_deploy.bench.timing import Timing
+from ese_deploy.bench.upgrade import upgrade
 from ese_deploy.bundle.manifest import Quality
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import write_atomic
 from ese_deploy.system.machine import Machine
 
 __all__ = [
-    "NOISY",
-    "OWN",
     "SCHEMA_VERSION",
+    "Baseline",
     "Cost",
+    "Effort",
     "Group",
     "Host",
-    "Limit",
-    "Peer",
-    "Ratio",
+    "Kind",
+    "Peak",
     "Results",
     "Row",
+    "Study",
     "TextSet",
+    "Trial",
     "check_comparable",
-    "median_rate",
-    "ratio",
     "read_results",
     "reference_row",
     "write_results",
 ]
 
-SCHEMA_VERSION = 1
-OWN = "ese-deploy"
-# A median less certain than this is marked: two runs may then differ by a tenth without anything having changed.
-NOISY = 0.05
+SCHEMA_VERSION = 2
+
+Kind = Literal["throughput", "latency"]
+Study = Literal["depth", "dim", "batch_tokens"]
+Effort = Literal["quick", "full"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,12 +44,12 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Host(_Strict, frozen=True):
-    """The machine, and what of it this run was given.
+    """The machine, and what of it this run could use.
 
     Attributes:
         machine: the machine.
         instruction_sets: those that decide the speed of a matrix product, such as ``amx_int8``.
-        cores: cores that affinity and the control group's quota leave to the process.
+        cores: cores that CPU affinity and the control group's quota allow.
         gpus: names of the GPUs that the driver reports.
     """
 
@@ -65,11 +63,11 @@ class TextSet(_Strict, frozen=True):
     """The texts of one length.
 
     Attributes:
-        texts: how many.
-        tokens: tokens of all, special tokens included.
+        texts: number of texts.
+        tokens: tokens of all texts, special tokens included.
         median: tokens of the median text.
         longest: tokens of the longest text.
-        cut: how many were cut at the model's longest input.
+        cut: texts truncated at the model's maximum length.
         sha256: hash of the texts.
     """
 
@@ -81,59 +79,73 @@ class TextSet(_Strict, frozen=True):
     sha256: str
 
 
-class Row(_Strict, frozen=True):
-    """One thing timed in a group.
+class Row(_Strict, frozen=True, kw_only=True):
+    """One contender in a group: a target of the bundle, or a baseline that runs the full model.
 
     Attributes:
-        who: ``ese-deploy``, or the peer's name.
-        target: the target; peers run the full model.
-        engine: the engine; for a peer the library that computes.
+        kind: what the contender is.
+        name: ``ese-deploy``, or the baseline's name.
+        depth: layers that run.
+        dim: dimensions of the vectors.
+        dtype: dtype that computes.
+        engine: the engine; for a baseline the library that computes.
         device: ``cpu``, or the accelerator's name.
-        dtype: the dtype that computes.
-        setting: how texts were batched.
-        seconds: one for each round: throughput: seconds for all texts once; latency: median seconds for a text.
-        percentiles: latency: p50, p95, p99 in seconds over the calls of all rounds.
-        calls: passes over the texts, or single texts, that were timed.
+        batch: size of a batch: a target's budget in tokens, a baseline's number of texts; None for one text at a time.
+        mode: further setting of a baseline, such as OpenVINO's ``throughput``.
+        is_default: whether ``batch`` is the engine's default.
+        timing: throughput: seconds for all texts once; latency: seconds for one text.
         padding: share of the computed positions that is padding; None where it is not known.
-        operations: floating-point or integer operations that ``seconds`` stands for, padding not counted.
-        cosine_min: lowest cosine between a vector and the reference's; None for the targets, which were verified.
-        counted: whether the vectors are near enough to the reference for the speed to count.
+        operations: floating-point or integer operations of one call, padding not counted.
+        cosine_min: lowest cosine between a baseline's vector and the bundle's; None for targets, which were verified.
+        counted: whether the vectors are close enough to the bundle's for the speed to count.
     """
 
-    who: str
-    target: str
+    kind: Literal["target", "baseline"]
+    name: str
+    depth: int
+    dim: int
+    dtype: str
     engine: str
     device: str
-    dtype: str
-    setting: str
-    seconds: list[float]
-    percentiles: dict[str, float]
-    calls: int
-    padding: float | None
+    batch: int | None
+    timing: Timing
     operations: float
+    mode: str = ""
+    is_default: bool = False
+    padding: float | None = None
     cosine_min: float | None = None
     counted: bool = True
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
-        """What names a row in its group; a peer's best batch size may differ from run to run."""
-        return (self.who, self.target, self.engine, self.dtype, self.setting if self.who == OWN else "")
+    def is_baseline(self) -> bool:
+        """Whether the contender is a baseline."""
+        return self.kind == "baseline"
 
     @property
-    def noisy(self) -> bool:
-        """Whether the median is less certain than 5%."""
-        return uncertainty(self.seconds) > NOISY
+    def size(self) -> str:
+        """Depth and dim, such as ``3x128``."""
+        return f"{self.depth}x{self.dim}"
+
+    @property
+    def target(self) -> str:
+        """The target as :class:`ese_deploy.target.Target` writes it, such as ``3x128:int8``."""
+        return self.size if self.dtype == "fp32" else f"{self.size}:{self.dtype}"
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int | None]:
+        """Identifies a row in its group; a baseline's best batch size may differ from run to run."""
+        return (self.name, self.size, self.engine, self.dtype, None if self.is_baseline else self.batch)
 
 
-class Limit(_Strict, frozen=True):
-    """The machine's own rate of matrix products, measured in the same rounds.
+class Peak(_Strict, frozen=True):
+    """Peak GEMM: the machine's own rate of matrix products, measured in the same rounds.
 
     Attributes:
-        dtype: the dtype of the factors.
+        dtype: dtype of the factors.
         device: ``cpu``, or the GPU's name.
-        kernel: whose product.
+        kernel: the library whose product was timed.
         shape: m, k, n.
-        rates: operations a second, one for each round; empty where it was not measured.
+        rates: operations per second, one for each round; empty where it was not measured.
         reason: why it was not measured.
     """
 
@@ -146,38 +158,38 @@ class Limit(_Strict, frozen=True):
 
 
 class Group(_Strict, frozen=True):
-    """Rows that took turns.
+    """Contenders that took turns.
 
     Attributes:
         kind: ``throughput`` of all texts, or ``latency`` of one text.
-        study: what is varied: ``depth``, ``width`` or ``budget``.
+        study: what varies between the targets.
         length: which texts.
-        threads: threads of each row.
-        rows: what was timed.
-        limits: what the machine could do.
-        rounds: how many.
-        seconds: how long the group took.
-        others: cores that other processes kept busy meanwhile; None where the system does not say.
+        threads: threads of each contender.
+        rows: the contenders.
+        peaks: peak GEMM of each dtype and device.
+        rounds: number of rounds.
+        seconds: duration of the group.
+        other_load: cores that other processes kept busy meanwhile; None where the system does not report it.
     """
 
-    kind: Literal["throughput", "latency"]
-    study: Literal["depth", "width", "budget"]
+    kind: Kind
+    study: Study
     length: str
     threads: int
     rows: list[Row]
-    limits: list[Limit]
+    peaks: list[Peak]
     rounds: int
     seconds: float
-    others: float | None
+    other_load: float | None
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
-        """What names a group in its results."""
+    def key(self) -> tuple[Kind, Study, str, int]:
+        """Identifies the group in its results."""
         return (self.kind, self.study, self.length, self.threads)
 
 
 class Cost(_Strict, frozen=True):
-    """What a target costs besides time per text, medians over processes of their own.
+    """Size, start-up and memory of a target; medians over processes.
 
     Attributes:
         target: the target.
@@ -200,52 +212,60 @@ class Cost(_Strict, frozen=True):
     runs: int
 
 
-class Peer(_Strict, frozen=True):
-    """Another way from the same weights and texts to vectors.
+class Trial(_Strict, frozen=True):
+    """Seconds that a baseline took with one setting, in the search for its best."""
+
+    batch: int
+    mode: str
+    seconds: float
+
+
+class Baseline(_Strict, frozen=True):
+    """Another library that computes the same vectors from the same weights and texts.
 
     Attributes:
         name: its name.
         dtype: the dtype that computes.
-        engine: what computes.
+        engine: the library that computes.
         versions: versions of its libraries.
-        sweep: for each length the seconds that one pass took at each setting.
-        reason: why it did not take part; empty where it did.
+        trials: for each length the settings that were tried.
+        reason: why it did not run; empty where it did.
     """
 
     name: str
     dtype: str
     engine: str
     versions: dict[str, str]
-    sweep: dict[str, dict[str, float]]
+    trials: dict[str, list[Trial]]
     reason: str = ""
 
 
 class Results(_Strict, frozen=True):
-    """All that one run of a bench found.
+    """Everything that one run of ``ese-deploy bench`` measured.
 
     Attributes:
-        schema_version: 1.
+        schema_version: 2.
         name: the bundle's folder name.
-        model: the checkpoint as its exporter named it.
+        model: the checkpoint, as it was given to the export.
         weights_sha256: hash of the checkpoint's weights.
-        bundle: hash of what runs in the bundle.
-        depth: blocks of the full model.
+        bundle: hash of the bundle's graphs, weights and tokenizer.
+        depth: layers of the full model.
         width: dimensions of the full model's vector.
-        host: where it ran.
-        versions: of libraries here.
+        host: the machine.
+        versions: versions of libraries.
         engines: engines that ran, with the versions of their libraries.
         absent: engines that did not run, and why.
         started: date and time, UTC.
         effort: ``quick`` or ``full``.
-        restricted: the options that left something out, as they were given.
-        stop: what ended the rounds, in words.
+        restricted: options that left something out.
+        stop: the rule that ended the rounds, in words.
         texts_name: which texts.
-        texts: by length.
-        quality: for each target its figures from the manifest.
-        groups: what was timed.
-        costs: memory, size, load and start.
-        peers: who else ran, or why not.
-        complete: False until the last group is done.
+        texts: the texts by length.
+        quality: for each target the figures of the manifest.
+        groups: the timings.
+        costs: memory, size and start-up.
+        baselines: baselines that ran, and those that did not.
+        complete: False until everything is measured.
     """
 
     schema_version: int
@@ -260,56 +280,48 @@ class Results(_Strict, frozen=True):
     engines: dict[str, dict[str, str]]
     absent: dict[str, str]
     started: str
-    effort: str
-    restricted: str
+    effort: Effort
+    restricted: dict[str, str]
     stop: str
     texts_name: str
     texts: dict[str, TextSet]
     quality: dict[str, list[Quality]]
     groups: list[Group]
     costs: list[Cost]
-    peers: list[Peer]
+    baselines: list[Baseline]
     complete: bool
+
+    def __repr__(self) -> str:
+        state = "" if self.complete else ", incomplete"
+        return f"Results({self.name!r}, {self.effort}, {len(self.groups)} groups{state})"
 
 
 class _Version(msgspec.Struct):
     schema_version: int
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast one row is as another.
-
-    Attributes:
-        value: the median over rounds.
-        low: the lower quartile.
-        high: the upper quartile.
-        noisy: whether the median is less certain than 5%.
-    """
-
-    value: float
-    low: float
-    high: float
-    noisy: bool
-
-
-def read_results(path: Path) -> Results:
-    """Read what :func:`write_results` wrote.
+def read_results(path: str | Path) -> Results:
+    """Read a results file of schema version 1 or 2.
 
     Raises:
         InputError: it is missing, broken, or of another schema version.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
         version = msgspec.json.decode(data, type=_Version).schema_version
+        if version == 1:
+            return msgspec.convert(upgrade(msgspec.json.decode(data)), type=Results)
         if version != SCHEMA_VERSION:
-            advice = "update ese-deploy" if version > SCHEMA_VERSION else "measure again with: ese-deploy bench"
-            raise InputError(f"{path} has schema_version {version}, this ese-deploy reads {SCHEMA_VERSION}; {advice}")
+            advice = "Update ese-deploy." if version > SCHEMA_VERSION else "Measure again with: ese-deploy bench"
+            raise InputError(
+                f"{path} has schema_version {version}; this ese-deploy reads 1 to {SCHEMA_VERSION}. {advice}"
+            )
         return msgspec.json.decode(data, type=Results)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; make it with: ese-deploy bench") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} holds no results of a bench: {error}; measure again with: ese-deploy bench") from None
+        raise InputError(f"Cannot read {path}: {error.strerror}. Create it with: ese-deploy bench") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a results file: {error}. Measure again with: ese-deploy bench") from None
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -330,31 +342,19 @@ def check_comparable(first: Results, second: Results, names: tuple[str, str]) ->
     """
     if first.weights_sha256 != second.weights_sha256:
         raise InputError(
-            f"{names[0]} and {names[1]} cannot be compared: one is of {first.model} ({first.weights_sha256[:12]}), "
-            f"the other of {second.model} ({second.weights_sha256[:12]}); report each alone"
+            f"Cannot compare {names[0]} with {names[1]}: one is of {first.model} ({first.weights_sha256[:12]}), "
+            f"the other of {second.model} ({second.weights_sha256[:12]}). Write a report of each."
         )
     shared = first.texts.keys() & second.texts.keys()
     if not shared or any(first.texts[name].sha256 != second.texts[name].sha256 for name in shared):
         raise InputError(
-            f"{names[0]} and {names[1]} cannot be compared: they embedded other texts ({first.texts_name} and "
-            f"{second.texts_name}); report each alone"
+            f"Cannot compare {names[0]} with {names[1]}: they embedded different texts ({first.texts_name} and "
+            f"{second.texts_name}). Write a report of each."
         )
 
 
 def reference_row(group: Group, results: Results) -> Row | None:
-    """The row that others are measured by: the full model in fp32 as it runs without settings."""
-    full = f"{results.depth}x{results.width}"
-    rows = [row for row in group.rows if (row.who, row.target, row.dtype) == (OWN, full, "fp32")]
-    return next((row for row in rows if row.setting.endswith("(default)")), rows[0] if rows else None)
-
-
-def ratio(fast: Row, slow: Row) -> Ratio:
-    """How many times as fast ``fast`` is as ``slow``, round by round, so that a drift of both cancels."""
-    values = [b / a for a, b in zip(fast.seconds, slow.seconds, strict=False)]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return Ratio(middle, low, high, uncertainty(values) > NOISY)
-
-
-def median_rate(amount: float, seconds: Sequence[float]) -> float:
-    """``amount`` a second, at the median of the rounds."""
-    return amount / statistics.median(seconds)
+    """The row that others are compared with: the full model in fp32, with the engine's default batch if it ran."""
+    full = (results.depth, results.width, "fp32")
+    rows = [row for row in group.rows if not row.is_baseline and (row.depth, row.dim, row.dtype) == full]
+    return next((row for row in rows if row.is_default), rows[0] if rows else None)

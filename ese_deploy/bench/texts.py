@@ -23,7 +23,7 @@ class BenchTexts:
 
     Attributes:
         name: what they are.
-        lengths: for each length its texts; the collection has queries, sentences, passages and all of them mixed, a
+        lengths: for each length its texts. The sample corpus has queries, sentences, passages and all of them mixed; a
             file has one length named ``file``.
     """
 
@@ -36,11 +36,11 @@ class BenchTexts:
 
 
 def bench_texts(path: Path | None = None, field: str = "text") -> BenchTexts:
-    """The project's own collection, or a file's texts.
+    """The sample corpus, or the texts of a file.
 
     Args:
         path: a ``.txt`` or ``.jsonl`` file.
-        field: the field of a JSON line that holds the text.
+        field: the field of a JSON line that contains the text.
 
     Raises:
         InputError: the file is missing, of another kind, or a line of it is broken.

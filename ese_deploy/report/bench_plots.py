@@ -1,20 +1,20 @@
 """The plots of a throughput report."""
 
 import itertools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ese_deploy.bench.results import OWN, Group, Results, Row, median_rate, reference_row
-from ese_deploy.report.analysis import depth_groups, depth_of, main_group, main_quality, peer_ratios
+from ese_deploy.bench.results import Group, Results, Row, reference_row
+from ese_deploy.bench.timing import ratio
+from ese_deploy.report.analysis import baseline_ratios, depth_groups, main_group, main_quality
 from ese_deploy.report.plots import INK, figure_of
 
 __all__ = ["PLOTS", "Plot", "draw"]
 
 _SIZE = (4.5, 3.4)
-# Each keeps a contrast of 3 with white and with a near-black page.
+# Each has a contrast of at least 3 with white and with a near-black page.
 _COLOURS = ("#2f81f7", "#d9730d", "#2a9d4e", "#a06be8", "#e5534b", "#178f9e", "#c2569b", "#8a7a2b", "#8b949e")
 _OWN = _COLOURS[0]
 _MARKS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^", "int8-fp16": "v"}
@@ -28,7 +28,7 @@ class Plot:
         key: a name for files and links.
         title: what it shows.
         caption: how to read it.
-        paint: draws on axes; False where the results hold nothing to draw.
+        paint: draws on axes; returns False where the results contain nothing to draw.
         height: inches.
     """
 
@@ -43,7 +43,7 @@ def draw(path: Path, plot: Plot, results: Results, text: str = "path") -> bool:
     """Draw a plot into a ``.png`` or ``.svg`` file.
 
     Returns:
-        False where the results hold nothing to draw; the file is then empty of data and not to be shown.
+        False where the results contain nothing to draw; the file then shows empty axes.
 
     Raises:
         InputError: the file cannot be written.
@@ -59,16 +59,15 @@ def draw(path: Path, plot: Plot, results: Results, text: str = "path") -> bool:
 
 
 def _front(axes: Any, results: Results) -> bool:
-    """Quality against throughput; the Pareto front as a line."""
+    """Quality over throughput, the Pareto front as a line."""
     group = _widest_group(results)
     if group is None:
         return False
     texts, points, figures = results.texts[group.length].texts, [], main_quality(results)
     for row in group.rows:
-        name = row.target if row.dtype == "fp32" else f"{row.target}:{row.dtype}"
-        quality = figures.get(name)
-        if row.who == OWN and quality:
-            points.append((median_rate(texts, row.seconds), quality.value, row))
+        quality = figures.get(row.target)
+        if quality and not row.is_baseline:
+            points.append((row.timing.rate(texts), quality.value, row))
     if not points:
         return False
     front, best = [], -1.0
@@ -81,33 +80,31 @@ def _front(axes: Any, results: Results) -> bool:
         xs, ys = zip(*[(x, y) for x, y, row in points if row.dtype == dtype], strict=True)
         axes.scatter(xs, ys, color=_OWN, marker=_MARKS.get(dtype, "o"), s=26, label=f"ese-deploy {dtype}", zorder=3)
     full = figures.get(f"{results.depth}x{results.width}")
-    peers = [row for row in _with_peers(results, group) if row.who != OWN and row.counted and row.dtype == "fp32"]
-    if full and peers:
-        rates = [median_rate(texts, row.seconds) for row in peers]
-        axes.scatter(
-            rates, [full.value] * len(rates), marker="|", s=90, color=_COLOURS[1], label="peers, full model", zorder=2
-        )
+    rates = [row.timing.rate(texts) for row in _fp32_baselines(results, group)]
+    if full and rates:
+        label = "baselines, full model"
+        axes.scatter(rates, [full.value] * len(rates), marker="|", s=90, color=_COLOURS[1], label=label, zorder=2)
     for rate, value, row in front:
-        axes.annotate(row.target, (rate, value), (4, 4), textcoords="offset points", color=INK, fontsize=8)
+        axes.annotate(row.size, (rate, value), (4, 4), textcoords="offset points", color=INK, fontsize=8)
     axes.set_xscale("log")
     _plain(axes.xaxis)
     metric = next(iter(figures.values()))
-    _label(axes, f"texts/s, {group.length} texts", f"{metric.metric} on {metric.data}")
+    _label(axes, f"throughput on {group.length} texts (texts per second)", f"{metric.metric} on {metric.data}")
     axes.margins(x=0.15, y=0.12)
     axes.legend(frameon=False, fontsize=8)
     return True
 
 
 def _depth(axes: Any, results: Results) -> bool:
-    """How many times the full model's throughput each depth reaches, and the ideal."""
+    """Throughput of each depth relative to the full model, and the ideal."""
     depths: list[int] = []
     colours = iter(_COLOURS)
     for group in _most_threads(depth_groups(results)):
         reference = reference_row(group, results)
-        rows = [row for row in group.rows if reference and (row.who, row.engine, row.dtype) == _kind(reference)]
+        rows = [row for row in group.rows if reference and _series(row) == _series(reference)]
         if reference is None or len(rows) < 2:
             continue
-        middle = {depth_of(row): statistics.median(_times(row, reference)) for row in rows}
+        middle = {row.depth: ratio(row.timing, reference.timing).value for row in rows}
         depths += middle
         xs = sorted(middle)
         axes.plot(xs, [middle[x] for x in xs], marker="o", ms=4, lw=1.5, color=next(colours), label=f"{group.length}")
@@ -115,30 +112,32 @@ def _depth(axes: Any, results: Results) -> bool:
         return False
     xs = sorted(set(depths))
     ideal = [results.depth / x for x in xs]
-    axes.plot(xs, ideal, ls=(0, (4, 3)), lw=1.2, color=INK, label="ideal: blocks alone", zorder=1)
+    axes.plot(xs, ideal, ls=(0, (4, 3)), lw=1.2, color=INK, label="ideal: layers only", zorder=1)
     axes.set_xticks(xs)
-    _label(axes, "depth", "× the full model's throughput")
+    _label(axes, "depth (layers)", "throughput relative to the full model")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     return True
 
 
 def _lengths(axes: Any, results: Results) -> bool:
-    """Tokens a second of the full model against the length of texts, for each engine and peer."""
+    """Tokens per second of the full model over the length of texts, for each engine and baseline."""
     lines: dict[str, list[tuple[int, float]]] = {}
+    baselines: set[str] = set()
     for group in _most_threads(depth_groups(results)):
         texts = results.texts[group.length]
         for row in group.rows:
-            if depth_of(row) == results.depth and row.counted and (group.length != "mixed" or len(results.texts) == 1):
-                name = f"{row.who} {row.dtype}" if row.who != OWN else f"{OWN} {row.engine} {row.dtype}"
-                lines.setdefault(name, []).append((texts.median, median_rate(texts.tokens, row.seconds)))
+            if row.depth == results.depth and row.counted and (group.length != "mixed" or len(results.texts) == 1):
+                name = f"{row.name} {row.dtype}" if row.is_baseline else f"{row.name} {row.engine} {row.dtype}"
+                baselines.update([name] if row.is_baseline else [])
+                lines.setdefault(name, []).append((texts.median, row.timing.rate(texts.tokens)))
     if not lines:
         return False
     order = sorted(lines, key=lambda name: -max(rate for _, rate in lines[name]))
-    others = [name for name in order if not name.startswith(OWN)]
-    styles = dict(zip((name for name in order if name.startswith(OWN)), itertools.cycle(("-", "--", ":", "-."))))
+    others = [name for name in order if name in baselines]
+    styles = dict(zip((name for name in order if name not in baselines), itertools.cycle(("-", "--", ":", "-."))))
     for name in order:
-        own = name.startswith(OWN)
+        own = name not in baselines
         colour = _OWN if own else _COLOURS[1 + others.index(name) % (len(_COLOURS) - 1)]
         xs, ys = zip(*sorted(lines[name]), strict=True)
         width, style = (2.2, styles[name]) if own else (1.2, "-")
@@ -147,21 +146,21 @@ def _lengths(axes: Any, results: Results) -> bool:
     _plain(axes.xaxis)
     axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     axes.set_ylim(bottom=0)
-    _label(axes, "tokens of the median text", "tokens/s, full model")
+    _label(axes, "length of the median text (tokens)", "full model (tokens per second)")
     _legend_below(axes, _SIZE[1], 2)
     return True
 
 
-def _against(axes: Any, results: Results) -> bool:
-    """The full model's speed against every peer, with quartiles; left of 1 the peer wins."""
-    found = [one for one in peer_ratios(results) if one.group.kind == "throughput"]
+def _baselines(axes: Any, results: Results) -> bool:
+    """The full model's speed relative to every baseline, with quartiles; left of 1 the baseline is faster."""
+    found = [one for one in baseline_ratios(results) if one.group.kind == "throughput"]
     if not found:
         return False
-    names = list(dict.fromkeys(f"{one.peer.who} {one.peer.dtype}" for one in found))
+    names = list(dict.fromkeys(f"{one.baseline.name} {one.baseline.dtype}" for one in found))
     lengths = list(dict.fromkeys(one.group.length for one in found))
     for one in found:
         step = (lengths.index(one.group.length) - (len(lengths) - 1) / 2) * 0.17
-        y = names.index(f"{one.peer.who} {one.peer.dtype}") + step
+        y = names.index(f"{one.baseline.name} {one.baseline.dtype}") + step
         colour = _COLOURS[lengths.index(one.group.length)]
         axes.plot([one.ratio.low, one.ratio.high], [y, y], color=colour, lw=2, alpha=0.6, solid_capstyle="round")
         axes.plot([one.ratio.value], [y], marker="o", ms=4.5, color=colour, ls="")
@@ -172,8 +171,8 @@ def _against(axes: Any, results: Results) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _label(axes, "× the peer's speed", "")
-    _legend_below(axes, _peers_height(results), 2)
+    _label(axes, "speed relative to the baseline (times as fast)", "")
+    _legend_below(axes, _baselines_height(results), 2)
     return True
 
 
@@ -184,8 +183,8 @@ def _latency(axes: Any, results: Results) -> bool:
     if not rows:
         return False
     for y, row in enumerate(rows):
-        p50, p95, p99 = (row.percentiles[name] * 1e3 for name in ("p50", "p95", "p99"))
-        colour = _OWN if row.who == OWN else _COLOURS[1]
+        p50, p95, p99 = (row.timing.percentiles[name] * 1e3 for name in ("p50", "p95", "p99"))
+        colour = _COLOURS[1] if row.is_baseline else _OWN
         axes.plot([p50, p99], [y, y], color=colour, lw=2, alpha=0.5, solid_capstyle="round")
         for value, mark in ((p50, "o"), (p95, "|"), (p99, ">")):
             axes.plot([value], [y], marker=mark, ms=5 if mark != "|" else 8, color=colour, ls="")
@@ -195,19 +194,19 @@ def _latency(axes: Any, results: Results) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _label(axes, f"ms, one {groups[0].length} text", "")
+    _label(axes, f"latency of one {groups[0].length} text (milliseconds)", "")
     axes.legend(frameon=False, fontsize=8)
     return True
 
 
 def _memory(axes: Any, results: Results) -> bool:
-    """Size on disk, and what a process needs."""
+    """Size on disk, and memory of a process."""
     if not results.costs:
         return False
     bars = {
         "size on disk": [cost.bytes for cost in results.costs],
         "memory": [cost.growth_bytes or 0 for cost in results.costs],
-        "peak, batch of 32": [cost.peak_bytes or 0 for cost in results.costs],
+        "peak memory, batch of 32": [cost.peak_bytes or 0 for cost in results.costs],
     }
     for position, (name, sizes) in enumerate(bars.items()):
         ys = [y + (position - 1) * 0.26 for y in range(len(sizes))]
@@ -215,7 +214,7 @@ def _memory(axes: Any, results: Results) -> bool:
     names = [f"{cost.target} {cost.engine}" if len(results.engines) > 1 else cost.target for cost in results.costs]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    _label(axes, "MB", "")
+    _label(axes, "size (megabytes)", "")
     axes.legend(
         frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.6 / _costs_height(results)), ncol=3
     )
@@ -223,15 +222,11 @@ def _memory(axes: Any, results: Results) -> bool:
 
 
 def _name(row: Row) -> str:
-    return f"{row.who} {row.dtype}" if row.who != OWN else f"{row.target} {row.engine} {row.dtype}"
+    return f"{row.name} {row.dtype}" if row.is_baseline else f"{row.size} {row.engine} {row.dtype}"
 
 
-def _kind(row: Row) -> tuple[str, str, str]:
-    return (row.who, row.engine, row.dtype)
-
-
-def _times(row: Row, reference: Row) -> list[float]:
-    return [slow / fast for fast, slow in zip(row.seconds, reference.seconds, strict=True)]
+def _series(row: Row) -> tuple[str, str, str]:
+    return (row.name, row.engine, row.dtype)
 
 
 def _most_threads(groups: Sequence[Group]) -> list[Group]:
@@ -240,15 +235,14 @@ def _most_threads(groups: Sequence[Group]) -> list[Group]:
 
 
 def _widest_group(results: Results) -> Group | None:
-    """Where every width ran, or else the most mixed texts."""
-    widths = [group for group in results.groups if group.study == "width"]
-    return widths[0] if widths else main_group(results)
+    """The group with every dim, or else that of the most mixed texts."""
+    return next((group for group in results.groups if group.study == "dim"), None) or main_group(results)
 
 
-def _with_peers(results: Results, group: Group) -> list[Row]:
-    """The rows of the group of the same texts in which peers ran."""
+def _fp32_baselines(results: Results, group: Group) -> list[Row]:
+    """Baselines in fp32 on the same texts with the same threads; they run in the group that varies the depth."""
     alike = [one for one in depth_groups(results) if (one.length, one.threads) == (group.length, group.threads)]
-    return alike[0].rows if alike else []
+    return [row for one in alike[:1] for row in one.rows if row.is_baseline and row.counted and row.dtype == "fp32"]
 
 
 def _label(axes: Any, x: str, y: str) -> None:
@@ -259,12 +253,12 @@ def _label(axes: Any, x: str, y: str) -> None:
 
 
 def _legend_below(axes: Any, height: float, columns: int) -> None:
-    """A legend under the axis' label, where it hides nothing."""
+    """Place the legend below the label of the axis."""
     axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.45, -0.58 / height), ncol=columns)
 
 
 def _plain(axis: Any) -> None:
-    """Write the numbers of a logarithmic axis as numbers, at 1, 2 and 5 of each power of ten."""
+    """Label a logarithmic axis with plain numbers, at 1, 2 and 5 of each power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -278,8 +272,8 @@ def _rows_height(results: Results) -> float:
     return max(_SIZE[1], 1.0 + 0.24 * rows)
 
 
-def _peers_height(results: Results) -> float:
-    return max(_SIZE[1], 1.2 + 0.42 * sum(not peer.reason for peer in results.peers))
+def _baselines_height(results: Results) -> float:
+    return max(_SIZE[1], 1.2 + 0.42 * sum(not one.reason for one in results.baselines))
 
 
 def _costs_height(results: Results) -> float:
@@ -289,40 +283,40 @@ def _costs_height(results: Results) -> float:
 PLOTS = (
     Plot(
         "front",
-        "Quality against throughput",
-        "Up and to the right is better; no target beats one on the line in both.",
+        "Quality over throughput",
+        "Up and to the right is better. No target is better in both than one on the Pareto front.",
         _front,
     ),
     Plot(
-        "against",
-        "Against peers",
-        "The full model in the peer's dtype, or else in fp32; left of 1 the peer is faster. Bars: quartiles.",
-        _against,
-        _peers_height,
+        "baselines",
+        "Speed relative to baselines",
+        "The full model, in the baseline's dtype or else in fp32. Left of 1 the baseline is faster. Bars: quartiles.",
+        _baselines,
+        _baselines_height,
     ),
     Plot(
         "depth",
-        "Throughput against depth",
-        "Below the ideal: what does not shrink with depth, such as tokenising.",
+        "Throughput over depth",
+        "The distance to the ideal is work that does not depend on depth, such as tokenization.",
         _depth,
     ),
     Plot(
         "lengths",
-        "Throughput against length",
-        "The full model, all threads; each peer at its best batch size.",
+        "Throughput over text length",
+        "The full model with all threads, each baseline at its best batch size.",
         _lengths,
     ),
     Plot(
         "latency",
         "Latency of one text",
-        "From text to vector, over the calls of all rounds.",
+        "From text to vector: median, 95th and 99th percentile of the calls of all rounds.",
         _latency,
         _rows_height,
     ),
     Plot(
         "memory",
         "Size and memory",
-        "Memory is anonymous memory that the target adds to a process.",
+        "Memory is the anonymous memory that a target adds to a process.",
         _memory,
         _costs_height,
     ),

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, light and dark."""
+"""The report as one HTML file: no network requests, light and dark."""
 
 import re
 import tempfile
@@ -17,6 +17,7 @@ from ese_deploy.report.findings import (
     headlines,
     losses,
     measured_on,
+    noise_line,
     not_measured,
 )
 from ese_deploy.report.plots import INK
@@ -45,6 +46,7 @@ class _Part:
     results: Results
     headlines: list[Headline]
     losses: list[str]
+    noise: str
     pictures: list[_Picture]
     tables: list[Table]
     measured: list[tuple[str, str]]
@@ -56,9 +58,9 @@ def write_html(path: Path, results: Sequence[Results], names: Sequence[str], not
 
     Args:
         path: an ``.html`` file.
-        results: what was measured; several are set side by side.
+        results: the results; several are compared side by side.
         names: a name for each.
-        note: what its author adds, such as why a peer wins; paragraphs end in an empty line.
+        note: text at the top of the report; an empty line separates paragraphs.
 
     Raises:
         InputError: the file cannot be written.
@@ -88,6 +90,7 @@ def _part(position: int, results: Results, name: str) -> _Part:
         results=results,
         headlines=headlines(results),
         losses=losses(results),
+        noise=noise_line(results),
         pictures=_pictures(f"r{position}", results),
         tables=result_tables(results),
         measured=measured_on(results),
@@ -107,7 +110,7 @@ def _pictures(prefix: str, results: Results) -> list[_Picture]:
 
 
 def _inline(svg: str, prefix: str, title: str) -> Markup:
-    """An SVG as part of a page: ids of its own, the page's ink, a size that follows the page."""
+    """An SVG as part of a page: unique ids, the page's text colour, as wide as its container."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
@@ -116,5 +119,5 @@ def _inline(svg: str, prefix: str, title: str) -> Markup:
     label = f'role="img" aria-label="{escape(title)}"'
     svg = re.sub(r'<svg([^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"<svg\1\2", svg, count=1)
     svg = re.sub(r'<svg([^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"<svg\1\2", svg, count=1)
-    # matplotlib wrote it from our own numbers and names, and escapes text.
+    # matplotlib wrote it and escapes text.
     return Markup(svg.replace("<svg", f"<svg {label}", 1))

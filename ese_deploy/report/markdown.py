@@ -1,4 +1,4 @@
-"""The report as Markdown, its plots as PNG files beside it."""
+"""The report as Markdown, with plots as PNG files in a folder beside it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from ese_deploy.bench.results import Results
 from ese_deploy.report.bench_plots import PLOTS, draw
-from ese_deploy.report.findings import agreement_lines, headlines, losses, measured_on, not_measured
+from ese_deploy.report.findings import agreement_lines, headlines, losses, measured_on, noise_line, not_measured
 from ese_deploy.report.tables import Table, result_tables, side_by_side
 from ese_deploy.system.files import explain_os_error, write_atomic
 
@@ -14,13 +14,13 @@ __all__ = ["write_markdown", "write_plots"]
 
 
 def write_markdown(path: Path, results: Sequence[Results], names: Sequence[str], note: str = "") -> None:
-    """Write the report; plots go into a folder beside it that has its name.
+    """Write the report; plots go into a folder beside it, named like it.
 
     Args:
         path: a ``.md`` file.
-        results: what was measured; several are set side by side.
+        results: the results; several are compared side by side.
         names: a name for each.
-        note: what its author adds.
+        note: text at the top of the report.
 
     Raises:
         InputError: a file cannot be written.
@@ -36,8 +36,9 @@ def write_markdown(path: Path, results: Sequence[Results], names: Sequence[str],
         if len(results) > 1:
             lines += [f"# {name}", ""]
         lines += _bullets([f"**{head.figure}** {head.what} ({head.detail})" for head in headlines(one)])
-        lost = losses(one)
-        lines += ["## Where a peer is faster", "", *_bullets(lost)] if lost else []
+        lost, noise = losses(one), noise_line(one)
+        lines += [noise, ""] if noise else []
+        lines += ["## Where a baseline is faster", "", *_bullets(lost)] if lost else []
         for key, title, caption in write_plots(folder, one):
             lines += [f"![{title}]({quote(folder.name)}/{key}.png)", "", f"*{title}. {caption}*", ""]
         for table in result_tables(one):
@@ -49,7 +50,7 @@ def write_markdown(path: Path, results: Sequence[Results], names: Sequence[str],
 
 
 def write_plots(folder: Path, results: Results, kind: str = "png") -> list[tuple[str, str, str]]:
-    """Draw every plot that the results have something for.
+    """Draw every plot that the results contain data for.
 
     Returns:
         Name, title and caption of each that was drawn.
@@ -74,8 +75,8 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
-    head = "| " + " | ".join(name.strip() or " " for name in table.columns) + " |"
-    rule = "|" + "|".join("---:" if name.endswith(" ") else "---" for name in table.columns) + "|"
+    head = "| " + " | ".join(column.title for column in table.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|"
     rows = ["| " + " | ".join(_escape(cell.text) for cell in row) + " |" for row in table.rows]
     return [f"## {table.title}", "", table.note, "", head, rule, *rows, ""]
 

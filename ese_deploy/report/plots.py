@@ -1,4 +1,4 @@
-"""Plots as PNG or SVG, with colours that read on a light and on a dark page."""
+"""Plots as PNG or SVG, in colours for light and dark pages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ class Front:
     """Points for :func:`pareto_plot`.
 
     Attributes:
-        names: what each point is.
+        names: name of each point.
         x: cost of each, less is better.
         y: quality of each, more is better.
-        front: names of the points that no other dominates.
+        front: names of the points on the Pareto front.
         fitting: names of the points within all budgets.
         chosen: name of the answer, or an empty string.
     """
@@ -39,14 +39,14 @@ class Front:
 
 
 def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, rows: str, columns: str) -> None:
-    """Draw a matrix of numbers.
+    """Draw a matrix of numbers as coloured cells.
 
     Args:
         path: a ``.png`` or ``.svg`` file.
-        values: number for each (row, column) label; labels keep their order of appearance, a missing cell stays empty.
-        title: what the numbers are.
-        rows: what the rows are.
-        columns: what the columns are.
+        values: number for each (row, column) label, in order of appearance; a missing cell stays empty.
+        title: title of the plot.
+        rows: label of the rows.
+        columns: label of the columns.
 
     Raises:
         InputError: the kind of file is unknown, or it cannot be written.
@@ -75,14 +75,14 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
 
 
 def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
-    """Draw quality against cost, the Pareto front as a line, the answer marked.
+    """Draw quality over cost, the Pareto front as a line, with the chosen target marked.
 
     Args:
         path: a ``.png`` or ``.svg`` file.
         points: what to draw.
-        title: what was chosen.
-        x: name and unit of the cost.
-        y: name of the quality.
+        title: title of the plot.
+        x: label of the cost, with its unit.
+        y: label of the quality.
 
     Raises:
         InputError: the kind of file is unknown, or it cannot be written.
@@ -102,7 +102,7 @@ def pareto_plot(path: Path, points: Front, title: str, x: str, y: str) -> None:
                 axes.scatter(xs, ys, color=colour, marker=marker, s=42 if marker == "o" else 70, label=label, zorder=2)
         named: list[tuple[float, float]] = []
         wide, high = (max(max(values) - min(values), 1e-9) for values in (points.x, points.y))
-        # From the best down; of points that nearly coincide one is named. Above and to the left of the front is room.
+        # From the best down; of points that nearly coincide one is labelled. Above and left of the front is room.
         for a, b, name in sorted(order, key=lambda point: (point[2] != points.chosen, -point[1])):
             free = all(abs(a - x) > 0.09 * wide or abs(b - y) > 0.05 * high for x, y in named)
             if name == points.chosen or (name in points.front and free):
@@ -125,7 +125,7 @@ def figure_of(path: Path, size: tuple[float, float], text: str = "path") -> Iter
     Args:
         path: a ``.png`` or ``.svg`` file.
         size: width and height in inches.
-        text: how an SVG holds its text: drawn as a ``path``, or ``none``: left to the page that shows it.
+        text: text in an SVG: ``path`` draws it as shapes, ``none`` leaves it as text in the font of the page.
 
     Yields:
         A matplotlib figure and its axes.
@@ -134,11 +134,11 @@ def figure_of(path: Path, size: tuple[float, float], text: str = "path") -> Iter
         InputError: the kind of file is unknown, it cannot be written, or matplotlib is missing.
     """
     if path.suffix not in _KINDS:
-        raise InputError(f"{path} is not a .png or .svg file; those are what a picture is written to")
+        raise InputError(f"Cannot write the plot {path}: choose a .png or .svg file.")
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise InputError(f"pictures need {error.name}; pip install 'ese-deploy[evaluate]'") from error
+        raise InputError(f"Plots need {error.name}. Run: pip install 'ese-deploy[evaluate]'") from error
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,11 +3,23 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from ese_deploy.bench.results import OWN, Group, Ratio, Results, Row, median_rate, ratio, reference_row
-from ese_deploy.report.analysis import depth_lines, main_quality, peer_ratios, share_of_limit
+from ese_deploy.bench.results import Group, Results, Row, reference_row
+from ese_deploy.bench.timing import Ratio, ratio
+from ese_deploy.report.analysis import AGREE, baseline_ratios, depth_lines, main_quality, share_of_peak
 
-__all__ = ["Cell", "Table", "cell", "result_tables", "side_by_side"]
+__all__ = ["Cell", "Column", "Table", "batching", "cell", "number", "result_tables", "side_by_side"]
+
+Mark = Literal["", "win", "loss", "noisy"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, and whether it contains numbers."""
+
+    title: str
+    numeric: bool = False
 
 
 @dataclass(frozen=True)
@@ -15,14 +27,14 @@ class Cell:
     """A cell.
 
     Attributes:
-        text: what people read.
-        value: what rows are sorted by; None for words.
-        mark: ``win``, ``loss``, ``noisy`` or nothing.
+        text: what is shown.
+        value: the number that rows are sorted by; None for words.
+        mark: how it is coloured.
     """
 
     text: str
     value: float | None = None
-    mark: str = ""
+    mark: Mark = ""
 
 
 @dataclass(frozen=True)
@@ -32,103 +44,116 @@ class Table:
     Attributes:
         key: a name for links.
         title: what it shows.
-        note: what a reader must know of it.
-        columns: names; of numbers with a blank at the end, as in :func:`ese_deploy.cli.console.print_table`.
-        rows: cells.
+        note: how to read it.
+        columns: words that identify a row first, then numbers, the most important first.
+        rows: one cell for each column.
     """
 
     key: str
     title: str
     note: str
-    columns: Sequence[str]
+    columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
 
-def cell(value: float | None, text: str | None = None, mark: str = "") -> Cell:
-    """A number with three significant digits, or as it is written in ``text``."""
+def cell(value: float | None, text: str | None = None, mark: Mark = "") -> Cell:
+    """A number with three significant digits, or as ``text`` writes it."""
     if value is None:
         return Cell("not measured" if text is None else text, None, mark)
     return Cell(number(value) if text is None else text, value, mark)
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart."""
+    """Three significant digits, with a separator of thousands."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
+def batching(row: Row) -> str:
+    """The batch of a row, in words."""
+    if row.batch is None:
+        return "one text"
+    if not row.is_baseline:
+        return f"{row.batch} tokens" + (" (default)" if row.is_default else "")
+    return f"{row.batch} texts" + (f", {row.mode}" if row.mode else "")
+
+
 def result_tables(results: Results) -> list[Table]:
     """All tables of one run; those without a row are left out."""
     made = [
-        _peers(results),
+        _baselines(results),
         _throughput(results),
         _latency(results),
         _depth(results),
         _costs(results),
-        _limits(results),
-        _sweeps(results),
+        _peaks(results),
+        _trials(results),
     ]
     return [table for table in made if table.rows]
 
 
 def side_by_side(results: Sequence[Results], names: Sequence[str]) -> Table:
-    """Every row that more than one run has: its rate in each, and its ratio to the full model in each."""
+    """Every row that more than one run contains: its speed in each, and its ratio to the full model in each."""
     found: dict[tuple[object, ...], dict[int, tuple[Group, Row]]] = {}
     for position, one in enumerate(results):
         for group in one.groups:
             for row in group.rows:
                 found.setdefault((*group.key, *row.key), {})[position] = (group, row)
     rows = []
-    for held in found.values():
-        if len(held) < 2:
+    for pairs in found.values():
+        if len(pairs) < 2:
             continue
-        group, row = next(iter(held.values()))
-        cells = [*_place(group), *_who(row)]
+        group, row = next(iter(pairs.values()))
+        cells = [*_contender(row), Cell(group.kind), Cell(group.study), *_case(group)]
         for position, one in enumerate(results):
-            if position not in held:
+            if position not in pairs:
                 cells += [Cell("not measured"), Cell("")]
                 continue
-            there, same = held[position]
+            there, same = pairs[position]
             reference = reference_row(there, one)
             cells.append(_speed(there, same, one))
-            cells.append(_ratio_cell(ratio(same, reference)) if reference else Cell(""))
+            cells.append(_ratio_cell(ratio(same.timing, reference.timing)) if reference else Cell(""))
         rows.append(cells)
-    heads = [head for name in names for head in (f"{name} ", "× full fp32 ")]
-    note = "Rates in texts/s, latency in ms (p50). The ratio is to the full model in fp32 of the same run and group."
-    columns = ["what", "study", "texts", "threads ", "who", "target", "engine", "dtype", *heads]
-    return Table("side-by-side", "Side by side", note, columns, rows)
+    heads = [head for name in names for head in (name, "× full fp32")]
+    note = (
+        "Throughput in texts/s, latency in ms (p50). The ratio is to the full model in fp32 of the same run and group."
+    )
+    return Table("side-by-side", "Side by side", note, _columns([*_CONTENDER, "what", "study", *_CASE], heads), rows)
 
 
-def _peers(results: Results) -> Table:
+def _baselines(results: Results) -> Table:
     rows = []
-    for one in peer_ratios(results):
-        mark = "win" if one.ratio.low > 1 else "loss" if one.ratio.high < 1 else ""
+    for one in baseline_ratios(results):
+        row, found = one.baseline, one.ratio
+        mark: Mark = "win" if found.low > 1 else "loss" if found.high < 1 else ""
         rows.append(
             [
-                *_place(one.group, study=False),
-                Cell(one.peer.who),
-                Cell(one.peer.dtype),
-                Cell(one.peer.setting),
+                Cell(row.name),
+                Cell(row.dtype),
+                Cell(one.group.kind),
+                *_case(one.group),
                 Cell(f"{one.own.dtype}, {one.own.engine}"),
-                _speed(one.group, one.peer, results),
-                cell(one.ratio.value, f"{one.ratio.value:.2f}", mark),
-                Cell(f"{one.ratio.low:.2f} to {one.ratio.high:.2f}", one.ratio.low),
-                cell(one.peer.cosine_min, f"{one.peer.cosine_min:.5f}"),
-                Cell("noisy" if one.ratio.noisy else "", float(one.ratio.noisy), "noisy" if one.ratio.noisy else ""),
+                Cell(batching(row)),
+                cell(found.value, f"{found.value:.2f}", mark),
+                Cell(f"{found.low:.2f} to {found.high:.2f}", found.low),
+                _speed(one.group, row, results),
+                cell(row.cosine_min, f"{row.cosine_min:.5f}"),
+                Cell("noisy", 1.0, "noisy") if found.noisy else Cell("", 0.0),
             ]
         )
     return Table(
-        "peers",
-        "Against peers",
-        "How many times as fast ese-deploy's full model is as the peer, text to vectors, in the same rounds: in the "
-        "peer's dtype on the engine that is fastest, or in fp32 where it was not timed in that dtype. Each peer at its "
-        "best batch size. Below 1 the peer is faster. Spread: quartiles over rounds. Cosine: the lowest of any vector "
-        "with ese-deploy's. Rates in texts/s, latency in ms.",
-        [
-            *("what", "texts", "threads ", "peer", "dtype", "batches", "beside"),
-            *("peer's speed ", "ratio ", "spread ", "cosine ", ""),
-        ],
+        "baselines",
+        "Comparison with baselines",
+        "How many times as fast ese-deploy's full model is as the baseline, from text to vectors, in the same rounds. "
+        "The baseline runs at its best batch size. ese-deploy runs in the same dtype on its fastest engine, or in fp32 "
+        "where it was not timed in that dtype. Below 1 the baseline is faster. Quartiles are over rounds. The cosine "
+        "is the lowest of any vector with ese-deploy's. Throughput in texts/s, latency in ms.",
+        _columns(
+            ["baseline", "dtype", "what", *_CASE, "compared with", "batch"],
+            ["ratio", "quartiles", "baseline's speed", "lowest cosine"],
+            remark=True,
+        ),
         rows,
     )
 
@@ -140,17 +165,18 @@ def _throughput(results: Results) -> Table:
             continue
         reference, texts = reference_row(group, results), results.texts[group.length]
         for row in group.rows:
-            share = share_of_limit(row, group)
+            share = share_of_peak(row, group)
             rows.append(
                 [
-                    *_place(group)[1:],
-                    *_who(row),
-                    Cell(row.setting),
-                    cell(median_rate(texts.texts, row.seconds)),
-                    cell(median_rate(texts.tokens, row.seconds)),
+                    *_contender(row),
+                    Cell(group.study),
+                    *_case(group),
+                    Cell(batching(row)),
+                    cell(row.timing.rate(texts.texts)),
                     *_ratio_cells(row, reference),
+                    cell(row.timing.rate(texts.tokens)),
                     cell(row.padding, f"{row.padding:.1%}" if row.padding is not None else "unknown"),
-                    cell(median_rate(row.operations, row.seconds) / 1e9),
+                    cell(row.timing.rate(row.operations) / 1e9),
                     cell(share, f"{share:.0%}") if share is not None else Cell("not measured"),
                     _remark(row),
                 ]
@@ -158,26 +184,13 @@ def _throughput(results: Results) -> Table:
     return Table(
         "throughput",
         "Throughput",
-        "All texts once, medians over rounds. GFLOP/s count the matrix products of the texts without padding; their "
-        "share is of the machine's own rate in the same dtype and rounds.",
-        [
-            "study",
-            "texts",
-            "threads ",
-            "who",
-            "target",
-            "engine",
-            "dtype",
-            "batches",
-            "texts/s ",
-            "tokens/s ",
-            "× full fp32 ",
-            "spread ",
-            "padding ",
-            "GFLOP/s ",
-            "of the limit ",
-            "",
-        ],
+        "All texts once, medians over rounds. GFLOP/s count the matrix products of the texts without padding. Their "
+        "share is of peak GEMM, the machine's own matrix products in the same dtype and rounds.",
+        _columns(
+            [*_CONTENDER, "study", *_CASE, "batch"],
+            ["texts/s", "× full fp32", "quartiles", "tokens/s", "padding", "GFLOP/s", "of peak GEMM"],
+            remark=True,
+        ),
         rows,
     )
 
@@ -189,28 +202,18 @@ def _latency(results: Results) -> Table:
             continue
         reference = reference_row(group, results)
         for row in group.rows:
-            times = [cell(row.percentiles[name] * 1e3) for name in ("p50", "p95", "p99")]
-            calls = cell(row.calls, str(row.calls))
-            rows.append([*_place(group)[2:], *_who(row), *times, *_ratio_cells(row, reference), calls, _remark(row)])
+            times = [cell(row.timing.percentiles[name] * 1e3) for name in ("p50", "p95", "p99")]
+            calls = cell(row.timing.calls, str(row.timing.calls))
+            rows.append([*_contender(row), *_case(group), *times, *_ratio_cells(row, reference), calls, _remark(row)])
     return Table(
         "latency",
         "Latency of one text",
         "Milliseconds from one text to its vector, over the calls of all rounds.",
-        [
-            "texts",
-            "threads ",
-            "who",
-            "target",
-            "engine",
-            "dtype",
-            "p50 ",
-            "p95 ",
-            "p99 ",
-            "× full fp32 ",
-            "spread ",
-            "calls ",
-            "",
-        ],
+        _columns(
+            [*_CONTENDER, *_CASE],
+            ["p50, ms", "p95, ms", "p99, ms", "× full fp32", "quartiles", "calls"],
+            remark=True,
+        ),
         rows,
     )
 
@@ -219,23 +222,24 @@ def _depth(results: Results) -> Table:
     rows = []
     for line in depth_lines(results):
         unit = 1e3 if line.group.kind == "latency" else 1e6 / results.texts[line.group.length].tokens
-        worst = max(line.deviations.items(), key=lambda item: abs(item[1]))
+        depth, worst = line.worst
         rows.append(
             [
-                *_place(line.group, study=False),
                 Cell(line.engine),
                 Cell(line.dtype),
+                Cell(line.group.kind),
+                *_case(line.group),
+                cell(worst, f"{worst:+.1%} at depth {depth}", "loss" if abs(worst) > AGREE else ""),
                 cell(line.slope * unit),
                 cell(line.start * unit),
-                cell(worst[1], f"{worst[1]:+.1%} at depth {worst[0]}", "loss" if abs(worst[1]) > 0.1 else ""),
             ]
         )
     return Table(
         "depth",
         "Time over depth",
-        "The line goes through the least and the greatest depth. Throughput in µs a token, latency in ms a text. Off "
-        "the line: the depth between that is farthest from it; beyond 10% it is marked.",
-        ["what", "texts", "threads ", "engine", "dtype", "one block ", "the rest ", "off the line "],
+        "A line is drawn through the least and the greatest depth; the largest deviation of a depth between them is "
+        "shown, and marked beyond 10%. Throughput in µs per token, latency in ms per text.",
+        _columns(["engine", "dtype", "what", *_CASE], ["deviation", "one layer", "everything else"]),
         rows,
     )
 
@@ -261,69 +265,84 @@ def _costs(results: Results) -> Table:
     return Table(
         "costs",
         "Size, memory and start",
-        "MB (10^6 bytes) and milliseconds, medians over processes. Size: graph, the weights that it reads, tokenizer. "
-        "Memory: what loading and a first text add to anonymous memory, and its peak over a batch of 32. Cold start: "
-        f"from starting a process to its first vector. Quality: {', '.join(metrics) or 'not in the bundle'}.",
-        ["target", "engine", "size ", "memory ", "peak ", "load ", "cold start ", "quality ", "processes "],
+        "Medians over processes; 1 MB is 10^6 bytes. Size: graph, the weights that it reads, and tokenizer. Memory: "
+        "anonymous memory that loading and a first text add, and its peak while a batch of 32 texts is embedded. Cold "
+        f"start: from starting a process to its first vector. Quality: {', '.join(metrics) or 'not in the bundle'}.",
+        _columns(
+            ["target", "engine"],
+            [
+                *("size, MB", "memory, MB", "peak memory, MB", "load, ms", "cold start, ms"),
+                *("quality", "processes"),
+            ],
+        ),
         rows,
     )
 
 
-def _limits(results: Results) -> Table:
-    rows = []
-    for group in results.groups:
-        for limit in group.limits:
-            rate = statistics.median(limit.rates) / 1e9 if limit.rates else None
-            rows.append(
-                [
-                    *_place(group),
-                    Cell(limit.dtype),
-                    Cell(limit.device),
-                    Cell(limit.kernel or limit.reason),
-                    Cell(" × ".join(map(str, limit.shape))),
-                    cell(rate),
-                ]
-            )
+def _peaks(results: Results) -> Table:
+    rows = [
+        [
+            Cell(peak.dtype),
+            Cell(peak.device),
+            Cell(group.kind),
+            Cell(group.study),
+            *_case(group),
+            Cell(peak.kernel or peak.reason),
+            Cell(" × ".join(map(str, peak.shape))),
+            cell(statistics.median(peak.rates) / 1e9 if peak.rates else None),
+        ]
+        for group in results.groups
+        for peak in group.peaks
+    ]
     return Table(
-        "limits",
-        "The machine's own limit",
-        "Matrix products alone, timed in the same rounds as the rows of their group, at the fastest of three shapes.",
-        ["what", "study", "texts", "threads ", "dtype", "device", "kernel", "m × k × n", "GFLOP/s "],
+        "peaks",
+        "Peak GEMM of the machine",
+        "Matrix products alone, timed in the same rounds as the rows of their group, at the fastest of several shapes.",
+        _columns(["dtype", "device", "what", "study", *_CASE, "kernel", "m × k × n"], ["GFLOP/s"]),
         rows,
     )
 
 
-def _sweeps(results: Results) -> Table:
+def _trials(results: Results) -> Table:
     rows = []
-    for peer in results.peers:
-        for length, trials in peer.sweep.items():
-            best = min(trials.values())
-            for setting, seconds in trials.items():
-                mark = "win" if seconds == best else ""
-                cells = [Cell(length), Cell(peer.name), Cell(peer.dtype), Cell(setting)]
-                rows.append([*cells, cell(seconds * 1e3), cell(seconds / best, f"{seconds / best:.2f}", mark)])
+    for one in results.baselines:
+        for length, trials in one.trials.items():
+            best = min(trial.seconds for trial in trials)
+            for trial in trials:
+                mark: Mark = "win" if trial.seconds == best else ""
+                setting = f"{trial.batch} texts" + (f", {trial.mode}" if trial.mode else "")
+                cells = [Cell(one.name), Cell(one.dtype), Cell(length), Cell(setting), cell(trial.seconds * 1e3)]
+                rows.append([*cells, cell(trial.seconds / best, f"{trial.seconds / best:.2f}", mark)])
     return Table(
-        "sweep",
-        "Batch sizes that peers were tried at",
-        "Milliseconds for at most 64 of the texts, the better of two trials; the fastest setting was timed.",
-        ["texts", "peer", "dtype", "batches", "ms ", "× the best "],
+        "trials",
+        "Batch sizes tried for baselines",
+        "Milliseconds for at most 64 of the texts, the better of two trials. The fastest setting was timed.",
+        _columns(["baseline", "dtype", "texts", "batch"], ["time, ms", "× the best"]),
         rows,
     )
 
 
-def _place(group: Group, study: bool = True) -> list[Cell]:
-    cells = [Cell(group.kind), Cell(group.study), Cell(group.length), Cell(str(group.threads), group.threads)]
-    return cells if study else [cells[0], *cells[2:]]
+_CONTENDER = ("contender", "target", "dtype", "engine")
+_CASE = ("texts", "threads")
 
 
-def _who(row: Row) -> list[Cell]:
-    return [Cell(row.who), Cell(row.target), Cell(row.engine if row.who == OWN else ""), Cell(row.dtype)]
+def _columns(words: Sequence[str], numbers: Sequence[str], remark: bool = False) -> list[Column]:
+    columns = [*(Column(title) for title in words), *(Column(title, numeric=True) for title in numbers)]
+    return [*columns, Column("remark")] if remark else columns
+
+
+def _case(group: Group) -> list[Cell]:
+    return [Cell(group.length), Cell(str(group.threads), group.threads)]
+
+
+def _contender(row: Row) -> list[Cell]:
+    return [Cell(row.name), Cell(row.size), Cell(row.dtype), Cell("" if row.is_baseline else row.engine)]
 
 
 def _speed(group: Group, row: Row, results: Results) -> Cell:
     if group.kind == "latency":
-        return cell(row.percentiles["p50"] * 1e3)
-    return cell(median_rate(results.texts[group.length].texts, row.seconds))
+        return cell(row.timing.percentiles["p50"] * 1e3)
+    return cell(row.timing.rate(results.texts[group.length].texts))
 
 
 def _ratio_cell(found: Ratio) -> Cell:
@@ -335,11 +354,11 @@ def _ratio_cells(row: Row, reference: Row | None) -> list[Cell]:
         return [Cell("no full fp32"), Cell("")]
     if row is reference:
         return [cell(1.0, "1"), Cell("")]
-    found = ratio(row, reference)
+    found = ratio(row.timing, reference.timing)
     return [cell(found.value, f"{found.value:.2f}"), Cell(f"{found.low:.2f} to {found.high:.2f}", found.low)]
 
 
 def _remark(row: Row) -> Cell:
     if not row.counted:
-        return Cell(f"other vectors (cosine {row.cosine_min:.3f}): does not count", 2.0, "loss")
-    return Cell("noisy", 1.0, "noisy") if row.noisy else Cell("", 0.0)
+        return Cell(f"other vectors (cosine {row.cosine_min:.3f}), does not count", 2.0, "loss")
+    return Cell("noisy", 1.0, "noisy") if row.timing.noisy else Cell("", 0.0)

@@ -1,5 +1,4 @@
 import shutil
-import statistics
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -10,17 +9,18 @@ import numpy as np
 import pytest
 from helpers.tiny import HIDDEN, LAYERS
 
-from ese_deploy.bench.baseline_runs import PeerPlan, start_peers
-from ese_deploy.bench.baselines import PeerError, RunningPeer, read_peers
+from ese_deploy.bench import bench
+from ese_deploy.bench.baseline_runs import BaselinePlan, start_baselines
+from ese_deploy.bench.baselines import BaselineError, RunningBaseline, read_baselines
 from ese_deploy.bench.contenders import thin
-from ese_deploy.bench.grid import new_results, run_bench
 from ese_deploy.bench.memory import cold_start, measure_memory
 from ese_deploy.bench.operations import OperationCount, count_operations
-from ese_deploy.bench.peak import find_ceilings, instruction_sets
-from ese_deploy.bench.plan import STOPS, Request, plan_groups, select_entries
-from ese_deploy.bench.results import OWN, Peer, Results, read_results, write_results
-from ese_deploy.bench.rounds import Stop
+from ese_deploy.bench.peak import find_products, instruction_sets, torch_peak
+from ese_deploy.bench.plan import STOP_RULES, Request, plan_groups, select_entries
+from ese_deploy.bench.results import Baseline, Results, read_results, write_results
+from ese_deploy.bench.run import new_results, run_bench
 from ese_deploy.bench.texts import bench_texts
+from ese_deploy.bench.timing import StopRule
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
@@ -28,7 +28,7 @@ from ese_deploy.system.progress import silent
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 
-PEERS = Path(__file__).parents[2] / "benchmarks/baselines"
+BASELINES = Path(__file__).parents[2] / "benchmarks/baselines"
 Capture = pytest.CaptureFixture[str]
 
 WRONG = """
@@ -46,7 +46,7 @@ def load(request):
     def encode(texts, setting):
         left[0] -= 1
         return np.ones((len(texts), request["width"])) if left[0] >= 0 else sys.exit("out of memory")
-    return encode, [{"batch_size": 4}]
+    return encode, [{"batch": 4}]
 serve([], load)
 """
 DYING = "import sys\nsys.stdin.readline()\nsys.exit('out of luck')\n"
@@ -54,17 +54,17 @@ DYING = "import sys\nsys.stdin.readline()\nsys.exit('out of luck')\n"
 
 @pytest.fixture
 def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds enough to see that something was timed, too few to say how fast it is."""
-    for effort in STOPS:
-        monkeypatch.setitem(STOPS, effort, Stop(least=2, most=2))
+    """Enough rounds to see that something was timed, too few to say how fast it is."""
+    for effort in STOP_RULES:
+        monkeypatch.setitem(STOP_RULES, effort, StopRule(least=2, most=2))
 
 
 @pytest.fixture
-def peers(tmp_path: Path) -> Path:
-    """The project's drivers, and two that go wrong, with this environment as theirs."""
-    folder = tmp_path / "peers"
+def baselines(tmp_path: Path) -> Path:
+    """The project's drivers, and two that go wrong, all in this environment."""
+    folder = tmp_path / "baselines"
     folder.mkdir()
-    for path in PEERS.glob("*.py"):
+    for path in BASELINES.glob("*.py"):
         shutil.copy(path, folder)
     (folder / "wrong.py").write_text(WRONG)
     (folder / "dying.py").write_text(DYING)
@@ -77,7 +77,7 @@ def peers(tmp_path: Path) -> Path:
         ("dying", "here", "dying.py"),
         ("absent", "nowhere", "drive_pytorch.py"),
     ):
-        lines.append(f'[[peer]]\nname = "{name}"\nenvironment = "{environment}"\ndriver = "{driver}"')
+        lines.append(f'[[baseline]]\nname = "{name}"\nenvironment = "{environment}"\ndriver = "{driver}"')
         lines.append('engine = "x"\noptions = { dtype = "fp32" }\n')
     (folder / "baselines.toml").write_text("\n".join(lines))
     return folder
@@ -88,9 +88,9 @@ def request_of(bundle: Bundle, **changes) -> Request:
     return Request(entries=select_entries(bundle, [], given["engines"]), **given)
 
 
-def run(bundle: Bundle, request: Request, out: Path, peers: PeerPlan | None = None) -> Results:
+def run(bundle: Bundle, request: Request, out: Path, baselines: BaselinePlan | None = None) -> Results:
     texts = bench_texts()
-    return run_bench(bundle, request, texts, new_results(bundle, request, texts, {}, ""), out, peers)
+    return run_bench(bundle, request, texts, new_results(bundle, request, texts, {}, {}), out, baselines)
 
 
 @pytest.mark.parametrize(("given", "kept"), [(0, []), (2, [0, 1]), (3, [0, 1, 2]), (5, [0, 1, 3]), (9, [0, 3, 6])])
@@ -116,17 +116,22 @@ def test_operations_of_texts_are_the_sum_over_their_lengths(tiny_bundle: Bundle)
 
 
 def test_the_machines_own_products_are_right_and_timed() -> None:
-    ceilings, missing = find_ceilings(1)
-    assert "fp32" in [ceiling.limit.dtype for ceiling in ceilings]
-    assert all(limit.reason and not limit.rates for limit in missing)
-    for ceiling in ceilings:
-        assert all(seconds > 0 for seconds in ceiling.turn())
-        m, k, n = ceiling.limit.shape
-        assert ceiling.operations == 2 * m * k * n
-        assert np.asarray(ceiling.multiply() if ceiling.limit.kernel.startswith("ONNX") else np.ones((m, n))).shape == (
+    products, missing = find_products(1)
+    assert "fp32" in [product.peak.dtype for product in products]
+    assert all(peak.reason and not peak.rates for peak in missing)
+    for product in products:
+        assert all(seconds > 0 for seconds in product.turn())
+        m, k, n = product.peak.shape
+        assert product.operations == 2 * m * k * n
+        assert np.asarray(product.multiply() if product.peak.kernel.startswith("ONNX") else np.ones((m, n))).shape == (
             m,
             n,
         )
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_peak_gemm_can_be_measured_with_pytorch_alone(dtype: str) -> None:
+    assert torch_peak(dtype, "cpu", seconds=0.001, sizes=[64]) > 0
 
 
 def test_instruction_sets_are_read_where_the_system_names_them(tmp_path: Path) -> None:
@@ -156,26 +161,26 @@ def test_a_full_bench_varies_depth_length_threads_width_and_budget(tiny_bundle: 
     lengths = ("query", "sentence", "passage", "mixed")
     quick = plan_groups(request_of(tiny_bundle, lengths=lengths))
     assert [plan.length for plan in quick] == [*lengths, "query"]
-    full = plan_groups(request_of(tiny_bundle, effort="full", lengths=lengths, threads=(2, 1), budgets=(128, 512)))
+    full = plan_groups(request_of(tiny_bundle, effort="full", lengths=lengths, threads=(2, 1), batch_tokens=(128, 512)))
     keys = [plan.key for plan in full]
     assert len(set(keys)) == len(keys)
     assert keys == [
         *[("throughput", "depth", length, 2) for length in lengths],
         ("throughput", "depth", "mixed", 1),
-        ("throughput", "width", "sentence", 2),
-        ("throughput", "budget", "mixed", 2),
+        ("throughput", "dim", "sentence", 2),
+        ("throughput", "batch_tokens", "mixed", 2),
         ("latency", "depth", "query", 2),
         ("latency", "depth", "query", 1),
     ]
     by_key = dict(zip(keys, full, strict=True))
     assert [str(one.entry.target) for one in full[0].runs] == ["1x8", "2x16", "3x32"]
-    assert len(by_key["throughput", "width", "sentence", 2].runs) == 4
-    budgets = by_key["throughput", "budget", "mixed", 2].runs
-    assert [(one.entry.depth, one.budget) for one in budgets] == [
+    assert len(by_key["throughput", "dim", "sentence", 2].runs) == 4
+    budgets = by_key["throughput", "batch_tokens", "mixed", 2].runs
+    assert [(one.entry.depth, one.batch_tokens) for one in budgets] == [
         *[(1, 128), (1, 256), (1, 512)],
         *[(3, 128), (3, 256), (3, 512)],
     ]
-    assert [plan.peers for plan in full] == [True] * 4 + [False] * 3 + [True, False]
+    assert [plan.with_baselines for plan in full] == [True] * 4 + [False] * 3 + [True, False]
 
 
 @pytest.mark.parametrize(
@@ -196,16 +201,16 @@ def test_what_the_options_ask_for_is_timed(
         requests.append(request)
         raise InputError("not now")
 
-    monkeypatch.setattr("ese_deploy.bench.grid.run_bench", take)
+    monkeypatch.setattr("ese_deploy.bench.run.run_bench", take)
     command = ["bench", str(tiny_bundle.path), "--engine", "onnxruntime", "--out", str(tmp_path / "r.json")]
     assert main([*command, *arguments]) == 2
     assert {name: getattr(requests[0], name) for name in expected} == expected
 
 
 def test_targets_that_are_not_there_are_refused(tiny_bundle: Bundle) -> None:
-    with pytest.raises(InputError, match="holds no target 9x8; it holds 1x8, 2x16, 3x16, 3x32"):
+    with pytest.raises(InputError, match=r"contains no target 9x8\. Choose from: 1x8, 2x16, 3x16, 3x32"):
         select_entries(tiny_bundle, [Target(9, 8)], ["onnxruntime"])
-    with pytest.raises(InputError, match="holds no such target for the engines tensorrt"):
+    with pytest.raises(InputError, match="contains none of these targets for the engines tensorrt"):
         select_entries(tiny_bundle, [], ["tensorrt"])
 
 
@@ -213,7 +218,7 @@ def test_targets_that_are_not_there_are_refused(tiny_bundle: Bundle) -> None:
 def test_a_run_that_was_cut_off_goes_on_where_it_stood(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from ese_deploy.bench import grid
+    from ese_deploy.bench import run as module
 
     out = tmp_path / "r.json"
     command = [
@@ -229,126 +234,143 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stood(
         "1",
     ]
     with monkeypatch.context() as patched:
-        patched.setattr(grid, "write_results", interrupt_after(2, grid.write_results))
+        patched.setattr(module, "write_results", interrupt_after(2, module.write_results))
         assert main(command) == 130
     cut = read_results(out)
     assert (len(cut.groups), cut.complete, cut.costs) == (1, False, [])
     assert main([*command[:-1], "2"]) == 2
-    assert "is a run of something else that was cut off" in capsys.readouterr().err
-    write_results(out, msgspec.structs.replace(cut, peers=[Peer("PyTorch", "fp32", "torch", {}, {})]))
+    assert "is an interrupted run with other inputs or options" in capsys.readouterr().err
+    write_results(out, msgspec.structs.replace(cut, baselines=[Baseline("PyTorch", "fp32", "torch", {}, {})]))
     assert main(command) == 2
-    assert "was begun with --peers; go on with it, name another file, or use --force" in capsys.readouterr().err
+    assert (
+        "was started with --baselines. Resume it with them, write to another file, or replace it with --force."
+        in capsys.readouterr().err
+    )
     write_results(out, cut)
     assert main(command) == 0
-    assert "going on with" in capsys.readouterr().err
+    assert "Resuming" in capsys.readouterr().err
     whole = read_results(out)
     assert whole.complete
     assert whole.groups[0] == cut.groups[0]
     assert [group.kind for group in whole.groups] == ["throughput", "latency"]
     for group in whole.groups:
-        assert [row.target for row in group.rows] == ["1x8", "2x16", "3x32"]
-        assert all(len(row.seconds) == 2 and min(row.seconds) > 0 for row in group.rows)
+        assert [row.size for row in group.rows] == ["1x8", "2x16", "3x32"]
+        assert all(len(row.timing.seconds) == 2 and min(row.timing.seconds) > 0 for row in group.rows)
         assert all(row.operations > 0 for row in group.rows)
     single = whole.groups[1].rows[0]
-    assert 0 < single.percentiles["p50"] <= single.percentiles["p95"] <= single.percentiles["p99"]
+    times = single.timing.percentiles
+    assert 0 < times["p50"] <= times["p95"] <= times["p99"]
     assert [cost.target for cost in whole.costs] == ["1x8", "2x16", "3x32"]
     assert all(cost.cold_seconds > cost.load_seconds > 0 for cost in whole.costs)
     if sys.platform == "linux":
         assert all(0 < (cost.growth_bytes or 0) <= (cost.peak_bytes or 0) for cost in whole.costs)
     assert main(command) == 2
-    assert "is complete already; name another file, or replace it with --force" in capsys.readouterr().err
+    assert "is complete. Write to another file, or replace it with --force." in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("two_rounds")
+def test_the_python_function_takes_strings(tiny_bundle: Bundle) -> None:
+    results = bench(str(tiny_bundle.path), targets=["1x8"], engines=["onnxruntime"], threads=[1], lengths=["query"])
+    assert repr(results) == "Results('tiny', quick, 2 groups)"
+    assert results.restricted == {"targets": "1x8", "engines": "onnxruntime", "threads": "1", "lengths": "query"}
+    assert [row.target for row in results.groups[0].rows] == ["1x8"]
+    with pytest.raises(InputError, match="`batch_tokens` are compared in a full bench only"):
+        bench(tiny_bundle, engines=["onnxruntime"], batch_tokens=[128])
+
+
+@pytest.mark.slow
 def test_what_a_process_costs_is_measured_with_any_text(tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
     text, target = "ferry \0 é " * 20_000, Target(LAYERS, HIDDEN)
     assert len(text) > 1 << 17, "Linux takes no such argument"
     assert cold_start(tiny_bundle, target, "onnxruntime", 1, text) > 0
-    assert measure_memory(tiny_bundle, target, "onnxruntime", 1, text)["load_seconds"] > 0
+    assert measure_memory(tiny_bundle, target, "onnxruntime", 1, text).load_seconds > 0
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:some texts are longer")
 @pytest.mark.usefixtures("two_rounds")
-def test_peers_run_beside_us_and_wrong_vectors_never_count(
-    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, tmp_path: Path
+def test_baselines_run_beside_us_and_wrong_vectors_never_count(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, baselines: Path, tmp_path: Path
 ) -> None:
-    plan = PeerPlan(peers, tuple(read_peers(peers)), tiny_checkpoint)
-    # The collection's passages are longer than this model takes: both sides must cut alike.
+    plan = BaselinePlan(baselines, tuple(read_baselines(baselines)), tiny_checkpoint)
+    # The sample corpus' passages are longer than this model accepts: both sides must truncate alike.
     results = run(tiny_bundle, request_of(tiny_bundle, lengths=("passage",)), tmp_path / "r.json", plan)
     for group in results.groups:
-        rows = {row.who: row for row in group.rows}
-        assert set(rows) == {OWN, "PyTorch", "wrong"}
+        rows = {row.name: row for row in group.rows}
+        assert set(rows) == {"ese-deploy", "PyTorch", "wrong"}
         assert rows["PyTorch"].counted
         assert (rows["PyTorch"].cosine_min or 0) > 0.99999
         assert not rows["wrong"].counted
-        assert rows["PyTorch"].target == f"{LAYERS}x{HIDDEN}"
-        assert statistics.median(rows["PyTorch"].seconds) > 0
-    listed = {peer.name: peer for peer in results.peers}
-    assert list(listed["PyTorch"].sweep["passage"]) == [f"{size} texts" for size in (4, 8, 16, 32, 64, 128)]
+        assert rows["PyTorch"].size == f"{LAYERS}x{HIDDEN}"
+        assert rows["PyTorch"].timing.median > 0
+    listed = {one.name: one for one in results.baselines}
+    assert [trial.batch for trial in listed["PyTorch"].trials["passage"]] == [4, 8, 16, 32, 64, 128]
     assert "torch" in listed["PyTorch"].versions
     assert "dying fp32 died at 'hello': out of luck" in listed["dying"].reason
-    assert listed["absent"].reason == "absent fp32 is not installed; make peers"
+    assert listed["absent"].reason == "absent fp32 is not installed; run: make baselines"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:some texts are longer")
 @pytest.mark.usefixtures("two_rounds")
-def test_a_peer_that_dies_while_it_is_timed_is_left_out(
-    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, tmp_path: Path
+def test_a_baseline_that_dies_while_it_is_timed_is_left_out(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, baselines: Path, tmp_path: Path
 ) -> None:
-    (peers / "dying.py").write_text(MORTAL)
-    entries = tuple(entry for entry in read_peers(peers) if entry.name in ("wrong", "dying"))
-    plan = PeerPlan(peers, entries, tiny_checkpoint)
+    (baselines / "dying.py").write_text(MORTAL)
+    entries = tuple(entry for entry in read_baselines(baselines) if entry.name in ("wrong", "dying"))
+    plan = BaselinePlan(baselines, entries, tiny_checkpoint)
     results = run(tiny_bundle, request_of(tiny_bundle), tmp_path / "r.json", plan)
     assert results.complete
     for group in results.groups:
-        assert {row.who for row in group.rows} == {OWN, "wrong"}
-        assert all(len(row.seconds) == 2 for row in group.rows)
-    assert [peer.reason for peer in results.peers] == ["", "dying fp32 died at 'passes': out of memory"]
+        assert {row.name for row in group.rows} == {"ese-deploy", "wrong"}
+        assert all(len(row.timing.seconds) == 2 for row in group.rows)
+    assert [one.reason for one in results.baselines] == ["", "dying fp32 died at 'passes': out of memory"]
 
 
-def test_a_peer_that_died_unseen_is_stopped_without_a_word(tmp_path: Path) -> None:
+def test_a_baseline_that_died_unseen_is_stopped_without_a_word(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.wait()
     (tmp_path / "log").touch()
-    peer = RunningPeer(read_peers(PEERS)[0], tmp_path, process, tmp_path / "log")
-    with pytest.raises(PeerError, match="died at 'hello': it said nothing"):
-        peer.ask("hello")
-    peer.stop()
+    baseline = RunningBaseline(read_baselines(BASELINES)[0], tmp_path, process, tmp_path / "log")
+    with pytest.raises(BaselineError, match="died at 'hello': it wrote no message"):
+        baseline.ask("hello")
+    baseline.stop()
     assert process.stdin.closed
     assert process.stdout.closed
 
 
-def test_a_peer_that_failed_to_install_is_listed_with_the_reason(
-    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path
+def test_a_baseline_that_failed_to_install_is_listed_with_the_reason(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, baselines: Path
 ) -> None:
-    (peers / ".envs/nowhere.failed.txt").write_text("ERROR: No matching distribution found\nfor nothing==1")
-    entries = tuple(entry for entry in read_peers(peers) if entry.name == "absent")
+    (baselines / ".envs/nowhere.failed.txt").write_text("ERROR: No matching distribution found\nfor nothing==1")
+    entries = tuple(entry for entry in read_baselines(baselines) if entry.name == "absent")
     with ExitStack() as stack:
-        plan = PeerPlan(peers, entries, tiny_checkpoint)
-        table = start_peers(tiny_bundle, request_of(tiny_bundle), bench_texts(), plan, stack, silent)
+        plan = BaselinePlan(baselines, entries, tiny_checkpoint)
+        table = start_baselines(tiny_bundle, request_of(tiny_bundle), bench_texts(), plan, stack, silent)
     assert table.running == []
-    (peer,) = table.listed
-    assert peer.reason == "absent fp32 is not installed: ERROR: No matching distribution found for nothing==1"
+    (one,) = table.listed
+    assert one.reason == "absent fp32 is not installed: ERROR: No matching distribution found for nothing==1"
 
 
-def test_peers_run_without_the_telemetry_of_onnxruntime(
-    tiny_bundle: Bundle, tiny_checkpoint: Path, peers: Path, monkeypatch: pytest.MonkeyPatch
+def test_baselines_run_without_the_telemetry_of_onnxruntime(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, baselines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
-    (peers / "dying.py").write_text("import os, sys\nsys.exit(os.environ['ORT_DISABLE_TELEMETRY'] + ' is set')\n")
-    entries = tuple(entry for entry in read_peers(peers) if entry.name == "dying")
+    (baselines / "dying.py").write_text("import os, sys\nsys.exit(os.environ['ORT_DISABLE_TELEMETRY'] + ' is set')\n")
+    entries = tuple(entry for entry in read_baselines(baselines) if entry.name == "dying")
     with ExitStack() as stack:
-        plan = PeerPlan(peers, entries, tiny_checkpoint)
-        table = start_peers(tiny_bundle, request_of(tiny_bundle), bench_texts(), plan, stack, silent)
+        plan = BaselinePlan(baselines, entries, tiny_checkpoint)
+        table = start_baselines(tiny_bundle, request_of(tiny_bundle), bench_texts(), plan, stack, silent)
     assert table.listed[0].reason.endswith(": 1 is set")
 
 
-def test_the_projects_own_peers_are_described_and_pinned() -> None:
-    entries = read_peers(PEERS)
+def test_the_projects_own_baselines_are_described_and_pinned() -> None:
+    entries = read_baselines(BASELINES)
     assert {"PyTorch", "sentence-transformers", "optimum", "fastembed", "OpenVINO"} <= {entry.name for entry in entries}
     for entry in entries:
-        assert (PEERS / entry.driver).is_file()
-        lines = (PEERS / f"{entry.environment}.txt").read_text("utf-8").splitlines()
+        assert (BASELINES / entry.driver).is_file()
+        lines = (BASELINES / f"{entry.environment}.txt").read_text("utf-8").splitlines()
         assert all("==" in line for line in lines if not line.startswith("#"))
 
 
@@ -357,14 +379,16 @@ def test_the_projects_own_peers_are_described_and_pinned() -> None:
     [
         (["--engine", "steam"], "Unknown engine 'steam'"),
         (["--engine", "tensorrt:x"], "Unknown engine 'tensorrt:x'. Write tensorrt or tensorrt:1."),
-        (["--lengths", "novel"], "there are no texts of the length 'novel'; choose of query, sentence, passage, mixed"),
-        (["--threads", "0"], "threads must be at least 1, got 0"),
-        (["--full", "--batch-tokens", "0"], "batch-tokens must be at least 1, got 0"),
-        (["--batch-tokens", "512"], "--batch-tokens compares budgets in a full bench only; add --full"),
-        (["--targets", "9x8"], "holds no target 9x8"),
-        (["--peer", "PyTorch"], "--peer needs --peers FOLDER"),
-        (["--peers", "nowhere"], "cannot read nowhere/baselines.toml"),
-        (["--peers", str(PEERS), "--peer", "nobody"], "has no peer 'nobody'; it has"),
+        (["--lengths", "novel"], "Unknown text length 'novel'. Choose from: query, sentence, passage, mixed."),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--full", "--batch-tokens", "0"], "--batch-tokens must be at least 1, got 0"),
+        (["--batch-tokens", "512"], "--batch-tokens are compared in a full bench only. Add --full."),
+        (["--target", "9x8"], "contains no target 9x8"),
+        (["--targets", "1x8,9x8"], "contains no target 9x8"),
+        (["--baseline", "PyTorch"], "--baseline needs --baselines, a folder such as benchmarks/baselines."),
+        (["--peer", "PyTorch"], "--baseline needs --baselines"),
+        (["--baselines", "nowhere"], "Cannot read nowhere/baselines.toml"),
+        (["--peers", str(BASELINES), "--baseline", "nobody"], "has no baseline 'nobody'. Choose from: "),
         (["--out", "nowhere/r.json"], "cannot write nowhere/r.json"),
     ],
 )
@@ -379,15 +403,15 @@ def test_what_cannot_be_measured_is_said_in_one_line(
     assert out == ""
 
 
-@pytest.mark.parametrize("text", ["peer = 3", "[[peer]]\nname = 1", "[[", '[[peer]]\nname = "a"'])
-def test_a_broken_list_of_peers_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["baseline = 3", "[[baseline]]\nname = 1", "[[", '[[baseline]]\nname = "a"'])
+def test_a_broken_list_of_baselines_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "baselines.toml").write_text(text)
-    with pytest.raises(InputError, match=r"peers\.toml does not describe peers"):
-        read_peers(tmp_path)
+    with pytest.raises(InputError, match=r"baselines\.toml does not describe baselines"):
+        read_baselines(tmp_path)
 
 
 def interrupt_after(calls: int, write):
-    """Write so many times, and then act as a person who stops the run."""
+    """Write this many times, and then interrupt the run."""
     left = [calls]
 
     def wrapped(*arguments) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ese_deploy.bench.memory import MemoryUse
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import candidates
 from ese_deploy.choose.budgets import LatencyBudget, parse_latency, parse_quality, parse_size, parse_throughput
@@ -189,7 +190,7 @@ def test_a_figure_that_the_system_does_not_tell_is_said(
     tiny_bundle: Bundle, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("ese_deploy.bench.measure")
-    monkeypatch.setattr(module, "measure_memory", lambda *_: {"load_seconds": 0.1})
+    monkeypatch.setattr(module, "measure_memory", lambda *_: MemoryUse(0.1))
     assert main(["choose", str(tiny_bundle.path), "--max-memory", "9GB", "--plot", str(tmp_path / "plot.png")]) == 2
     assert "this system does not tell the memory of a target; leave that budget out" in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def test_a_text_of_so_many_tokens_is_made(tiny_bundle: Bundle, tokens: int) -> N
 
 @pytest.mark.parametrize("tokens", [1, 49])
 def test_a_text_that_the_model_does_not_take_is_refused(tiny_bundle: Bundle, tokens: int) -> None:
-    with pytest.raises(InputError, match=f"a text of {tokens} tokens cannot be timed; .* takes 2 to 48"):
+    with pytest.raises(InputError, match=f"Cannot time a text of {tokens} tokens: .* accepts 2 to 48 tokens"):
         text_of(tiny_bundle, tokens)
 
 

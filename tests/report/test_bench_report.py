@@ -11,8 +11,10 @@ from helpers.bench_results import depth_rows, make_group, make_results, make_row
 
 from ese_deploy.bench.results import write_results
 from ese_deploy.cli.app import main
-from ese_deploy.report.analysis import agreement, depth_lines, main_quality, peer_ratios, share_of_limit
-from ese_deploy.report.findings import agreement_lines, headlines, losses, not_measured
+from ese_deploy.errors import InputError
+from ese_deploy.report import report
+from ese_deploy.report.analysis import agreement, baseline_ratios, depth_lines, main_quality, share_of_peak
+from ese_deploy.report.findings import agreement_lines, headlines, losses, noise_line, not_measured
 from ese_deploy.report.html import write_html
 from ese_deploy.report.markdown import write_markdown
 from ese_deploy.report.tables import result_tables, side_by_side
@@ -34,7 +36,7 @@ const page = document.documentElement;
 const probe = {boxes, wide: page.scrollWidth > page.clientWidth, ink: getComputedStyle(document.body).color};
 document.body.setAttribute("data-probe", JSON.stringify(probe));
 </script>"""
-CLICK = """<script>document.querySelector('table[data-key="r0-depth"] th:nth-child(2) button').click();</script>"""
+CLICK = """<script>document.querySelector('table[data-key="r0-depth"] th:nth-child(4) button').click();</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_ratio_to_a_peer_counts_only_right_vectors() -> None:
-    found = {(one.group.length, one.group.kind, one.peer.who): one.ratio.value for one in peer_ratios(make_results())}
+def test_a_ratio_to_a_baseline_counts_only_right_vectors() -> None:
+    ratios = baseline_ratios(make_results())
+    found = {(one.group.length, one.group.kind, one.baseline.name): one.ratio.value for one in ratios}
     assert found["mixed", "throughput", "sentence-transformers"] == pytest.approx(2.5)
     assert found["query", "latency", "OpenVINO"] == pytest.approx(0.8)
-    assert {who for _, _, who in found} == {"sentence-transformers", "OpenVINO"}
+    assert {name for _, _, name in found} == {"sentence-transformers", "OpenVINO"}
 
 
 def test_losses_stand_beside_wins() -> None:
@@ -59,16 +62,16 @@ def test_losses_stand_beside_wins() -> None:
         "OpenVINO fp32 is faster on throughput of query texts: ese-deploy's fp32 runs at 0.80 × (0.80 to 0.80) of its "
         "speed"
     )
-    wins = make_results([make_group([*depth_rows(), make_row(who="PyTorch", seconds=[2.0] * 5, cosine=1.0)])])
+    wins = make_results([make_group([*depth_rows(), make_row(name="PyTorch", seconds=[2.0] * 5, cosine=1.0)])])
     assert losses(wins) == []
     figures = [head.figure for head in headlines(make_results())]
     assert figures[:3] == ["12.0/s", "0.80 ×", "2.50 ×"]
 
 
-def test_a_peer_of_fewer_bits_is_compared_with_ours_of_as_few() -> None:
+def test_a_baseline_of_fewer_bits_is_compared_with_ours_of_as_few() -> None:
     int8 = [make_row(seconds=[time] * 5, dtype="int8") for time in (0.5, 0.4)]
-    peers = [make_row(who="OpenVINO", seconds=[0.6] * 5, dtype=dtype, cosine=0.99) for dtype in ("int8", "bf16")]
-    found = peer_ratios(make_results([make_group([*depth_rows(), *int8, *peers])]))
+    others = [make_row(name="OpenVINO", seconds=[0.6] * 5, dtype=dtype, cosine=0.99) for dtype in ("int8", "bf16")]
+    found = baseline_ratios(make_results([make_group([*depth_rows(), *int8, *others])]))
     assert [(one.own.dtype, round(one.ratio.value, 2)) for one in found] == [("int8", 1.5), ("fp32", 0.6)]
 
 
@@ -99,13 +102,13 @@ def test_the_shallowest_depth_is_held_against_the_full_model_round_by_round() ->
     # The machine slows down for some rounds: the ratio is 1.5 in the median round, and 6 of the medians.
     rows = [make_row("4x384", [1.0, 1.0, 4.0, 4.0, 1.0]), make_row("6x384", [1.5, 1.5, 6.0, 6.0, 6.0])]
     last = headlines(make_results([make_group(rows)]))[-1]
-    assert (last.figure, last.what) == ("1.5 ×", "the full model's rate at depth 4")
-    assert last.detail == "the whole model costs 1.5 × the blocks"
+    assert (last.figure, last.what) == ("1.5 ×", "the full model's throughput at depth 4")
+    assert last.detail == "the full model has 1.5 × the layers"
 
 
-def test_the_share_of_the_limit_is_of_the_same_dtype() -> None:
+def test_the_share_of_peak_gemm_is_of_the_same_dtype() -> None:
     group = make_group([make_row(), make_row(dtype="bf16"), make_row(dtype="int8")])
-    assert [share_of_limit(row, group) for row in group.rows] == [pytest.approx(0.6), None, None]
+    assert [share_of_peak(row, group) for row in group.rows] == [pytest.approx(0.6), None, None]
 
 
 def test_runs_agree_where_ratios_do_even_if_one_machine_was_slower_that_day() -> None:
@@ -113,42 +116,55 @@ def test_runs_agree_where_ratios_do_even_if_one_machine_was_slower_that_day() ->
     same = agreement(first, slower)
     assert (same.ratios, same.outside) == (16, {})
     assert agreement_lines([first, slower], ["a", "b"]) == ["a and b agree within 10% on 16 of 16 ratios"]
-    rows = [*depth_rows(), make_row(who="PyTorch", seconds=[1.0, 9.0, 1.0, 9.0, 9.0], cosine=1.0)]
+    rows = [*depth_rows(), make_row(name="PyTorch", seconds=[1.0, 9.0, 1.0, 9.0, 9.0], cosine=1.0)]
     noisy = make_results([make_group(rows)])
-    calm = make_results([make_group([*depth_rows(), make_row(who="PyTorch", seconds=[2.0] * 5, cosine=1.0)])])
+    calm = make_results([make_group([*depth_rows(), make_row(name="PyTorch", seconds=[2.0] * 5, cosine=1.0)])])
     apart = agreement(noisy, calm)
     assert (apart.ratios, len(apart.outside), apart.noisy) == (3, 1, 1)
-    assert "of the 1 others 1 are marked as noisy" in agreement_lines([noisy, calm], ["a", "b"])[0]
+    assert "of the other 1, 1 are marked as noisy" in agreement_lines([noisy, calm], ["a", "b"])[0]
 
 
 def test_runs_of_different_machines_need_not_agree() -> None:
     first = make_results()
     host = msgspec.structs.replace(first.host, machine=msgspec.structs.replace(first.host.machine, cpu="other"))
     other = msgspec.structs.replace(first, host=host)
-    assert agreement_lines([first, other], ["a", "b"]) == [
-        "a and b ran on different machines; their ratios need not agree"
-    ]
+    assert agreement_lines([first, other], ["a", "b"]) == ["a and b ran on different machines; their ratios can differ"]
 
 
 def test_what_was_not_measured_is_said() -> None:
-    said = "\n".join(not_measured(msgspec.structs.replace(make_results(), complete=False, restricted="targets 1x8")))
+    results = msgspec.structs.replace(make_results(), complete=False, restricted={"targets": "1x8"})
+    said = "\n".join(not_measured(results))
     for part in (
-        "this run was cut off",
+        "This run was interrupted",
         "engine openvino: OpenVINO is not installed",
-        "peer fastembed fp32 is not installed; make peers",
-        "limit of bf16 on cpu: the processor names no instructions",
-        "GPUs: this machine has none",
-        "what the options left out: targets 1x8",
+        "baseline fastembed fp32 is not installed; run: make baselines",
+        "peak GEMM of bf16 on cpu: the processor lists no instructions",
+        "GPUs: the driver reports none",
+        "what these options exclude: targets 1x8",
     ):
         assert part in said
 
 
+def test_noise_is_said_at_the_top(tmp_path: Path) -> None:
+    assert noise_line(make_results()) == ""
+    noisy = make_row(seconds=[1.0, 9.0, 1.0, 9.0, 9.0])
+    assert noise_line(make_results([make_group([*depth_rows(), noisy])])).startswith("1 of 4 rows are noisy: ")
+
+
+def test_the_python_function_takes_strings(tmp_path: Path) -> None:
+    write_results(tmp_path / "a.json", make_results())
+    assert report(str(tmp_path / "a.json"), str(tmp_path / "r.md")) == tmp_path / "r.md"
+    assert (tmp_path / "r.md").read_text("utf-8").startswith("# Throughput: tiny\n")
+    with pytest.raises(InputError, match="Cannot write a report"):
+        report([tmp_path / "a.json"], tmp_path / "r.txt")
+
+
 def test_tables_mark_losses_noise_and_wrong_vectors() -> None:
     tables = {table.key: table for table in result_tables(make_results())}
-    ratios = {row[3].text: row[8].mark for row in tables["peers"].rows}
+    ratios = {row[0].text: row[7].mark for row in tables["baselines"].rows}
     assert ratios == {"sentence-transformers": "win", "OpenVINO": "loss"}
-    remarks = {row[3].text: row[-1].text for row in tables["throughput"].rows}
-    assert remarks["wrong"] == "other vectors (cosine 0.300): does not count"
+    remarks = {row[0].text: row[-1].text for row in tables["throughput"].rows}
+    assert remarks["wrong"] == "other vectors (cosine 0.300), does not count"
     for table in tables.values():
         assert all(len(row) == len(table.columns) for row in table.rows), table.key
 
@@ -156,7 +172,7 @@ def test_tables_mark_losses_noise_and_wrong_vectors() -> None:
 def test_several_runs_stand_side_by_side() -> None:
     table = side_by_side([make_results(), make_results(speed=2)], ["a", "b"])
     full = next(
-        row for row in table.rows if (row[2].text, row[5].text, row[4].text) == ("mixed", "6x384", "ese-deploy")
+        row for row in table.rows if (row[0].text, row[1].text, row[6].text) == ("ese-deploy", "6x384", "mixed")
     )
     assert [cell.text for cell in full[8:]] == ["12.0", "1.00", "6.00", "1.00"]
 
@@ -169,7 +185,9 @@ def test_markdown_names_its_pictures_and_holds_every_table(tmp_path: Path, name:
     pictures = [unquote(link) for link in re.findall(r"!\[.*\]\(([^() ]*)\)", text)]
     assert len(pictures) == 6
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
-    for heading in ("Where a peer is faster", "Against peers", "Throughput", "Measured on", "Not measured"):
+    for heading in (
+        *("Where a baseline is faster", "Comparison with baselines", "Throughput", "Measured on", "Not measured"),
+    ):
         assert f"## {heading}\n" in text
 
 
@@ -223,11 +241,11 @@ def test_tables_sort_by_a_click_and_by_the_address(page: Path, tmp_path: Path) -
         assert len(rates) == 18
         assert rates == sorted(rates, reverse=not rising)
         assert len(set(rates)) > 3
-    assert [row[1] for row in rows_of(dom, "r0-depth")] == ["mixed", "query", "query", "sentence"]
+    assert [row[3] for row in rows_of(dom, "r0-depth")] == ["mixed", "query", "query", "sentence"]
     assert dom.count('aria-sort="ascending"') == 2
 
 
-def test_the_report_verb_writes_what_its_file_name_says(tmp_path: Path, capsys: Capture) -> None:
+def test_the_report_command_writes_what_its_file_name_says(tmp_path: Path, capsys: Capture) -> None:
     write_results(tmp_path / "a.json", make_results())
     write_results(tmp_path / "b.json", make_results(speed=1.1))
     (tmp_path / "note.txt").write_text("a word of mine")
@@ -235,7 +253,7 @@ def test_the_report_verb_writes_what_its_file_name_says(tmp_path: Path, capsys: 
     assert main([*both, "--out", str(tmp_path / "r.html"), "--note", str(tmp_path / "note.txt")]) == 0
     assert "a word of mine" in (tmp_path / "r.html").read_text("utf-8")
     assert main([*both, "--out", str(tmp_path / "r.md"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["results"] == ["a", "b"]
+    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["results"] == both[1:]
     assert main([*both[:2], "--out", str(tmp_path / "plots.svg")]) == 0
     assert len(list((tmp_path / "plots").glob("*.svg"))) == 6
 
@@ -243,12 +261,12 @@ def test_the_report_verb_writes_what_its_file_name_says(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("change", "out", "message"),
     [
-        ({"schema_version": 7}, "r.html", "b.json has schema_version 7, this ese-deploy reads 1; update ese-deploy"),
-        ({"weights_sha256": "f" * 64}, "r.html", "cannot be compared: one is of tiny"),
-        ({"texts": {}}, "r.html", "cannot be compared: they embedded other texts"),
-        ({"groups": []}, "r.html", "b.json holds no group that is done"),
-        ({}, "r.pdf", "r.pdf is not one of .html, .md, .png, .svg"),
-        ({}, "r.png", "plots are of one results file"),
+        ({"schema_version": 7}, "r.html", "b.json has schema_version 7; this ese-deploy reads 1 to 2. Update"),
+        ({"weights_sha256": "f" * 64}, "r.html", "b.json: one is of tiny"),
+        ({"texts": {}}, "r.html", "b.json: they embedded different texts"),
+        ({"groups": []}, "r.html", "b.json contains no complete group"),
+        ({}, "r.pdf", "r.pdf. Choose a file of one of these types: .html, .md, .png, .svg."),
+        ({}, "r.png", "Plots show one results file"),
         ({}, "nowhere/r.html", "Cannot write"),
     ],
 )
