@@ -7,7 +7,6 @@ import argparse
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,10 @@ def ours(bundle: Path, targets: list[str], engines: list[str], threads: int) -> 
     for engine in engines:
         for target in targets:
             try:
-                yield f"{target} {engine}", Encoder.open(bundle, target, engine=engine, threads=threads).encode
+                yield (
+                    f"{target} {engine}",
+                    Encoder.open(bundle, target, engine=engine, threads=threads, log_truncated=False).encode,
+                )
             except EseDeployError as error:
                 print(f"left out {target} {engine}: {error}", file=sys.stderr)
 
@@ -95,7 +97,6 @@ def main() -> None:
     parser.add_argument("--sentence-transformers", metavar="FOLDER", help="the full model, encoded by its library")
     parser.add_argument("--nncf", metavar="TARGET", help="an fp32 target, quantised by NNCF and run by OpenVINO")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
     texts = read_texts(arguments.texts, arguments.field)[: arguments.limit]
     runs: dict[str, Run] = {}
     if arguments.sentence_transformers:
@@ -104,7 +105,9 @@ def main() -> None:
     runs |= dict(ours(arguments.bundle, arguments.targets.split(","), arguments.engines.split(","), arguments.threads))
     if arguments.nncf:
         engine = NncfOpenVino(arguments.bundle)
-        encoder = Encoder.open(arguments.bundle, arguments.nncf, engine=engine, threads=arguments.threads)
+        encoder = Encoder.open(
+            arguments.bundle, arguments.nncf, engine=engine, threads=arguments.threads, log_truncated=False
+        )
         runs[f"{arguments.nncf} by NNCF, openvino"] = encoder.encode
     if not runs or not texts:
         raise InputError(f"there is nothing to measure: {len(texts)} texts, and {len(runs)} targets that open")

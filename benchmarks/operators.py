@@ -3,7 +3,6 @@
 import argparse
 import json
 import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -56,9 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     for target in arguments.targets:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Encoder.open(arguments.bundle, target)  # says what is wrong with a target in one line
+        Encoder.open(arguments.bundle, target)  # says what is wrong with a target in one line
         found = profile(arguments.bundle, target, arguments.rounds, arguments.threads)
         whole = sum(found.values())
         print(f"{target}: {whole / arguments.rounds / 1e3:.0f} ms in kernels for the collection")

@@ -37,12 +37,7 @@ HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typ
 
 # Rules that do not hold yet, with what has to change. An entry whose rule holds fails: remove it then.
 PENDING = {
-    "runtime imports": "Encoder.open resolves budget profiles",
     "export imports": "export checks and stores budget profiles",
-    "warnings evaluate": "truncation is to be counted, not warned about",
-    "warnings export": "truncation is to be counted, not warned about",
-    "warnings verify": "truncation is to be counted, not warned about",
-    "warnings cli": "truncation is to be counted, not warned about",
     "settings training": "training passes argparse.Namespace",
     "refused export ./nope --out x": "reading a checkpoint imports torch before it looks at the path",
     "refused export . --out x --target 3*128": "export checks its arguments after it has imported torch",

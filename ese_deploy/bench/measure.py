@@ -133,7 +133,9 @@ def _interleave(
     done, total = 0, rounds * len(entries)
     progress(stage, 0, total)
     for group in _groups(entries):
-        encoders = [Encoder.open(bundle, entry.target, engine=engine, threads=threads) for entry in group]
+        encoders = [
+            Encoder.open(bundle, entry.target, engine=engine, threads=threads, log_truncated=False) for entry in group
+        ]
         turns = [functools.partial(turn, encoder) for encoder in encoders]
         share = rounds * len(group)
 

@@ -24,7 +24,7 @@ import sys
 from ese_deploy import Encoder
 bundle, target, engine, threads = sys.argv[1:]
 text = sys.stdin.buffer.read().decode()
-Encoder.open(bundle, target, engine=engine, threads=int(threads)).encode(text)
+Encoder.open(bundle, target, engine=engine, threads=int(threads), log_truncated=False).encode(text)
 print("ready", flush=True)
 """
 
@@ -101,7 +101,7 @@ def _child(text: str, bundle: str, target: str, engine: str, threads: str) -> Me
     opened = open_bundle(bundle)
     before = private_bytes()
     start = time.perf_counter()
-    encoder = Encoder.open(opened, target, engine=loaded, threads=int(threads))
+    encoder = Encoder.open(opened, target, engine=loaded, threads=int(threads), log_truncated=False)
     load_seconds = time.perf_counter() - start
     encoder.encode(text)
     after = private_bytes()

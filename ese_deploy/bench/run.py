@@ -201,7 +201,7 @@ def _encoder(state: _State, run: Run, threads: int) -> Encoder:
     if key not in state.encoders:
         # Sessions with other thread counts are not needed again soon and would only occupy memory.
         state.encoders = {key: encoder for key, encoder in state.encoders.items() if key[2] == threads}
-        opened = Encoder.open(state.bundle, run.entry.target, engine=run.engine, threads=threads)
+        opened = Encoder.open(state.bundle, run.entry.target, engine=run.engine, threads=threads, log_truncated=False)
         state.encoders[key] = opened
     return state.encoders[key]
 

@@ -10,7 +10,6 @@ from ese_deploy.bundle.golden import GoldenCheck, check_golden, load_golden
 from ese_deploy.bundle.manifest import Parity, TargetEntry
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table, progress_bars
-from ese_deploy.engines import batch_for
 from ese_deploy.engines.tensorrt import BuildSettings, TensorRt
 from ese_deploy.engines.tensorrt.plans import Plan, save_parity
 from ese_deploy.errors import CheckFailedError, InputError
@@ -114,7 +113,7 @@ def _entries(opened: Bundle, target: str) -> list[TargetEntry]:
 
 
 def _check(opened: Bundle, entry: TargetEntry, engine: TensorRt, plan: Plan, why: str) -> Built:
-    loaded = LoadedTarget(opened, entry, Streams(engine.open(plan)), batch_for(_ENGINE))
+    loaded = LoadedTarget(opened, entry, Streams(engine.open(plan)), _ENGINE)
     encoder = Encoder(opened, load_tokenizer(opened), loaded)
     golden = load_golden(opened)
     check = check_golden(encoder, golden)

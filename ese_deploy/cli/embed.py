@@ -1,6 +1,5 @@
 """``ese-deploy embed``."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -59,17 +58,23 @@ def embed(
     engine = engine or profiled
     encode: Callable[..., NDArray[Any]]
     if index is None:
-        encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads)
+        encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads, log_truncated=False)
         encode = encoder.encode
     else:
         queries = chosen or index
-        encoder = Encoder.open(bundle, query_target=queries, document_target=index, engine=engine, threads=threads)
+        encoder = Encoder.open(
+            bundle,
+            query_target=queries,
+            document_target=index,
+            engine=engine,
+            threads=threads,
+            log_truncated=False,
+        )
         encode = encoder.encode_query
     row = encode([], precision=stored)
     total = texts.check()
     done = 0
-    with progress_bars() as progress, warnings.catch_warnings(), writer(out, total, row) as write:
-        warnings.simplefilter("ignore")  # said in one line at the end
+    with progress_bars() as progress, writer(out, total, row) as write:
         for rows in chunks(texts, _CHUNK):
             write(rows, encode([row.text for row in rows], prompt_name=prompt_name, precision=stored))
             done += len(rows)

@@ -1,6 +1,5 @@
 """Vectors of every exit of a model, each text passing the model as seldom as can be."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -145,14 +144,14 @@ class BundleExits:
         vectors = {}
         total = len(texts) * len(self._exits)
         for number, one in enumerate(self._exits):
-            encoder = Encoder.open(self._bundle, one.targets[-1], engine=self._engine, threads=self._threads)
+            encoder = Encoder.open(
+                self._bundle, one.targets[-1], engine=self._engine, threads=self._threads, log_truncated=False
+            )
             encode = {"text": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[role]
             found = np.empty((len(texts), encoder.dim), np.float32)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # every target cuts the same texts, as the full model does
-                for start in range(0, len(texts), _PIECE):
-                    found[start : start + _PIECE] = encode(texts[start : start + _PIECE])
-                    done = number * len(texts) + min(start + _PIECE, len(texts))
-                    progress(f"embed {role}s", done, total)
+            for start in range(0, len(texts), _PIECE):
+                found[start : start + _PIECE] = encode(texts[start : start + _PIECE])
+                done = number * len(texts) + min(start + _PIECE, len(texts))
+                progress(f"embed {role}s", done, total)
             vectors[one] = found
         return vectors

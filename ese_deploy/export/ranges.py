@@ -1,6 +1,5 @@
 """Between which numbers the components of a target's vectors lie, over the calibration texts or the collection."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -51,12 +50,10 @@ def measure_ranges(
     found: dict[str, TargetRanges] = {}
     progress("ranges", 0, len(exits))
     for done, ((_, dtype), group) in enumerate(exits.items(), start=1):
-        encoder = Encoder.open(bundle, group[-1], engine=engine_for(engine, dtype))
+        encoder = Encoder.open(bundle, group[-1], engine=engine_for(engine, dtype), log_truncated=False)
         ranges = {target: _empty(target.dim) for target in group}
         for texts in _pieces(calibration):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # long texts are cut, as they will be
-                vectors = encoder.encode(texts)
+            vectors = encoder.encode(texts)
             for target, (lowest, highest) in ranges.items():
                 part = cut(vectors, target.dim)
                 np.fmin(lowest, np.fmin.reduce(part), out=lowest)

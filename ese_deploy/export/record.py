@@ -1,6 +1,5 @@
 """Measuring what was written: parity with PyTorch, agreement with the full model, golden vectors, ranges."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,10 +86,8 @@ def verify_and_record(
 
 def check_int8_quality(bundle: Bundle, engine: Engine, check: TargetCheck, exact: NDArray[np.float32]) -> TargetCheck:
     """Let a target of int8 pass the gate on held texts too."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # long texts are cut, as PyTorch cuts them
-        runner = engine_for(engine, check.entry.dtype)
-        found = Encoder.open(bundle, check.entry.target, engine=runner).encode(held_half())
+    runner = engine_for(engine, check.entry.dtype)
+    found = Encoder.open(bundle, check.entry.target, engine=runner, log_truncated=False).encode(held_half())
     fidelity = msgspec.structs.replace(
         measure_fidelity(found, exact, SAMPLE_CORPUS_NAME, sample_corpus_sha256()),
         batch_max_abs=check.batch_max_abs,
@@ -115,10 +112,9 @@ def _evaluate(
     full = reference.cut(reference.pool(texts), checkpoint.width)
     measured = {}
     for done, check in enumerate(checks, start=1):
-        encoder = Encoder.open(bundle, check.entry.target, engine=engine_for(engine, check.entry.dtype))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a model of short texts cuts the passages, and so does the full one
-            value = agreement(encoder.encode(texts), full)
+        runner = engine_for(engine, check.entry.dtype)
+        encoder = Encoder.open(bundle, check.entry.target, engine=runner, log_truncated=False)
+        value = agreement(encoder.encode(texts), full)
         quality = Quality(
             metric=AGREEMENT,
             data=SAMPLE_CORPUS_NAME,

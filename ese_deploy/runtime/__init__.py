@@ -1,4 +1,4 @@
-"""Running a bundle: numpy, tokenizers, msgspec and one inference engine; no torch, no transformers."""
+"""Running a bundle. Needs numpy, tokenizers, msgspec and an inference engine, but neither torch nor transformers."""
 
 from ese_deploy.runtime.encoder import Encoder
 

@@ -1,4 +1,4 @@
-"""Cutting texts of mixed lengths into batches that waste little on padding."""
+"""Batches of texts of similar lengths, which need little padding."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,16 +7,16 @@ __all__ = ["plan_batches"]
 
 
 def plan_batches(lengths: NDArray[np.int64], batch_size: int, batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Sort by length and cut where the next row would break a limit.
+    """Sort by length, and start a new batch where the next row would exceed a limit.
 
     Args:
         lengths: tokens of each text, int64 [n].
         batch_size: most rows of a batch.
-        batch_tokens: most tokens of a batch, padding included. A text longer than that is a batch of its own.
+        batch_tokens: most tokens of a batch, padding included. A longer text becomes a batch of its own.
 
     Returns:
-        Indices into ``lengths``, an array for each batch, the longest texts first, so that a batch that does not fit
-        into memory fails at once and not after an hour.
+        Indices into ``lengths``, an array for each batch. The longest texts come first, so that a batch that does not
+        fit into memory fails at the start.
 
     Example:
         >>> plan_batches(np.array([3, 9, 4, 8]), batch_size=8, batch_tokens=18)

@@ -1,51 +1,41 @@
-"""The encoder: texts in, unit-norm vectors out, with nothing but an inference engine."""
+"""The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
 import itertools
+import logging
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
-from ese_deploy.engines import DEFAULT_ENGINE, Batch, Engine, load_engine, require_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, Engine, load_engine, require_dtype
 from ese_deploy.errors import InputError
+from ese_deploy.runtime.embedding import EncodeOptions, embed_texts, resolve_batch
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
 from ese_deploy.runtime.precision import Precision, check_precision, needs_ranges, quantize
+from ese_deploy.runtime.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
+from ese_deploy.runtime.similarity import cosine_similarity
 from ese_deploy.runtime.tokenize import TextTokenizer, iterate_texts, list_texts, load_tokenizer
 from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target
 
-__all__ = ["Encoder"]
+__all__ = ["EncodeOptions", "Encoder"]
 
-# Texts tokenised and sorted at once: enough for tight batches, few enough to bound memory.
-_WINDOW = 4096
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_log = logging.getLogger(__name__)
 
-Vectors = NDArray[np.float32]
-# float32, int8 or uint8, as the precision says.
+# float32, int8 or uint8, depending on the precision.
 Embeddings = NDArray[Any]
 
 
-class EncodeOptions(TypedDict, total=False):
-    """How texts are batched and vectors returned; see :meth:`Encoder.encode`."""
-
-    batch_size: int
-    batch_tokens: int
-    show_progress_bar: bool
-    precision: Precision
-
-
 class Encoder:
-    """Embeds texts with one target of a bundle; open it with :meth:`open`. Safe to use from many threads.
+    """Embeds texts with a target of a bundle. Open it with :meth:`open`. Several threads may use it at once.
 
-    Queries may be embedded with another target than documents: a shallow one, which answers fast, for an index that a
-    deep one made. :meth:`encode_query` then uses the one, all other methods the other.
+    Queries can have a target of their own: a shallow one, which is fast, for an index that a deep one has made.
+    :meth:`encode_query` then uses the query target, and all other methods use the document target.
 
     Example:
         >>> encoder = Encoder.open("exports/minilm", target="3x128")
@@ -57,16 +47,24 @@ class Encoder:
         bundle: the bundle.
         tokenizer: its tokenizer.
         documents: the target that embeds texts.
-        queries: the target that embeds queries, of the same dim and space; None: the same.
+        queries: the target that embeds queries, with the dim and embedding space of ``documents``. None: the same.
+        log_truncated: log a warning when the first text is truncated.
     """
 
     def __init__(
-        self, bundle: Bundle, tokenizer: TextTokenizer, documents: LoadedTarget, queries: LoadedTarget | None = None
+        self,
+        bundle: Bundle,
+        tokenizer: TextTokenizer,
+        documents: LoadedTarget,
+        queries: LoadedTarget | None = None,
+        *,
+        log_truncated: bool = True,
     ) -> None:
         self._bundle = bundle
         self._tokenizer = tokenizer
         self._documents = documents
         self._queries = queries or documents
+        self._log_truncated = log_truncated
         self._lock = threading.Lock()
         self._truncated = 0
 
@@ -78,37 +76,42 @@ class Encoder:
         *,
         query_target: Target | str | None = None,
         document_target: Target | str | None = None,
-        profile: str | None = None,
         engine: str | Engine | None = None,
         threads: int | None = None,
+        log_truncated: bool = True,
+        profile: str | None = None,
     ) -> "Encoder":
-        """Open a bundle and load one of its targets, or one for queries and one for documents.
+        """Open a bundle and load a target, or one for queries and one for documents.
 
         Args:
-            bundle: the bundle's folder, or a bundle that is open already.
-            target: such as ``"3x128"``; without it the deepest and widest fp32 target.
-            query_target: the target for queries, such as ``"3x128"``, instead of ``target``; it needs
-                ``document_target``, of the same dim and space.
+            bundle: the folder of the bundle, or an open bundle.
+            target: such as ``"3x128"``. Default: the deepest and widest fp32 target.
+            query_target: the target for queries, such as ``"3x128"``. It goes with ``document_target``, and both have
+                one dim and one embedding space.
             document_target: the target for documents, such as ``"6x128"``.
-            profile: a budget profile of the bundle, such as ``"edge"``, instead of a target; where it had to fall
-                back on something else than it names, a warning says so.
-            engine: the inference engine; without it the profile's, or ``onnxruntime``.
-            threads: threads to compute with, on one batch or on several at once; without it, what affinity and the
-                control group's quota allow.
+            engine: the inference engine. Default: ``"onnxruntime"``.
+            threads: threads that compute. Default: every core that the process may use.
+            log_truncated: log a warning when the first text is truncated. :attr:`truncated_texts` counts them anyway.
+            profile: no longer supported. Resolve a budget profile with :func:`ese_deploy.choose.resolve_profile`, and
+                pass its target and engine.
 
         Raises:
-            BundleError: the bundle is missing, damaged or hostile.
-            InputError: the bundle does not hold a target or the profile, vectors of the two targets cannot be compared,
-                or ``threads`` is below 1.
-            EngineError: the engine is not installed, does not compute in the target's dtype, or refused the graph.
+            BundleError: the bundle is missing, damaged or unsafe.
+            InputError: the bundle does not contain a target, vectors of the two targets are not comparable, or
+                ``threads`` is below 1.
+            EngineError: the engine is not installed, does not run the target's dtype, or cannot load the graph.
         """
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        chosen = choose_entries(opened, target, query_target, document_target, profile)
-        queries, documents = chosen.queries, chosen.documents
-        engine = engine or chosen.engine or DEFAULT_ENGINE
+        if profile is not None:
+            raise InputError(
+                f"Encoder.open takes no profile, got '{profile}'. Resolve it first: found = ese_deploy.choose."
+                "resolve_profile(bundle, profile); Encoder.open(bundle, found.target, engine=found.engine)"
+            )
         if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
-        # Before it is loaded: nobody should install an engine that does not run the target.
+            raise InputError(f"`threads` must be at least 1, got {threads}.")
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        documents, queries = choose_entries(opened, target, query_target, document_target)
+        engine = engine or DEFAULT_ENGINE
+        # Before the engine is loaded: the error must not advise to install an engine that does not run the target.
         kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
         for entry in (queries, documents):
             require_dtype(kind, str(entry.target), entry.dtype)
@@ -116,21 +119,26 @@ class Encoder:
         count = threads or available_threads()
         first = load_target(opened, documents, loaded, count)
         second = None if queries == documents else load_target(opened, queries, loaded, count)
-        return cls(opened, load_tokenizer(opened), first, second)
+        return cls(opened, load_tokenizer(opened), first, second, log_truncated=log_truncated)
+
+    def __repr__(self) -> str:
+        queries = "" if self._queries is self._documents else f", query_target='{self.query_target}'"
+        path, engine = str(self._bundle.path), self._documents.engine
+        return f"Encoder({path!r}, target='{self.target}'{queries}, engine='{engine}')"
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that it was opened from."""
+        """The bundle."""
         return self._bundle
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The bundle's manifest."""
         return self._bundle.manifest
 
     @property
     def target(self) -> Target:
-        """The target that embeds texts, and queries too unless they have one of their own."""
+        """The target that embeds texts, and queries unless they have their own."""
         return self._documents.entry.target
 
     @property
@@ -145,7 +153,7 @@ class Encoder:
 
     @property
     def space(self) -> str:
-        """Name of the vector space; vectors may be compared only within one."""
+        """Name of the embedding space. Only vectors of one space are comparable."""
         return self._documents.entry.space
 
     @property
@@ -160,7 +168,7 @@ class Encoder:
 
     @property
     def truncated_texts(self) -> int:
-        """How many texts were longer than ``max_seq_length`` and were cut, since the encoder was opened."""
+        """How many texts were longer than :attr:`max_seq_length` and were truncated, since the encoder was opened."""
         return self._truncated
 
     def encode(
@@ -178,34 +186,32 @@ class Encoder:
 
         Args:
             sentences: a text, or a sequence of texts.
-            prompt_name: name of a prompt of the model, put before each text.
-            prompt: a prompt given word for word; it wins over ``prompt_name``.
-            batch_size: most texts of a batch; without it, what suits the engine.
-            batch_tokens: most tokens of a batch, padding included, the limit that usually binds; without it, what
-                suits the engine.
-            show_progress_bar: show a bar on standard error.
-            precision: ``float32``; or for a smaller index ``int8``, ``uint8``, ``binary`` (as int8) or ``ubinary`` (as
-                uint8), as sentence-transformers makes them, between the ranges that the bundle holds of this target;
-                :func:`ese_deploy.runtime.precision.quantize` says how.
+            prompt_name: name of a prompt of the model that is put before each text.
+            prompt: the prompt itself. It has precedence over ``prompt_name``.
+            batch_size: most texts of a batch. Default: depends on the engine.
+            batch_tokens: most tokens of a batch, padding included; usually the limit that applies. Default: depends on
+                the engine.
+            show_progress_bar: show a progress bar on standard error.
+            precision: ``float32``, or for a smaller index ``int8``, ``uint8``, ``binary`` (stored as int8) or
+                ``ubinary`` (stored as uint8), as in sentence-transformers. ``int8`` and ``uint8`` use the ranges that
+                the bundle contains; see :func:`ese_deploy.runtime.precision.quantize`.
 
         Returns:
-            float32 [dim] for one text, [n, dim] for several, rows of norm 1, in the order given; or those rows in the
-            precision asked for, which holds eight components of ``binary`` and ``ubinary`` in a number.
+            float32 [dim] for one text, [n, dim] for several, rows of norm 1 in the order of the texts. With another
+            precision rows of int8 or uint8; ``binary`` and ``ubinary`` pack eight components into a number.
 
         Raises:
-            InputError: a text is not a ``str``, holds half of a surrogate pair or has no token, the prompt's name is
-                unknown, a limit is below 1, or there is no such precision, or the bundle has no ranges for it.
+            InputError: a text is not a ``str``, contains half of a surrogate pair or has no token; the prompt's name or
+                the precision is unknown; a limit is below 1; or the bundle has no ranges for the precision.
             EngineError: the engine failed.
         """
-        return self._embed(
-            self._documents,
-            sentences,
-            self._prefix(prompt_name, prompt),
+        options = EncodeOptions(
             batch_size=batch_size,
             batch_tokens=batch_tokens,
             show_progress_bar=show_progress_bar,
             precision=precision,
         )
+        return self._embed(self._documents, sentences, find_prompt(self.manifest, prompt_name, prompt), **options)
 
     def encode_query(
         self,
@@ -215,12 +221,12 @@ class Encoder:
         prompt: str | None = None,
         **options: Unpack[EncodeOptions],
     ) -> Embeddings:
-        """Embed search queries: as :meth:`encode`, with the model's prompt named ``query`` where it has one.
+        """Embed search queries with the query target and the model's prompt ``query``, if it has one.
 
-        The query target embeds them, where one was named.
+        Arguments, result and errors are those of :meth:`encode`.
         """
-        name = self._role_prompt(prompt_name, prompt, ("query",))
-        return self._embed(self._queries, sentences, self._prefix(name, prompt), **options)
+        prefix = find_prompt(self.manifest, prompt_name, prompt, QUERY_PROMPTS)
+        return self._embed(self._queries, sentences, prefix, **options)
 
     def encode_document(
         self,
@@ -230,9 +236,12 @@ class Encoder:
         prompt: str | None = None,
         **options: Unpack[EncodeOptions],
     ) -> Embeddings:
-        """Embed documents: as :meth:`encode`, with the first of the prompts ``document``, ``passage``, ``corpus``."""
-        name = self._role_prompt(prompt_name, prompt, _DOCUMENT_PROMPTS)
-        return self._embed(self._documents, sentences, self._prefix(name, prompt), **options)
+        """Embed documents with the first of the prompts ``document``, ``passage`` and ``corpus`` that the model has.
+
+        Arguments, result and errors are those of :meth:`encode`.
+        """
+        prefix = find_prompt(self.manifest, prompt_name, prompt, DOCUMENT_PROMPTS)
+        return self._embed(self._documents, sentences, prefix, **options)
 
     def encode_iter(
         self,
@@ -243,26 +252,26 @@ class Encoder:
         window: int = 1024,
         **options: Unpack[EncodeOptions],
     ) -> Iterator[Embeddings]:
-        """Embed a stream of texts in bounded memory; the longest text takes about 100 bytes a character.
+        """Embed a stream of texts in bounded memory. The longest text takes about 100 bytes a character.
 
         Args:
-            sentences: any iterable of texts; it is read ``window`` texts at a time.
+            sentences: any iterable of texts. It is read ``window`` texts at a time.
             prompt_name: as in :meth:`encode`.
             prompt: as in :meth:`encode`.
-            window: texts held, sorted by length and embedded together; at least 1.
+            window: texts that are sorted by length and embedded together, at least 1.
             **options: as in :meth:`encode`.
 
         Returns:
-            For each text, in order, a vector, float32 [dim], or as ``precision`` says.
+            A vector for each text, in order: float32 [dim], or as ``precision`` says.
 
         Raises:
-            InputError: ``window`` is below 1, or ``sentences`` is one text; later as :meth:`encode`.
+            InputError: ``window`` is below 1, or ``sentences`` is a single text; later the errors of :meth:`encode`.
         """
         if window < 1:
-            raise InputError(f"window must be at least 1, got {window}")
+            raise InputError(f"`window` must be at least 1, got {window}.")
         if isinstance(sentences, str):
-            raise InputError("encode_iter takes an iterable of texts, got one text; give that to encode")
-        prefix = self._prefix(prompt_name, prompt)
+            raise InputError("encode_iter takes an iterable of texts, got one text. Pass it to encode.")
+        prefix = find_prompt(self.manifest, prompt_name, prompt)
         texts = iterate_texts(sentences)
 
         def embed() -> Iterator[Embeddings]:
@@ -273,42 +282,29 @@ class Encoder:
 
         return embed()
 
-    def similarity(self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None) -> Vectors:
+    def similarity(
+        self, first: ArrayLike, second: ArrayLike, *, second_encoder: "Encoder | None" = None
+    ) -> NDArray[np.float32]:
         """Cosine of each vector of ``first`` with each of ``second``.
 
         Args:
             first: vectors of this encoder, [n, dim] or [dim].
             second: vectors to compare with, [m, dim] or [dim].
-            second_encoder: the encoder that made ``second``, where it is another one.
+            second_encoder: the encoder that made ``second``, if it is another one.
 
         Returns:
             float32 [n, m].
 
         Raises:
-            InputError: the dims differ, a vector is quantised, or the two encoders' vectors lie in different spaces.
+            InputError: the dims differ, vectors are quantized, or the vectors are of different embedding spaces.
         """
         if second_encoder is not None and second_encoder.space != self.space:
             raise InputError(
-                f"vectors of target {self.target} (space {self.space}) and of target {second_encoder.target} "
-                f"(space {second_encoder.space}) cannot be compared; embed both with one target"
+                f"Vectors of target {self.target} (embedding space {self.space}) and of target "
+                f"{second_encoder.target} (embedding space {second_encoder.space}) are not comparable. Embed both with "
+                "one target."
             )
-        arrays = [np.asarray(vectors) for vectors in (first, second)]
-        for array in arrays:
-            if array.dtype in (np.int8, np.uint8):
-                raise InputError(
-                    f"similarity compares vectors of precision float32, got {array.dtype}; search quantised ones "
-                    "with the index that holds them"
-                )
-        rows = [np.atleast_2d(array.astype(np.float32)) for array in arrays]
-        for vectors in rows:
-            if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-                raise InputError(
-                    f"vectors of target {self.target} have the shape [n, {self.dim}], got {list(vectors.shape)}; "
-                    "embed both sides with one target"
-                )
-        left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in rows)
-        cosines: Vectors = left @ right.T
-        return cosines
+        return cosine_similarity(first, second, self.target)
 
     def _embed(
         self,
@@ -324,62 +320,23 @@ class Encoder:
     ) -> Embeddings:
         single = isinstance(sentences, str)
         texts = list_texts(sentences, first)
-        batch = Batch(
-            loaded.batch.size if batch_size is None else batch_size,
-            loaded.batch.tokens if batch_tokens is None else batch_tokens,
-        )
-        if batch.size < 1 or batch.tokens < 1:
-            raise InputError(f"batch_size and batch_tokens must be at least 1, got {batch.size} and {batch.tokens}")
+        batch = resolve_batch(loaded.batch, batch_size, batch_tokens)
         check_precision(precision)
-        # Queries lie between the same numbers as documents, or their components could not be compared.
+        # Queries use the ranges of documents, or their components would not be comparable.
         ranges = self._documents.ranges if needs_ranges(precision) else None
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        with _progress_bar(len(texts), show_progress_bar) as advance:
-            for start in range(0, len(texts), _WINDOW):
-                tokens = self._tokenizer([prefix + text for text in texts[start : start + _WINDOW]])
-                if tokens.truncated:
-                    self._count_truncated(tokens.truncated)
-                vectors[start : start + _WINDOW] = loaded.embed(self._tokenizer, tokens, batch, advance)
+        prompted = [prefix + text for text in texts]
+        vectors, truncated = embed_texts(loaded, self._tokenizer, prompted, batch, show_progress_bar)
+        self._count_truncated(truncated)
         embeddings = quantize(vectors, precision, ranges)
         return embeddings[0] if single else embeddings
 
     def _count_truncated(self, count: int) -> None:
+        if not count:
+            return
         with self._lock:
             first = self._truncated == 0
             self._truncated += count
-        if first:
-            warnings.warn(
-                f"some texts are longer than {self.max_seq_length} tokens and are cut there; "
-                "Encoder.truncated_texts counts them",
-                stacklevel=4,
+        if first and self._log_truncated:
+            _log.warning(
+                "Texts longer than %d tokens are truncated. Encoder.truncated_texts counts them.", self.max_seq_length
             )
-
-    def _prefix(self, prompt_name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = prompt_name if prompt_name is not None else self.manifest.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(sorted(self.prompts)) or "none"
-            raise InputError(f"the model has no prompt '{name}'; it has: {known}")
-        return self.prompts[name]
-
-    def _role_prompt(self, prompt_name: str | None, prompt: str | None, candidates: tuple[str, ...]) -> str | None:
-        if prompt_name is not None or prompt is not None:
-            return prompt_name
-        return next((name for name in candidates if name in self.prompts), None)
-
-
-@contextmanager
-def _progress_bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
-    """Gives the function to call with each batch's number of texts."""
-    if not show:
-        yield lambda _: None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise InputError("show_progress_bar=True needs tqdm; pip install tqdm") from None
-    with tqdm(total=total, unit="text") as bar:
-        yield bar.update

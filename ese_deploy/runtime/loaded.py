@@ -1,12 +1,11 @@
-"""Targets of a bundle: which ones are meant, and one with its graph loaded by an engine: token ids in, vectors out."""
+"""Targets of a bundle: choosing them, and loading their graphs into an engine."""
 
 import functools
+import logging
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +21,9 @@ from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
 from ese_deploy.target import Target
 
-if TYPE_CHECKING:
-    from ese_deploy.choose.resolution import Resolved
+__all__ = ["LoadedTarget", "choose_entries", "engine_input", "load_target"]
 
-__all__ = ["Chosen", "LoadedTarget", "choose_entries", "engine_input", "load_target"]
+_log = logging.getLogger(__name__)
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
@@ -34,26 +32,31 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LoadedTarget:
-    """A target that is ready to run; safe to use from many threads.
+    """A target that is ready to run. Several threads may use it at once.
 
     Attributes:
-        bundle: where it lies.
+        bundle: the bundle.
         entry: the target.
         streams: the sessions of its graph.
-        batch: what suits the engine.
+        engine: the engine's name.
     """
 
     bundle: Bundle
     entry: TargetEntry
     streams: Streams
-    batch: Batch
+    engine: str
+
+    @property
+    def batch(self) -> Batch:
+        """The default batch of the engine."""
+        return batch_for(self.engine)
 
     @functools.cached_property
     def ranges(self) -> Vectors:
         """Lowest and highest value of each component, float32 [2, dim].
 
         Raises:
-            InputError: the bundle has none.
+            InputError: the bundle does not contain them.
         """
         return load_ranges(self.bundle, self.entry)
 
@@ -64,13 +67,13 @@ class LoadedTarget:
         batch: Batch,
         advance: Callable[[int], object],
     ) -> Vectors:
-        """Embed texts in batches of like length.
+        """Embed texts in batches of similar lengths.
 
         Args:
-            tokenizer: what made ``tokens``.
+            tokenizer: the tokenizer that made ``tokens``.
             tokens: of n texts.
             batch: most rows and tokens of a batch.
-            advance: called with each batch's number of texts.
+            advance: called with the number of texts of each batch.
 
         Returns:
             float32 [n, dim], rows of norm 1.
@@ -90,54 +93,33 @@ class LoadedTarget:
         return out
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """What is to be loaded.
-
-    Attributes:
-        queries: the target of queries.
-        documents: the target of documents; the same one unless two are named.
-        engine: the engine that a profile asks for; None where the caller named targets.
-    """
-
-    queries: TargetEntry
-    documents: TargetEntry
-    engine: str | None = None
-
-
 def choose_entries(
     bundle: Bundle,
     target: Target | str | None,
     query_target: Target | str | None,
     document_target: Target | str | None,
-    profile: str | None,
-) -> Chosen:
-    """The targets of queries and of documents.
+) -> tuple[TargetEntry, TargetEntry]:
+    """The targets of documents and of queries.
 
     Args:
         bundle: an open bundle.
         target: the target of both.
-        query_target: the target of queries; it needs ``document_target``.
+        query_target: the target of queries, together with ``document_target``.
         document_target: the target of documents.
-        profile: a budget profile that names the target of both.
 
     Raises:
-        InputError: too much or too little is named, the bundle does not hold it, or the two cannot be compared.
+        InputError: the arguments exclude each other, the bundle does not contain a target, or the vectors of the two
+            targets are not comparable.
     """
-    given = {"target": target, "query_target": query_target, "document_target": document_target, "profile": profile}
-    named = [f"{name} {value}" for name, value in given.items() if value is not None]
     if query_target is None and document_target is None:
-        if len(named) > 1:
-            raise InputError(f"name a target or a profile, not both; got {' and '.join(named)}")
-        if profile is not None:
-            resolved = _resolve(bundle, profile)
-            entry = choose_entry(bundle, resolved.target)
-            return Chosen(entry, entry, resolved.engine)
         entry = choose_entry(bundle, target)
-        return Chosen(entry, entry)
-    if query_target is None or document_target is None or len(named) > 2:
-        raise InputError(f"name query_target and document_target, and nothing else; got {' and '.join(named)}")
-    return Chosen(*choose_pair(bundle, query_target, document_target))
+        return entry, entry
+    if query_target is None or document_target is None or target is not None:
+        given = {"target": target, "query_target": query_target, "document_target": document_target}
+        named = " and ".join(f"`{name}={value}`" for name, value in given.items() if value is not None)
+        raise InputError(f"Pass `query_target` and `document_target` together, without `target`. Got {named}.")
+    queries, documents = choose_pair(bundle, query_target, document_target)
+    return documents, queries
 
 
 def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
@@ -169,7 +151,7 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
 
     Raises:
         BundleError: the graph is not the one that was exported.
-        EngineError: the engine is too old, or refused the graph.
+        EngineError: the engine is too old, or cannot load the graph.
     """
     _require_version(engine, bundle)
     _warn_of_overflow(bundle, entry)
@@ -177,22 +159,25 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
     held = _stamp(source.weights)
     session = engine.load(source, threads)
     if not set(session.inputs) <= _KNOWN_INPUTS:
-        raise BundleError(f"{bundle.path / entry.file} has the inputs {session.inputs}, known are {_KNOWN_INPUTS}")
+        known = ", ".join(sorted(_KNOWN_INPUTS))
+        raise BundleError(
+            f"{bundle.path / entry.file} has the inputs {', '.join(session.inputs)}, and only {known} are supported."
+        )
     if not isinstance(engine, Streaming):
-        return LoadedTarget(bundle, entry, Streams(session, threads), batch_for(engine.name))
+        return LoadedTarget(bundle, entry, Streams(session, threads), engine.name)
 
     def load_streams() -> Session:
-        # By now another bundle may lie in the folder, whose weights are not this graph's.
+        # Another bundle may have replaced this one, with weights of another graph.
         if _stamp(source.weights) != held:
             return session
         several = engine.load_streams(source, threads)
         return several if _stamp(source.weights) == held else session
 
-    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), batch_for(engine.name))
+    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), engine.name)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from one that takes its place; None where there is none."""
+    """What distinguishes a file from one that replaces it; None without a file."""
     try:
         status = path.stat()
     except OSError:
@@ -200,33 +185,23 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _resolve(bundle: Bundle, profile: str) -> "Resolved":
-    # Imported here: profiles need the engines' names and the cache, which a plain target does not.
-    from ese_deploy.choose.resolution import profile_target
-
-    found = profile_target(bundle, profile)
-    if found.fell_back:
-        warnings.warn(found.why, stacklevel=4)
-    return found
-
-
 def _require_version(engine: Engine, bundle: Bundle) -> None:
-    """Refuse a release of ONNX Runtime that is known not to load the bundle's graphs."""
+    """Check that ONNX Runtime is new enough for the graphs of the bundle."""
     installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
     if installed is not None and _release(installed) < _release(least):
         raise EngineError(
-            f"{bundle.path} needs ONNX Runtime {least} or newer, installed is {installed}; "
-            f"pip install 'onnxruntime>={least}'"
+            f"{bundle.path} needs ONNX Runtime {least} or newer, and {installed} is installed. "
+            f"Run: pip install 'onnxruntime>={least}'"
         )
 
 
 def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
-    recipe = bundle.manifest.quantization
-    if entry.dtype == "int8" and recipe is not None and recipe.weight_bits == 8 and overflows():
-        warnings.warn(
-            f"target {entry.target} assumes a processor with VNNI, which this one has not: its vectors may be wrong "
-            "and slow; export it with --reduce-range, or choose fp32",
-            stacklevel=4,
+    quantization = bundle.manifest.quantization
+    if entry.dtype == "int8" and quantization is not None and quantization.weight_bits == 8 and overflows():
+        _log.warning(
+            "Target %s needs a processor with VNNI, and this one has none: its vectors can be wrong and slow. "
+            "Export it with --reduce-range, or choose fp32.",
+            entry.target,
         )
 
 

@@ -1,4 +1,4 @@
-"""Vectors in fewer bits, with the meaning that sentence-transformers gives them."""
+"""Vectors in fewer bits, as sentence-transformers defines them."""
 
 from typing import Any, Literal
 
@@ -17,26 +17,26 @@ _STEPS = 255
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that there is not.
+    """Check the name of a precision.
 
     Raises:
-        InputError: it is none of :data:`PRECISIONS`.
+        InputError: it is not one of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
-        raise InputError(f"there is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}")
+        raise InputError(f"Unknown precision '{precision}'. Choose one of: {', '.join(PRECISIONS)}.")
 
 
 def needs_ranges(precision: str) -> bool:
-    """Whether a precision needs to know between which numbers each component lies."""
+    """Whether a precision needs the range of each component."""
     return precision in ("int8", "uint8")
 
 
 def quantize(vectors: NDArray[np.float32], precision: str, ranges: NDArray[np.float32] | None = None) -> NDArray[Any]:
-    """Quantise vectors as ``sentence_transformers.util.quantization.quantize_embeddings`` does.
+    """Quantize vectors as ``sentence_transformers.util.quantization.quantize_embeddings`` does.
 
-    ``uint8`` is floor((x - lowest) * 255 / (highest - lowest)), kept within 0 and 255; ``int8`` is 128 less.
-    ``ubinary`` keeps a bit for each component, 1 where it is above 0, the first component in a byte's highest bit;
-    ``binary`` is 128 less.
+    ``uint8`` is floor((x - lowest) * 255 / (highest - lowest)), clipped to 0 and 255; ``int8`` is that minus 128.
+    ``ubinary`` keeps one bit per component, 1 if it is above 0, the first component in the highest bit of a byte;
+    ``binary`` is that minus 128.
 
     Args:
         vectors: float32 [n, dim].
@@ -55,7 +55,7 @@ def quantize(vectors: NDArray[np.float32], precision: str, ranges: NDArray[np.fl
         quantized = bits if precision == "ubinary" else (bits ^ np.uint8(128)).view(np.int8)
         return quantized
     if ranges is None:
-        raise InputError(f"precision '{precision}' needs ranges")
+        raise InputError(f"Precision '{precision}' needs `ranges`.")
     lowest = ranges[0]
     steps = (ranges[1] - lowest) / _STEPS
     steps = np.where(steps == 0, 1, steps)

@@ -1,4 +1,4 @@
-"""Running batches: one after another with all threads on each, or several at once with one thread on each."""
+"""Running batches: one after another with all threads, or several at once with one thread each."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ Inputs = Mapping[str, NDArray[np.int64]]
 class Streams:
     """The sessions of one graph.
 
-    Threads that share a batch wait for each other at every operator; threads that have a batch each do not. On two
-    cores that is 1.25 times as many texts a second (benchmarks/README.md), for the memory of a second session, which is
-    therefore opened when the first long list of texts comes.
+    Threads that share a batch wait for each other at every operator. With a batch each they do not: on two cores that
+    gives 1.25 times as many texts per second (benchmarks/README.md). It needs the memory of a second session, which is
+    loaded with the first long list of texts.
 
     Args:
         session: the graph, with all threads on one batch.
-        threads: how many batches may run at once.
-        load_streams: loads the graph for runs of one thread, ``threads`` at once, or gives ``session`` where it no
-            longer can; None runs batches one after another.
+        threads: most batches that run at once.
+        load_streams: loads the graph for ``threads`` runs at once with one thread each, or returns ``session`` if that
+            is no longer possible. None: batches run one after another.
     """
 
     def __init__(self, session: Session, threads: int = 1, load_streams: Callable[[], Session] | None = None) -> None:
@@ -46,14 +46,14 @@ class Streams:
         """Compute batches.
 
         Args:
-            batches: the rows of each.
-            prepare: makes the graph's inputs of rows; may be called from several threads.
+            batches: the rows of each batch.
+            prepare: makes the graph's inputs from rows. Several threads may call it.
 
         Yields:
             Rows and their vectors, float32 [len(rows), dim], in the order of ``batches``.
 
         Raises:
-            EngineError: the engine refused a batch.
+            EngineError: the engine fails on a batch.
         """
         if self._load_streams is None or len(batches) < 2 * self._threads:
             for rows in batches:

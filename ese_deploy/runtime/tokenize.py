@@ -13,7 +13,7 @@ from ese_deploy.errors import BundleError, InputError
 
 __all__ = ["TextTokenizer", "Tokens", "iterate_texts", "list_texts", "load_tokenizer"]
 
-# Characters tokenised at once: of texts too long all is held until they are cut, about 100 bytes a character.
+# Characters tokenized at once. A long text needs about 100 bytes a character until it is truncated.
 _PIECE = 1 << 20
 
 
@@ -22,9 +22,9 @@ class Tokens:
     """Token ids of several texts.
 
     Attributes:
-        encodings: one per text, cut to the longest length allowed.
+        encodings: one per text, truncated to the longest input.
         lengths: tokens of each, int64 [n].
-        truncated: how many texts were cut.
+        truncated: how many texts were truncated.
     """
 
     encodings: list[Any]
@@ -34,7 +34,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class _Cut:
-    """An encoding without what was cut off."""
+    """An encoding without the tokens that were truncated."""
 
     ids: list[int]
     type_ids: list[int]
@@ -45,10 +45,10 @@ class _Cut:
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """The tokenizer of a bundle; safe to use from many threads.
+    """The tokenizer of a bundle. Several threads may use it at once.
 
     Attributes:
-        tokenizer: it cuts to ``max_length`` and does not pad.
+        tokenizer: truncates to ``max_length`` and does not pad.
         max_length: longest input in tokens, special tokens included.
         pad_id: id of the padding token.
         pad_type_id: token type of padding.
@@ -60,12 +60,12 @@ class TextTokenizer:
     pad_type_id: int
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise texts, special tokens added, over-long texts cut.
+        """Tokenize texts with special tokens, and truncate long ones.
 
-        A text is tokenised to its end before it is cut, which takes about 100 bytes a character meanwhile.
+        A text is tokenized completely before it is truncated, which needs about 100 bytes a character.
 
         Raises:
-            InputError: a text has no token, which happens where the tokenizer adds none of its own.
+            InputError: a text has no token. That happens if the tokenizer adds no special tokens.
         """
         encodings: list[Any] = []
         truncated = 0
@@ -77,15 +77,15 @@ class TextTokenizer:
         lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
         if not lengths.all():
             empty = texts[int(lengths.argmin())]
-            raise InputError(f"the text {empty!r} gives this model no token, so it has no vector; leave such texts out")
+            raise InputError(f"The text {empty!r} has no token for this model, and so no vector. Remove such texts.")
         return Tokens(encodings, lengths, truncated)
 
     def collate(self, encodings: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Pad encodings on the right to the longest of them.
 
         Args:
-            encodings: of :class:`Tokens`.
-            names: the inputs that the graph takes.
+            encodings: from :class:`Tokens`.
+            names: the graph's inputs.
 
         Returns:
             For each name an int64 array [batch, sequence].
@@ -120,44 +120,44 @@ def list_texts(sentences: str | Iterable[str], first: int = 0) -> list[str]:
 
     Args:
         sentences: a text, or texts.
-        first: the first one's position, for the message.
+        first: the position of the first one, for the message.
 
     Raises:
-        InputError: something is no text, or holds what is no character.
+        InputError: an item is not a ``str``, or contains half of a surrogate pair.
     """
     texts = [sentences] if isinstance(sentences, str) else list(iterate_texts(sentences))
     for position, text in enumerate(texts, first):
         if not isinstance(text, str):
-            raise InputError(f"texts must be str, got {type(text).__name__} at position {position}")
+            raise InputError(f"Texts must be str, got {type(text).__name__} at position {position}.")
         if text.isascii():
             continue
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the text at position {position} has {text[error.start]!r} at character {error.start}, half of a "
-                "surrogate pair and no character; decode it anew, or replace that"
+                f"The text at position {position} has {text[error.start]!r} at character {error.start}, half of a "
+                "surrogate pair. Decode the text again, or replace the character."
             ) from None
     return texts
 
 
 def iterate_texts(sentences: Iterable[str]) -> Iterator[str]:
-    """Go over several texts.
+    """An iterator over several texts.
 
     Raises:
-        InputError: there is nothing to go over.
+        InputError: ``sentences`` is not iterable.
     """
     try:
         return iter(sentences)
     except TypeError:
-        raise InputError(f"sentences must be a str or an iterable of str, got {type(sentences).__name__}") from None
+        raise InputError(f"`sentences` must be a str or an iterable of str, got {type(sentences).__name__}.") from None
 
 
 def load_tokenizer(bundle: Bundle) -> TextTokenizer:
     """Load a bundle's tokenizer.
 
     Raises:
-        BundleError: the file was changed, or is not a tokenizer that the library can read.
+        BundleError: the file was changed, or the library cannot read it.
     """
     entry = bundle.manifest.tokenizer
     try:

@@ -1,6 +1,5 @@
 """Comparing a target with PyTorch, from text to vector, and with itself in other batches."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,11 +68,9 @@ def check_target(
     """
     gate = _gate(engine, entry)
     runner = engine_for(engine, entry.dtype)
-    encoder = Encoder.open(bundle, entry.target, engine=runner)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one of the texts is too long on purpose
-        runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
-        padded = _encode_padded(encoder, texts)
+    encoder = Encoder.open(bundle, entry.target, engine=runner, log_truncated=False)
+    runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
+    padded = _encode_padded(encoder, texts)
     found = np.stack(runs)
     max_abs = _max_abs(found - expected)
     cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(-1), nan=-1.0).min())

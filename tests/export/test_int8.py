@@ -284,16 +284,18 @@ def test_a_processor_without_vnni_is_known_by_its_flags(
 
 
 def test_opening_int8_without_vnni_warns_and_reduced_range_does_not(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(loaded_module, "overflows", lambda: True)
-    with pytest.warns(UserWarning, match="3x32:int8 assumes a processor with VNNI"):
-        Encoder.open(bundle, "3x32:int8")
+    Encoder.open(bundle, "3x32:int8")
+    assert "Target 3x32:int8 needs a processor with VNNI" in caplog.text
+    caplog.clear()
     assert bundle.manifest.quantization is not None
     reduced = msgspec.structs.replace(bundle.manifest.quantization, weight_bits=7)
     manifest = msgspec.structs.replace(bundle.manifest, quantization=reduced)
     Encoder.open(replace(bundle, manifest=manifest), "3x32:int8")
     Encoder.open(bundle, "3x32")
+    assert caplog.text == ""
 
 
 def test_doctor_and_verify_pass(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,5 +105,5 @@ def test_a_text_without_tokens_has_no_vector(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "m", model_type, pooling="mean", tokenizer=tokenizer, **settings)
     bundle = export_bundle(ExportRequest(str(folder), tmp_path / "bundle", [Target(1, 16)], opset=18)).bundle
     assert (bundle.manifest.opset, bundle.manifest.minimum_onnxruntime) == (18, "1.21.1")
-    with pytest.raises(InputError, match="the text '' gives this model no token"):
+    with pytest.raises(InputError, match="The text '' has no token for this model"):
         Encoder.open(bundle).encode(["a", ""])

@@ -1,6 +1,5 @@
 import dataclasses
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import EngineError, InputError
-from ese_deploy.runtime import Encoder, tokenize
-from ese_deploy.runtime import encoder as encoder_module
+from ese_deploy.runtime import Encoder, embedding, tokenize
 from ese_deploy.runtime.precision import quantize
 from ese_deploy.texts.sample import sample_corpus
 
@@ -44,7 +42,7 @@ def test_no_texts_give_no_rows(encoder: Encoder) -> None:
 
 def test_windows_join_without_a_seam(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoder.encode(TEXTS)
-    monkeypatch.setattr(encoder_module, "_WINDOW", 7)
+    monkeypatch.setattr(embedding, "_WINDOW", 7)
     np.testing.assert_allclose(encoder.encode(TEXTS), whole, atol=2e-6)
 
 
@@ -73,7 +71,7 @@ def test_prompts_are_put_before_the_text(encoder: Encoder) -> None:
 
 
 def test_an_unknown_prompt_lists_those_there_are(encoder: Encoder) -> None:
-    with pytest.raises(InputError, match="no prompt 'title'; it has: query"):
+    with pytest.raises(InputError, match=r"no prompt 'title'\. Its prompts: query"):
         encoder.encode("a", prompt_name="title")
 
 
@@ -96,28 +94,38 @@ def test_a_stream_of_one_text_or_of_no_window_is_refused_at_once(encoder: Encode
     with pytest.raises(InputError, match="takes an iterable of texts, got one text"):
         encoder.encode_iter("abc")
     for window in (0, -1):
-        with pytest.raises(InputError, match=f"window must be at least 1, got {window}"):
+        with pytest.raises(InputError, match=f"`window` must be at least 1, got {window}"):
             encoder.encode_iter(["a"], window=window)
 
 
 def test_limits_below_one_are_refused(encoder: Encoder, tiny_bundle: Bundle) -> None:
     with pytest.raises(InputError, match="at least 1, got 0"):
         encoder.encode("a", batch_size=0)
-    with pytest.raises(InputError, match="threads must be at least 1, got 0"):
+    with pytest.raises(InputError, match="`threads` must be at least 1, got 0"):
         Encoder.open(tiny_bundle, threads=0)
 
 
-def test_over_long_texts_are_cut_counted_and_warned_of_once(tiny_bundle: Bundle) -> None:
+def test_truncated_texts_are_counted_and_logged_once(tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     encoder = Encoder.open(tiny_bundle)
     long = "word " * 100
-    with pytest.warns(UserWarning, match="longer than 48 tokens and are cut"):
-        vectors = encoder.encode([long, "short", long + "more"])
+    vectors = encoder.encode([long, "short", long + "more"])
     assert encoder.truncated_texts == 2
     np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        encoder.encode(long)
+    encoder.encode(long)
     assert encoder.truncated_texts == 3
+    silent = Encoder.open(tiny_bundle, log_truncated=False)
+    silent.encode(long)
+    assert silent.truncated_texts == 1
+    (record,) = caplog.records
+    assert (record.name.partition(".")[0], record.levelname) == ("ese_deploy", "WARNING")
+    assert "Texts longer than 48 tokens are truncated" in record.getMessage()
+
+
+def test_the_repr_is_short(tiny_bundle: Bundle, aligned_bundle: Bundle) -> None:
+    path = str(tiny_bundle.path)
+    assert repr(Encoder.open(tiny_bundle, "2x16")) == f"Encoder({path!r}, target='2x16', engine='onnxruntime')"
+    both = Encoder.open(aligned_bundle, query_target="2x16", document_target="3x16")
+    assert "target='3x16', query_target='2x16'" in repr(both)
 
 
 def test_long_texts_are_tokenised_few_at_a_time_and_what_is_cut_off_is_not_kept(
@@ -168,7 +176,7 @@ def test_similarity_refuses_vectors_of_another_target(tiny_bundle: Bundle, encod
     deep = Encoder.open(tiny_bundle, "3x16")
     with pytest.raises(InputError, match=r"have the shape \[n, 32\], got \[1, 16\]"):
         encoder.similarity(encoder.encode("a"), deep.encode("a"))
-    with pytest.raises(InputError, match=r"space exit02.*space exit03.*cannot be compared"):
+    with pytest.raises(InputError, match=r"space exit02.*space exit03.*not comparable"):
         shallow.similarity(shallow.encode("a"), deep.encode("a"), second_encoder=deep)
 
 
@@ -218,12 +226,12 @@ def test_two_targets_load_two_graphs_and_one_target_named_twice_loads_one(
             "queries of target 2x16 have 16 dimensions, documents of target 3x32 32; name two targets of one dim",
         ),
         ({"query_target": "2x32", "document_target": "3x32"}, "holds no target 2x32; it holds 1x16, 2x16, 3x16, 3x32"),
-        ({"query_target": "2x16"}, "name query_target and document_target, and nothing else; got query_target 2x16"),
+        ({"query_target": "2x16"}, "`document_target` together, without `target`. Got `query_target=2x16`"),
         (
             {"target": "3x16", "query_target": "2x16", "document_target": "3x16"},
-            "nothing else; got target 3x16 and query_target 2x16 and document_target 3x16",
+            "without `target`. Got `target=3x16` and `query_target=2x16` and `document_target=3x16`",
         ),
-        ({"profile": "edge", "query_target": "2x16"}, "nothing else; got query_target 2x16 and profile edge"),
+        ({"profile": "edge"}, r"takes no profile, got 'edge'\. Resolve it first: found = ese_deploy\.choose\."),
     ],
 )
 def test_two_targets_that_do_not_go_together_are_refused_in_one_line(
@@ -250,7 +258,7 @@ def test_an_unknown_engine_lists_those_there_are(tiny_bundle: Bundle) -> None:
 def test_an_engine_that_is_too_old_says_which_it_needs(tiny_bundle: Bundle) -> None:
     engine = load_engine("onnxruntime")
     engine.versions = {"onnxruntime": "1.9.0"}  # type: ignore[misc]
-    with pytest.raises(EngineError, match=r"needs ONNX Runtime 1.23.0 or newer, installed is 1.9.0; pip install"):
+    with pytest.raises(EngineError, match=r"needs ONNX Runtime 1\.23\.0 or newer, and 1\.9\.0 is installed\."):
         Encoder.open(tiny_bundle, engine=engine)
 
 

@@ -179,4 +179,4 @@ def test_embed_refuses_an_unknown_precision(
     assert (
         main(["embed", str(tiny_bundle.path), str(source), "--out", str(tmp_path / "o.npy"), "--precision", "x"]) == 2
     )
-    assert "there is no precision 'x'" in capsys.readouterr().err
+    assert "Unknown precision 'x'" in capsys.readouterr().err

@@ -1,0 +1,44 @@
+"""Cosine similarity of vectors."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ese_deploy.errors import InputError
+from ese_deploy.target import Target
+
+__all__ = ["cosine_similarity"]
+
+
+def cosine_similarity(first: ArrayLike, second: ArrayLike, target: Target) -> NDArray[np.float32]:
+    """Cosine of each vector of ``first`` with each of ``second``.
+
+    Args:
+        first: vectors, [n, dim] or [dim].
+        second: vectors, [m, dim] or [dim].
+        target: the target that made them.
+
+    Returns:
+        float32 [n, m].
+
+    Raises:
+        InputError: the vectors have another number of dimensions than the target, or are quantized.
+    """
+    left, right = (_unit_rows(np.asarray(vectors), target) for vectors in (first, second))
+    cosines: NDArray[np.float32] = left @ right.T
+    return cosines
+
+
+def _unit_rows(vectors: NDArray[np.generic], target: Target) -> NDArray[np.float32]:
+    if vectors.dtype in (np.int8, np.uint8):
+        raise InputError(
+            f"similarity compares vectors of precision float32, got {vectors.dtype}. Search quantized vectors with the "
+            "index that holds them."
+        )
+    rows = np.atleast_2d(vectors.astype(np.float32))
+    if rows.ndim != 2 or rows.shape[1] != target.dim:
+        raise InputError(
+            f"Vectors of target {target} have the shape [n, {target.dim}], got {list(rows.shape)}. Embed both sides "
+            "with one target."
+        )
+    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
