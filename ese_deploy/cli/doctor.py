@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,27 +13,29 @@ from ese_deploy.bundle.golden import check_golden, load_golden
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars
 from ese_deploy.cli.verify import hash_files
-from ese_deploy.engines import ENGINES, OPT_IN_ENGINES, load_engine, runs_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, REGISTRY, EngineRow, load_engine, runs_dtype
 from ese_deploy.engines.onnxruntime_cpu import installed_distributions
 from ese_deploy.errors import CheckFailedError, EngineError, EseDeployError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.system.install import install_hint, installed_version, release
 from ese_deploy.system.progress import Progress
 from ese_deploy.system.threads import available_threads
 
-__all__ = ["doctor"]
+__all__ = ["Finding", "check_bundle", "check_machine", "doctor"]
 
-_ENGINE = "onnxruntime"
+EXAMPLES = ("ese-deploy doctor", "ese-deploy doctor exports/minilm")
+
 _LIBRARIES = ("numpy", "tokenizers", "msgspec", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One row of the result.
 
     Attributes:
-        what: what was looked at.
-        ok: whether it is as it should be; None for a plain fact.
+        what: what was checked.
+        ok: whether the check passed; None for information.
         detail: what was found.
     """
 
@@ -44,14 +45,20 @@ class Finding:
 
 
 def doctor(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle to check too.", metavar="[BUNDLE]")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Also check the bundle in this folder.", metavar="[BUNDLE]")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check this machine, and a bundle on it: every hash, and every target on the golden texts. Needs no torch."""
-    findings = [*_machine()]
+    """Check this machine and, if given, a bundle on it.
+
+    The command reports each engine: its version, the minimum, and what to install. Of a bundle it checks the hash of
+    every file, and every target on the golden texts. It needs no torch.
+    """
+    findings = [*check_machine()]
     if bundle is not None:
         with progress_bars() as progress:
-            findings.extend(_bundle(bundle, progress))
+            findings.extend(check_bundle(bundle, progress))
     if json:
         print_json(findings)
     else:
@@ -62,62 +69,61 @@ def doctor(
         raise CheckFailedError(f"{len(failures)} checks failed", failures)
 
 
-def _machine() -> Iterator[Finding]:
+def check_machine() -> Iterator[Finding]:
+    """Versions, threads and engines of this machine."""
     yield Finding("ese-deploy", None, __version__)
     yield Finding("python", None, f"{platform.python_version()} on {platform.platform()}")
-    yield Finding("threads", None, f"{available_threads()} given to this process")
-    found = [f"{name} {installed}" for name in _LIBRARIES if (installed := _version(name))]
+    yield Finding("threads", None, f"This process may use {available_threads()}.")
+    found = [f"{name} {installed}" for name in _LIBRARIES if (installed := installed_version(name))]
     yield Finding("libraries", None, ", ".join(found))
-    packages = installed_distributions()
-    if len(packages) > 1:
-        yield Finding(
-            "packages",
-            False,
-            "onnxruntime and onnxruntime-gpu overwrite each other; uninstall both, keep one",
-        )
-    for name in ENGINES:
-        try:
-            engine = load_engine(name)
-        except EngineError as error:
-            # Few machines have such an engine; one that lacks it is in order.
-            yield Finding(f"engine {name}", None if name in OPT_IN_ENGINES else False, str(error))
-        else:
-            yield Finding(f"engine {name}", True, f"{engine.versions} on {engine.device}")
+    if len(installed_distributions()) > 1:
+        detail = "onnxruntime and onnxruntime-gpu overwrite each other. Uninstall both and install one of them."
+        yield Finding("packages", False, detail)
+    yield from map(_check_engine, REGISTRY.values())
 
 
-def _bundle(path: Path, progress: Progress) -> Iterator[Finding]:
+def _check_engine(row: EngineRow) -> Finding:
+    """Whether an engine works. A missing opt-in engine is not a failure."""
+    what, failed = f"engine {row.name}", None if row.opt_in else False
+    installed = {name: found for name in row.packages if (found := installed_version(name))}
+    if not installed:
+        return Finding(what, failed, f"Not installed. {install_hint(row.extra)}")
+    versions = ", ".join(f"{name} {found} (minimum {row.packages[name]})" for name, found in installed.items())
+    if any(release(found) < release(row.packages[name]) for name, found in installed.items()):
+        return Finding(what, False, f"Too old: {versions}. {install_hint(row.extra)}")
+    try:
+        engine = load_engine(row.name)
+    except EngineError as error:
+        return Finding(what, failed, str(error))
+    return Finding(what, True, f"{versions} on {engine.device}")
+
+
+def check_bundle(path: Path, progress: Progress) -> Iterator[Finding]:
+    """The hash of every file of a bundle, its tokenizer, and every target on the golden texts."""
     try:
         opened = open_bundle(path)
-        yield Finding("bundle", True, f"{len(opened.manifest.targets)} graphs have the hashes of the manifest")
+        yield Finding("bundle", True, f"{len(opened.manifest.targets)} graphs have the hashes of the manifest.")
         for file in hash_files(opened, progress):
-            yield Finding(file, True, "has the hash of the manifest")
-        yield from _golden(opened, progress)
+            yield Finding(file, True, "It has the hash of the manifest.")
+        yield from _check_golden(opened, progress)
     except EseDeployError as error:
         yield Finding("bundle", False, str(error))
 
 
-def _golden(opened: Bundle, progress: Progress) -> Iterator[Finding]:
+def _check_golden(opened: Bundle, progress: Progress) -> Iterator[Finding]:
     golden = load_golden(opened)
     manifest = opened.manifest
     prompt = manifest.prompts.get(manifest.default_prompt_name or "", "")
     encodings = load_tokenizer(opened)([prompt + text for text in golden.texts]).encodings
-    ids = [encoding.ids for encoding in encodings]
-    same = ids == golden.token_ids
-    yield Finding("tokenizer", same, "gives the golden token ids" if same else "gives other token ids than at export")
-    entries = manifest.targets
-    for done, entry in enumerate(entries, start=1):
-        progress("golden texts", done, len(entries))
-        if not runs_dtype(_ENGINE, entry.dtype):
-            yield Finding(
-                str(entry.target), None, f"not checked: the engine '{_ENGINE}' does not compute in {entry.dtype}"
-            )
+    same = [encoding.ids for encoding in encodings] == golden.token_ids
+    token_ids = "the golden token ids" if same else "other token ids than at export"
+    yield Finding("tokenizer", same, f"It gives {token_ids}.")
+    for done, entry in enumerate(manifest.targets, start=1):
+        progress("golden texts", done, len(manifest.targets))
+        if not runs_dtype(DEFAULT_ENGINE, entry.dtype):
+            detail = f"Not checked: the engine '{DEFAULT_ENGINE}' does not run {entry.dtype}."
+            yield Finding(str(entry.target), None, detail)
             continue
-        check = check_golden(Encoder.open(opened, entry.target), golden)
-        yield Finding(str(entry.target), check.passed, f"differs from PyTorch by {check.max_abs:.1e} at most")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+        check = check_golden(Encoder.open(opened, entry.target, log_truncated=False), golden)
+        detail = f"Largest difference from PyTorch: {check.max_abs:.1e}"
+        yield Finding(str(entry.target), check.passed, detail)

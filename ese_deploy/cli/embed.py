@@ -1,51 +1,87 @@
 """``ese-deploy embed``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
-from numpy.typing import NDArray
 
 from ese_deploy.bundle.reader import open_bundle
-from ese_deploy.choose.profiles import read_profiles
-from ese_deploy.choose.resolution import Resolved, profile_target
-from ese_deploy.cli.console import JsonOption, print_json, progress_bars, say
+from ese_deploy.choose import profile_target, read_profiles
+from ese_deploy.cli.console import (
+    BundleArgument,
+    JsonOption,
+    ProfilesFileOption,
+    TextFieldOption,
+    ThreadsOption,
+    print_json,
+    progress_bars,
+    say,
+)
 from ese_deploy.cli.streams import open_vectors
-from ese_deploy.engines import ENGINES
+from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.precision import Precision, check_precision
+from ese_deploy.runtime.precision import PRECISIONS, Precision, check_precision
+from ese_deploy.target import Target
 from ese_deploy.texts.textfile import chunks, open_texts
 
 __all__ = ["embed"]
+
+EXAMPLES = (
+    "ese-deploy embed exports/minilm texts.txt --target 3x128 --out vectors.npy",
+    "ese-deploy embed exports/minilm queries.txt --target 3x128 --index-target 6x128 --out queries.npy",
+)
+OLD_OPTIONS = {"index": "index-target"}
 
 _CHUNK = 1024
 
 
 def embed(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
-    source: Annotated[Path, typer.Argument(help="Texts: .txt, a text a line, or .jsonl.", metavar="INPUT")],
-    out: Annotated[Path, typer.Option(help="Vectors: .npy, or .jsonl.")],
+    bundle: BundleArgument,
+    source: Annotated[
+        Path, typer.Argument(help="The texts: a .txt file with one text a line, or a .jsonl file.", metavar="INPUT")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Write the vectors to this .npy or .jsonl file.", show_default=False)
+    ],
     target: Annotated[
-        str | None, typer.Option(help="Such as 3x128; without it the deepest and widest of fp32.")
+        str | None,
+        typer.Option(
+            metavar="DEPTHxDIM[:DTYPE]",
+            help="Embed with this target, for example 3x128. Default: the deepest and widest fp32 target.",
+        ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="A budget profile, such as edge, instead of a target.")] = None,
-    profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model to put before each text.")] = None,
-    index: Annotated[
-        str | None, typer.Option(help="These are queries of what this target embedded; refused where spaces differ.")
+    index_target: Annotated[
+        str | None,
+        typer.Option(
+            "--index-target",
+            metavar="DEPTHxDIM[:DTYPE]",
+            help="Encode queries for an index built with this target. Both targets need one dim and one embedding "
+            "space.",
+        ),
     ] = None,
-    text_field: Annotated[str, typer.Option(help="The field of a .jsonl line that holds the text.")] = "text",
-    precision: Annotated[str, typer.Option(help="Of vectors: float32, int8, uint8, binary or ubinary.")] = "float32",
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Use the target and engine of this budget profile, for example edge."),
+    ] = None,
+    profiles: ProfilesFileOption = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Put this prompt of the model before each text.")
+    ] = None,
+    text_field: TextFieldOption = "text",
+    precision: Annotated[
+        str,
+        typer.Option(metavar="NAME", help=f"Store the vectors in this precision: {', '.join(PRECISIONS)}."),
+    ] = "float32",
     engine: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(ENGINES)}; the second GPU: NAME:1; in bf16: openvino:bf16. Without it the profile's, or "
-            "onnxruntime."
+            metavar="NAME",
+            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16. "
+            f"Default: the engine of the profile, or {DEFAULT_ENGINE}.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Embed the texts of a file."""
@@ -53,24 +89,17 @@ def embed(
     writer = open_vectors(out)
     check_precision(precision)
     stored = cast(Precision, precision)
-    found = _target(bundle, target, profile, profiles)
-    chosen, profiled = (found.target, found.engine) if isinstance(found, Resolved) else (found, None)
-    engine = engine or profiled
-    encode: Callable[..., NDArray[Any]]
-    if index is None:
-        encoder = Encoder.open(bundle, chosen, engine=engine, threads=threads, log_truncated=False)
-        encode = encoder.encode
-    else:
-        queries = chosen or index
-        encoder = Encoder.open(
-            bundle,
-            query_target=queries,
-            document_target=index,
-            engine=engine,
-            threads=threads,
-            log_truncated=False,
-        )
-        encode = encoder.encode_query
+    chosen, profile_engine = _choose_target(bundle, target, profile, profiles)
+    encoder = Encoder.open(
+        bundle,
+        chosen if index_target is None else None,
+        query_target=None if index_target is None else chosen or index_target,
+        document_target=index_target,
+        engine=engine or profile_engine,
+        threads=threads,
+        log_truncated=False,
+    )
+    encode = encoder.encode if index_target is None else encoder.encode_query
     row = encode([], precision=stored)
     total = texts.check()
     done = 0
@@ -80,7 +109,7 @@ def embed(
             done += len(rows)
             progress("embed", done, total)
     if encoder.truncated_texts:
-        say(f"warning: {encoder.truncated_texts} texts were longer than {encoder.max_seq_length} tokens and were cut")
+        say(f"warning: truncated {encoder.truncated_texts} of {total} texts to {encoder.max_seq_length} tokens")
     if json:
         print_json(
             {
@@ -98,14 +127,16 @@ def embed(
         print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.query_target}")
 
 
-def _target(bundle: Path, target: str | None, profile: str | None, profiles: Path | None) -> Resolved | str | None:
-    """The target that was named, or what a profile means; the reason is said."""
+def _choose_target(
+    bundle: Path, target: str | None, profile: str | None, profiles: Path | None
+) -> tuple[Target | str | None, str | None]:
+    """The target that was named, or the target and engine of a profile. The reason goes to standard error."""
     if profile is None:
         if profiles is not None:
-            raise InputError("--profiles names a file; say with --profile NAME which of its profiles counts")
-        return target
+            raise InputError("--profiles needs --profile NAME, the profile of that file to use.")
+        return target, None
     if target is not None:
-        raise InputError("--target names a target and --profile a budget; choose one")
+        raise InputError("--target and --profile exclude each other. Choose one.")
     found = profile_target(open_bundle(bundle), profile, read_profiles(profiles) if profiles else None)
     say(found.why)
-    return found
+    return found.target, found.engine

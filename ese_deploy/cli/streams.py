@@ -1,4 +1,4 @@
-"""Writing vectors to a file, a piece at a time."""
+"""Files of vectors, written one chunk at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,18 +21,18 @@ Write = Callable[[Sequence[Row], Embeddings], None]
 
 
 def open_vectors(path: Path) -> Callable[[Path, int, Embeddings], AbstractContextManager[Write]]:
-    """The writer for a kind of file.
+    """The writer for the suffix of a file.
 
     Returns:
-        Called with path, number of vectors and an array without rows [0, numbers of a vector] in their dtype, it gives
-        the function that writes.
+        A context manager that takes the path, the number of vectors and an empty array [0, columns] in their dtype. It
+        yields the function that writes a chunk.
 
     Raises:
-        InputError: the kind is unknown, or there can be no such file.
+        InputError: the suffix is unknown, or the file cannot be written.
     """
     writers = {".npy": _write_npy, ".jsonl": _write_jsonl}
     if path.suffix not in writers:
-        raise InputError(f"{path} is not a .npy or .jsonl file; those are what embed writes")
+        raise InputError(f"Cannot write {path}. Choose a name that ends in .npy or .jsonl.")
     check_file(path)
     return writers[path.suffix]
 

@@ -1,6 +1,5 @@
 """ONNX Runtime's CPU provider."""
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
-from ese_deploy.system.install import install_hint
+from ese_deploy.system.install import install_hint, installed_version
 
 __all__ = [
     "NO_TELEMETRY",
@@ -39,13 +38,8 @@ SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 def installed_distributions() -> dict[str, str]:
     """Installed packages that contain the module ``onnxruntime``, with their versions."""
-    found = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    names = ("onnxruntime", "onnxruntime-gpu")
+    return {name: version for name in names if (version := installed_version(name))}
 
 
 def import_onnxruntime(extra: str = "cpu") -> Any:

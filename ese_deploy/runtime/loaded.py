@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
+from ese_deploy.system.install import release
 from ese_deploy.target import Target
 
 __all__ = ["LoadedTarget", "choose_entries", "engine_input", "load_target"]
@@ -188,7 +188,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def _require_version(engine: Engine, bundle: Bundle) -> None:
     """Check that ONNX Runtime is new enough for the graphs of the bundle."""
     installed, least = engine.versions.get("onnxruntime"), bundle.manifest.minimum_onnxruntime
-    if installed is not None and _release(installed) < _release(least):
+    if installed is not None and release(installed) < release(least):
         raise EngineError(
             f"{bundle.path} needs ONNX Runtime {least} or newer, and {installed} is installed. "
             f"Run: pip install 'onnxruntime>={least}'"
@@ -203,7 +203,3 @@ def _warn_of_overflow(bundle: Bundle, entry: TargetEntry) -> None:
             "Export it with --reduce-range, or choose fp32.",
             entry.target,
         )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

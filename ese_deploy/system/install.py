@@ -1,8 +1,24 @@
-"""How to install what is missing."""
+"""What is installed, and how to install what is missing."""
 
-__all__ = ["install_hint"]
+import importlib.metadata
+import re
+
+__all__ = ["install_hint", "installed_version", "release"]
 
 
 def install_hint(extra: str) -> str:
     """One sentence that says how to install an extra of this package, from a package index or in a checkout."""
     return f"Install it with: pip install 'ese-deploy[{extra}]' (in a checkout: pip install '.[{extra}]')"
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution; None without it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, for comparisons."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

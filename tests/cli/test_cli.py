@@ -147,13 +147,13 @@ def test_embed_keeps_the_fields_of_json_lines(tiny_bundle: Bundle, tmp_path: Pat
     np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=2e-6)
 
 
-def test_embed_puts_a_prompt_before_each_text_and_counts_cut_ones(
+def test_embed_puts_a_prompt_before_each_text_and_counts_truncated_ones(
     tiny_bundle: Bundle, tmp_path: Path, capsys: Capture
 ) -> None:
     source, out = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("\ufeffa cat\r\n" + "word " * 100, "utf-8")
     assert main(["embed", str(tiny_bundle.path), str(source), "--out", str(out), "--prompt-name", "query"]) == 0
-    assert "1 texts were longer than 48 tokens and were cut" in capsys.readouterr().err
+    assert "truncated 1 of 2 texts to 48 tokens" in capsys.readouterr().err
     np.testing.assert_allclose(np.load(out)[0], Encoder.open(tiny_bundle).encode("find: a cat"), atol=2e-6)
 
 
@@ -161,12 +161,13 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
     aligned_bundle: Bundle, tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out.npy"
-    command = ["embed", str(aligned_bundle.path), str(texts), "--out", str(out), "--index", "3x16"]
+    command = ["embed", str(aligned_bundle.path), str(texts), "--out", str(out), "--index-target", "3x16"]
     assert main([*command, "--target", "2x16", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["target"], printed["space"]) == ("2x16", "aligned")
     lines = ["A cat sat.", "", "Trains run late."]
     np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "2x16").encode_query(lines), atol=2e-6)
+    command[-2] = "--index"  # the old spelling
     assert main(command) == 0
     np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "3x16").encode_query(lines), atol=2e-6)
     command[1] = str(tiny_bundle.path)
@@ -200,7 +201,7 @@ def test_embed_refuses_other_outputs_and_missing_inputs(
     tiny_bundle: Bundle, texts: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     bundle = str(tiny_bundle.path)
-    fails(capsys, "is not a .npy or .jsonl file", "embed", bundle, str(texts), "--out", "out.csv")
+    fails(capsys, "Choose a name that ends in .npy or .jsonl", "embed", bundle, str(texts), "--out", "out.csv")
     fails(capsys, "there is no file", "embed", bundle, str(tmp_path / "no.txt"), "--out", "out.npy")
     fails(capsys, "cannot write", "embed", bundle, str(texts), "--out", str(tmp_path / "no/where.npy"))
     (tmp_path / "dir.npy").mkdir()
@@ -261,7 +262,7 @@ def test_doctor_finds_a_machine_that_computes_something_else(bundle: Path, capsy
     manifest["golden"].update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     write_json(bundle / "manifest.json", manifest)
     assert main(["doctor", str(bundle)]) == 1
-    assert "2x16: differs from PyTorch by 1.0e-03 at most" in capsys.readouterr().err
+    assert "2x16: Largest difference from PyTorch: 1.0e-03" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [80, 30])

@@ -109,7 +109,7 @@ def test_doctor_and_verify_say_what_they_did_with_fp16(bundle: Bundle, capsys: p
     assert main(["doctor", str(bundle.path), "--json"]) == 0
     found = {item["what"]: item for item in json.loads(capsys.readouterr().out)}
     assert found["3x32"]["ok"] is True
-    assert found["3x32:fp16"]["ok"] is None and "does not compute in fp16" in found["3x32:fp16"]["detail"]
+    assert found["3x32:fp16"]["ok"] is None and "does not run fp16" in found["3x32:fp16"]["detail"]
     assert main(["verify", str(bundle.path), "--json"]) == 0
     checks = {item["target"]: item["parity"] for item in json.loads(capsys.readouterr().out)}
     assert checks["d03_k032.fp16"]["emulated"] and not checks["d03_k032.fp32"]["emulated"]

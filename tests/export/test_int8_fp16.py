@@ -139,7 +139,7 @@ def test_an_engine_of_the_cpu_refuses_it_and_names_those_that_have_it(
     with pytest.raises(EngineError, match=said):
         Encoder.open(bundle, MIXED)
     assert main(["doctor", str(bundle.path)]) == 0
-    assert "does not compute in int8-fp16" in capsys.readouterr().out
+    assert "does not run int8-fp16" in capsys.readouterr().out
 
 
 def test_a_target_that_the_cpu_runs_comes_first_where_none_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

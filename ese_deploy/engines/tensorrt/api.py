@@ -1,22 +1,18 @@
 """The only module that distinguishes ``tensorrt`` and ``tensorrt_rtx``, two packages with the same interface."""
 
 import importlib
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
+from ese_deploy.engines.registry import REGISTRY
 from ese_deploy.errors import EngineError
-from ese_deploy.system.install import install_hint
+from ese_deploy.system.install import install_hint, installed_version, release
 
 __all__ = ["Api", "Log", "create_network", "import_tensorrt"]
 
 # The wheels of TensorRT for RTX themselves contain the last one.
 _MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-_DISTRIBUTIONS = {
-    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
-    "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
-}
-_LEAST = (10, 13)
+_PACKAGES = REGISTRY["tensorrt"].packages
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,9 @@ class Api:
     @property
     def versions(self) -> dict[str, str]:
         """The installed distribution and its version."""
-        for name in _DISTRIBUTIONS[self.flavour]:
-            try:
-                return {name: importlib.metadata.version(name)}
-            except importlib.metadata.PackageNotFoundError:
-                continue
+        for name in _PACKAGES:
+            if name.startswith("tensorrt-rtx") == self.rtx and (found := installed_version(name)):
+                return {name: found}
         return {self.flavour: self.version}
 
     @property
@@ -73,8 +67,8 @@ def import_tensorrt() -> Api:
             reasons.append(f"{name} cannot be loaded ({str(error).strip().partition(chr(10))[0]})")
             continue
         api = Api(module, "tensorrt" if name == "tensorrt" else "tensorrt-rtx", str(module.__version__))
-        if not api.rtx and api.release < _LEAST:
-            least = ".".join(map(str, _LEAST))
+        least = _PACKAGES["tensorrt"]
+        if not api.rtx and api.release < release(least):
             raise EngineError(f"TensorRT {api.version} is too old. Run: pip install 'tensorrt-cu13>={least}'")
         return api
     found = f" ({'; '.join(reasons)})" if reasons else ""
