@@ -11,28 +11,30 @@ from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_tabl
 from ese_deploy.cli.tables import target_rows
 from ese_deploy.errors import InputError
 
-__all__ = ["inspect"]
+__all__ = ["EXAMPLES", "inspect"]
+
+EXAMPLES = ("ese-deploy inspect exports/minilm", "ese-deploy inspect --schema")
 
 
 def inspect(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.", metavar="[BUNDLE]")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="The folder of the bundle.", metavar="[BUNDLE]")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of manifest.json.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a bundle holds, or the schema of its manifest."""
+    """Show what a bundle contains, or the schema of its manifest."""
     if schema:
         print_json(json_schema())
         return
     if bundle is None:
-        raise InputError("name a bundle, or ask for --schema")
-    opened = open_bundle(bundle)
+        raise InputError("Name a bundle, or pass --schema.")
+    manifest = open_bundle(bundle).manifest
     if json:
-        print_json(opened.manifest)
+        print_json(manifest)
         return
-    for name, value in _facts(opened.manifest):
+    for name, value in _facts(manifest):
         print(f"{name:<18}{value}")
     print()
-    print_table(*target_rows(opened.manifest))
+    print_table(*target_rows(manifest))
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -41,10 +43,10 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     prompts = ", ".join(f"{name} {text!r}" for name, text in manifest.prompts.items())
     return [
         ("model", f"{manifest.source.model}{revision}"),
-        ("architecture", f"{manifest.architecture}, {manifest.depth} blocks, width {manifest.width}"),
+        ("architecture", f"{manifest.architecture}, {manifest.depth} layers, width {manifest.width}"),
         ("pooling", manifest.pooling),
         ("projection", manifest.projection),
-        ("longest text", f"{manifest.max_seq_length} tokens"),
+        ("maximum length", f"{manifest.max_seq_length} tokens"),
         ("prompts", prompts or "none"),
         ("trained exits", ", ".join(map(str, manifest.trained_exits))),
         ("opset", f"{manifest.opset}, ONNX Runtime {manifest.minimum_onnxruntime} or newer"),

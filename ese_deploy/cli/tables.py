@@ -1,4 +1,4 @@
-"""Tables that more than one verb prints."""
+"""Tables that more than one command prints."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,18 +28,9 @@ def extra_error(extra: str) -> Iterator[None]:
 
 
 def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of what verification found, with the agreement that the manifest states."""
+    """Columns and rows of the checks of targets, with the agreement that the manifest states."""
     values = {entry.name: _agreement(entry) for entry in manifest.targets}
-    columns = [
-        "target",
-        "max |diff| ",
-        "lowest cosine ",
-        "batch ",
-        "padding ",
-        "agreement ",
-        "reads ",
-        "result",
-    ]
+    columns = ["target", "max |diff| ", "min cosine ", "batch ", "padding ", "agreement ", "weights ", "result"]
     rows = []
     for check in checks:
         parity = check.parity
@@ -60,7 +51,7 @@ def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[lis
 
 def target_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a bundle's targets."""
-    columns = ["target", "file", "space", "reads ", "max |diff| ", "agreement ", "trained"]
+    columns = ["target", "file", "space", "weights ", "max |diff| ", "agreement ", "trained"]
     rows = [
         [
             str(entry.target),

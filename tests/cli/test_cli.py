@@ -216,7 +216,7 @@ def test_inspect_shows_a_bundle_and_the_schema(tiny_bundle: Bundle, capsys: Capt
     assert "d03_k032.fp32.onnx" in printed and "48 tokens" in printed
     assert main(["inspect", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out)["$schema"].startswith("https://json-schema.org/")
-    fails(capsys, "name a bundle, or ask for --schema", "inspect")
+    fails(capsys, "Name a bundle, or pass --schema.", "inspect")
     fails(capsys, "there is no bundle at nowhere", "inspect", "nowhere")
 
 
