@@ -31,7 +31,7 @@ demo: $(VENV)/.demo
 	@echo "--- 3/5 verify: every file hashed, every size compared with PyTorch again"
 	$(BIN)/ese-deploy verify $(BUNDLE)
 	@echo "--- 4/5 embed: a file of texts becomes a file of vectors"
-	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/collection.jsonl --target 3x128 --out exports/collection.npy
+	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/sample_corpus.jsonl --target 3x128 --out exports/sample_corpus.npy
 	@echo "--- 5/5 search: the same questions at two sizes side by side"
 	$(BIN)/python examples/search.py $(BUNDLE) 3x128 6x384
 	@echo "--- bench: what every depth costs on this machine, in about a minute"

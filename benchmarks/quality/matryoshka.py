@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from ese_deploy.backbones.source import locate
 from ese_deploy.system.files import replace_folder, staging_folder
 from ese_deploy.target import default_dims
-from ese_deploy.texts.rows import read_rows
+from ese_deploy.texts.reader import read_rows
 
 _COLUMNS = ("anchor", "entailment", "contradiction")
 

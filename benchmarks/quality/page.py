@@ -10,7 +10,7 @@ from benchmarks.quality.tables import TABLES, cells_of, mean_of_sts, on_dev
 from ese_deploy.errors import InputError
 from ese_deploy.report import heat_map
 from ese_deploy.system.files import write_atomic
-from ese_deploy.texts.rows import stem_of
+from ese_deploy.texts.reader import stem_of
 
 __all__ = ["fill_page", "write_tables"]
 

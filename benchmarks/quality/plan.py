@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks.quality.protocol import PROJECTED, STAGES, Protocol, Row
 from benchmarks.quality.records import Record, criterion
-from ese_deploy.texts.rows import stem_of
+from ese_deploy.texts.reader import stem_of
 
 __all__ = [
     "Plan",

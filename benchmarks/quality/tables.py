@@ -9,7 +9,7 @@ from benchmarks.quality.records import ACROSS, DEV, mean_and_spread
 from benchmarks.quality.results import Results, RowResult, RunResult
 from benchmarks.quality.texts import DEV_SEARCH
 from ese_deploy.bundle.metrics import RETRIEVAL_METRICS
-from ese_deploy.texts.rows import stem_of
+from ese_deploy.texts.reader import stem_of
 
 __all__ = ["TABLES", "cells_of", "mean_of_sts", "on_dev"]
 

@@ -11,7 +11,7 @@ import msgspec
 from benchmarks.quality.protocol import Protocol
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import sha256_file, write_atomic
-from ese_deploy.texts.rows import read_rows
+from ese_deploy.texts.reader import read_rows
 
 __all__ = ["DEV_SEARCH", "TrainingFiles"]
 

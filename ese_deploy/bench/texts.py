@@ -9,8 +9,8 @@ import numpy as np
 
 from ese_deploy.bench.results import TextSet
 from ese_deploy.runtime.tokenize import TextTokenizer
+from ese_deploy.texts.reader import open_texts
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
-from ese_deploy.texts.textfile import open_texts
 
 __all__ = ["LENGTHS", "BenchTexts", "bench_texts"]
 

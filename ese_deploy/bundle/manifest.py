@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from ese_deploy.errors import BundleError
 from ese_deploy.target import Target
+from ese_deploy.texts.sample import current_name
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -104,6 +105,10 @@ class Quality(_Strict, frozen=True, kw_only=True):
     value: float
     share_of_full: float
     """The value divided by the value of the full model."""
+
+    def __post_init__(self) -> None:
+        """Give the sample corpus its present name, which older manifests and results do not have."""
+        msgspec.structs.force_setattr(self, "data", current_name(self.data))
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The names of quality figures, and which of them stands for a collection of data."""
 
 from ese_deploy.bundle.manifest import Quality
+from ese_deploy.texts.sample import current_name
 
 __all__ = [
     "AGREEMENT",
@@ -36,6 +37,7 @@ def find_quality(figures: list[Quality], name: str) -> Quality | None:
     metric, _, data = name.partition("@")
     if not data:
         metric, data = (metric, "") if metric in METRICS else ("", metric)
+    data = current_name(data)
     fitting = [
         figure
         for figure in figures

@@ -23,7 +23,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.precision import PRECISIONS, Precision, check_precision
 from ese_deploy.target import Target
-from ese_deploy.texts.textfile import chunks, open_texts
+from ese_deploy.texts.reader import chunks, open_texts
 
 __all__ = ["embed"]
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ese_deploy.cli.console import check_file
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import write_atomic
-from ese_deploy.texts.textfile import Row
+from ese_deploy.texts.reader import TextRow
 
 __all__ = ["open_vectors"]
 
 Embeddings = NDArray[Any]
-Write = Callable[[Sequence[Row], Embeddings], None]
+Write = Callable[[Sequence[TextRow], Embeddings], None]
 
 
 def open_vectors(path: Path) -> Callable[[Path, int, Embeddings], AbstractContextManager[Write]]:
@@ -48,7 +48,7 @@ def _write_npy(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
         }
         np.lib.format.write_array_header_1_0(file, header)
 
-        def write(rows: Sequence[Row], vectors: Embeddings) -> None:
+        def write(rows: Sequence[TextRow], vectors: Embeddings) -> None:
             file.write(vectors.astype(dtype).tobytes())
 
         yield write
@@ -58,7 +58,7 @@ def _write_npy(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
 def _write_jsonl(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
     with write_atomic(path) as file:
 
-        def write(rows: Sequence[Row], vectors: Embeddings) -> None:
+        def write(rows: Sequence[TextRow], vectors: Embeddings) -> None:
             for row, vector in zip(rows, vectors, strict=True):
                 file.write(msgspec.json.encode({**row.fields, "embedding": vector.tolist()}) + b"\n")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import sha256_file
-from ese_deploy.texts.rows import Row, kind_of, read_rows, stem_of, text_field
+from ese_deploy.texts.reader import NumberedRow, kind_of, read_rows, stem_of, text_field
 
 __all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
 
@@ -171,7 +171,7 @@ def _read_texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[NumberedRow]:
     """Rows with the number of their line; every row has the columns."""
     for number, row in read_rows(path):
         lacking = [column for column in columns if column not in row]

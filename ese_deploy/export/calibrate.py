@@ -22,8 +22,8 @@ from ese_deploy.projections.ridge import fit_ridge_projections
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.system.files import sha256_file
 from ese_deploy.system.progress import Progress, silent
-from ese_deploy.texts.spans import with_spans
-from ese_deploy.texts.textfile import TextFile, chunks, open_texts
+from ese_deploy.texts.reader import TextFile, chunks, open_texts
+from ese_deploy.texts.sentences import with_sentence_groups
 
 __all__ = ["LEAST_TEXTS", "CalibrationTexts", "fit_projections", "read_calibration"]
 
@@ -150,7 +150,7 @@ def _fit_aligned(
                 {depth: join_states([pooled[state] for state in states]).numpy() for depth, states in read.items()},
                 head(pooled[full]).numpy(),
             )
-            for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress, with_spans)
+            for pooled in _pooled_states(checkpoint, backbone, needed, calibration, progress, with_sentence_groups)
         ),
         components=turn,
     )

@@ -20,8 +20,8 @@ from ese_deploy.export.trace import input_names
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.threads import available_threads
+from ese_deploy.texts.reader import chunks
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
-from ese_deploy.texts.textfile import chunks
 
 __all__ = ["calibrate_int8", "calibration_half", "describe_recipe", "held_half"]
 

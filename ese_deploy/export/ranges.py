@@ -13,8 +13,8 @@ from ese_deploy.export.calibrate import CalibrationTexts
 from ese_deploy.runtime import Encoder
 from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
+from ese_deploy.texts.reader import chunks
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
-from ese_deploy.texts.textfile import chunks
 from ese_deploy.verify import engine_for
 
 __all__ = ["measure_ranges"]

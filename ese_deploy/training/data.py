@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
-from ese_deploy.texts.rows import kind_of, numbered_lines, read_rows
-from ese_deploy.texts.spans import with_spans
+from ese_deploy.texts.reader import kind_of, numbered_lines, read_rows
+from ese_deploy.texts.sentences import with_sentence_groups
 from ese_deploy.training.columns import FORMATS, Layout, check_mapping, find_layout, rename
 
 __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
@@ -119,7 +119,7 @@ def add_spans(data: TrainingData) -> TrainingData:
     """Plain texts and the spans of them, each once; labelled data as it is."""
     if data.layout.format != "texts":
         return data
-    texts = list(dict.fromkeys(with_spans(data.dataset["text"])))
+    texts = list(dict.fromkeys(with_sentence_groups(data.dataset["text"])))
     line = f"with sentences, halves and thirds: {len(texts):,} different texts"
     return TrainingData(_dataset({"text": texts}), data.layout, (*data.description, line))
 

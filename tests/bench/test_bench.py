@@ -153,7 +153,7 @@ def test_the_texts_are_the_collection_or_a_file(tmp_path: Path) -> None:
     }
     (tmp_path / "own.txt").write_text("one\ntwo\n")
     assert bench_texts(tmp_path / "own.txt").lengths == {"file": ["one", "two"]}
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="There is no file"):
         bench_texts(tmp_path / "none.txt")
 
 

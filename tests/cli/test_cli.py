@@ -179,12 +179,12 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
     [
         ("in.txt", b"fine\nbroken \xff here\n", "in.txt line 2 is not UTF-8 (byte 8"),
         ("in.jsonl", b'{"text": "a"}\n{"text": }\n', "in.jsonl line 2 is not JSON"),
-        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "in.jsonl line 2 has no 'text', which must be a string"),
+        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "in.jsonl line 2 has no 'text'; it has body. "),
         ("in.jsonl", b'{"text": 3}\n', "line 1 has int as 'text'"),
         ("in.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
         ("in.jsonl", b"[" * 100_000, "line 1 is not JSON"),
-        ("in.txt", b"", "in.txt holds no text"),
-        ("in.csv", b"a,b", "is not a .txt or .jsonl file"),
+        ("in.txt", b"", "in.txt contains no text"),
+        ("in.pdf", b"a,b", "is not a text file. Supported: .txt, .jsonl, .tsv, .csv, also with .gz."),
     ],
 )
 def test_bad_input_names_its_line_and_leaves_the_output_alone(
@@ -202,7 +202,7 @@ def test_embed_refuses_other_outputs_and_missing_inputs(
 ) -> None:
     bundle = str(tiny_bundle.path)
     fails(capsys, "Choose a name that ends in .npy or .jsonl", "embed", bundle, str(texts), "--out", "out.csv")
-    fails(capsys, "there is no file", "embed", bundle, str(tmp_path / "no.txt"), "--out", "out.npy")
+    fails(capsys, "There is no file", "embed", bundle, str(tmp_path / "no.txt"), "--out", "out.npy")
     fails(capsys, "cannot write", "embed", bundle, str(texts), "--out", str(tmp_path / "no/where.npy"))
     (tmp_path / "dir.npy").mkdir()
     fails(capsys, "it is a folder; name a file", "embed", bundle, str(texts), "--out", str(tmp_path / "dir.npy"))

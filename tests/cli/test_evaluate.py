@@ -160,7 +160,7 @@ def test_two_sets_of_one_name_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sts", "none.tsv"], "there is no file none.tsv"),
+        (["--sts", "none.tsv"], "There is no file none.tsv"),
         (["--retrieval", "none"], "there is no folder none"),
         (["--engine", "steam"], "Unknown engine 'steam'"),
         (["--out", "none/x.json"], "cannot write none/x.json: there is no folder none"),

@@ -50,7 +50,7 @@ def test_a_field_of_csv_may_be_long_and_what_cannot_be_read_is_named(
 ) -> None:
     path = write(tmp_path / "a.csv", f"sentence1,sentence2,score\nA,b,1\n{'word ' * 40_000},c,2\n")
     assert len(read_sts(path).first[1]) == 200_000
-    monkeypatch.setattr("ese_deploy.texts.rows._MAX_FIELD", 1000)
+    monkeypatch.setattr("ese_deploy.texts.reader._MAX_FIELD", 1000)
     with pytest.raises(InputError, match=r"a\.csv line 3 is not CSV: field larger than field limit"):
         read_sts(path)
 
@@ -84,7 +84,7 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, message: s
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tsv.gz").write_bytes(b"no gzip")
     (tmp_path / "b.tsv").write_bytes(b"sentence1\tsentence2\tscore\n\xff\tb\t1\n")
-    for path, message in (("a.tsv.gz", "cannot read"), ("b.tsv", "line 2 is not UTF-8"), ("c.tsv", "there is no file")):
+    for path, message in (("a.tsv.gz", "Cannot read"), ("b.tsv", "line 2 is not UTF-8"), ("c.tsv", "There is no file")):
         with pytest.raises(InputError, match=message):
             read_sts(tmp_path / path)
 

@@ -29,7 +29,7 @@ from ese_deploy.evaluate.save import save_quality
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
-from ese_deploy.texts.sample import sample_corpus
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
 
 # Two cosines that differ in the last digit may change places, and few texts are ranked here; Pearson knows no ranks.
 RANKS = 0.02
@@ -153,7 +153,7 @@ def test_saving_keeps_what_others_saved_while_the_bundle_was_measured(
     saved = save_quality(measured, renamed)
     held = {entry.name: {one.data for one in entry.quality} for entry in saved.manifest.targets}
     assert {"some", "other some"} <= held["d01_k008.fp32"]
-    assert held["d01_k016.fp32"] == {"ese-deploy collection"}
+    assert held["d01_k016.fp32"] == {SAMPLE_CORPUS_NAME}
     export_bundle(ExportRequest(str(tiny_checkpoint), measured.path, [Target(1, 16)], force=True))
     with pytest.raises(InputError, match="was replaced while it was measured; measure it again"):
         save_quality(measured, shares)
