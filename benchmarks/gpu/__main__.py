@@ -5,6 +5,7 @@ Needs only the standard library here, so that whatever a machine lacks becomes t
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
 import signal
@@ -45,7 +46,7 @@ class StepPlan:
 
 # In order of worth; together 8 minutes.
 STEPS = (
-    StepPlan("peak", 60),
+    StepPlan("peak", 45),
     StepPlan("correctness", 90),
     StepPlan("throughput", 135),
     StepPlan("compiled", 45),
@@ -54,7 +55,7 @@ STEPS = (
     StepPlan("memory", 20),
     StepPlan("tensorrt", 15),
     StepPlan("server", 5),
-    StepPlan("training", 20),
+    StepPlan("training", 35),
 )
 
 
@@ -103,15 +104,28 @@ def _environment(kit: Path, packages: Path, device: str, results: Path) -> dict[
     for note in notes:
         append(results, {"kind": "case", "step": "unpack", "note": note})
         print(f"unpack: {note}", flush=True)
-    paths = [str(packages), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": _paths("PYTHONPATH", [packages, _ROOT]),
+        # ONNX Runtime looks for CUDA beside its own package, and here that lies elsewhere.
+        "LD_LIBRARY_PATH": _paths("LD_LIBRARY_PATH", _cuda_folders()),
         "HF_HUB_OFFLINE": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _paths(variable: str, folders: Sequence[Path]) -> str:
+    """Folders before those that the environment variable names."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get(variable)])])
+
+
+def _cuda_folders() -> list[Path]:
+    """Folders of CUDA's libraries that pip installed with PyTorch."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    return [folder for root in roots for folder in sorted(root.glob("*/lib"))]
 
 
 @contextmanager

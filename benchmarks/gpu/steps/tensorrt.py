@@ -23,13 +23,13 @@ def measure_tensorrt(step: Step) -> None:
     for depth, name in product(reversed(shape.ends), _ENGINES):
         if step.late:
             return
-        with step.case(case="speed", what="tokens", contender=name, model=shape.name, depth=depth) as found:
+        fields = {"model": shape.name, "depth": depth, "dtype": "fp16", "batch": 128, "length": 128}
+        with step.case(case="speed", what="tokens", contender=name, **fields) as found:
             bundle = require_model(step, shape.name)
             session = token_session(bundle, f"{depth}x{shape.hidden}:fp16", step.device, name)
             inputs = token_batch(128, 128, session.inputs)
             timing = measure(lambda: session.run(inputs), step.case_seconds)  # noqa: B023
-            found |= {"dtype": "fp16", "batch": 128, "length": 128, "runs": len(timing.times)}
-            found["texts_per_second"] = round(128 / timing.median, 2)
+            found |= {"runs": len(timing.times), "texts_per_second": round(128 / timing.median, 2)}
 
 
 if __name__ == "__main__":
