@@ -15,6 +15,7 @@ from ese_deploy.target import Target
 
 __all__ = [
     "MANIFEST_FILE",
+    "PROFILES_FILE",
     "Bundle",
     "check_hash",
     "choose_entry",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 MANIFEST_FILE = "manifest.json"
+PROFILES_FILE = "profiles.toml"
 
 _MIB = 1 << 20
 _MAX_MANIFEST = 16 * _MIB

@@ -1,7 +1,20 @@
-"""From budgets to a target: what is wanted, what each target is worth and costs here, and which one to take."""
+"""Choosing the target of a bundle that fits budgets for quality, latency, throughput, size and memory."""
 
-from ese_deploy.choose.choice import Budgets, Candidate, Choice, choose
-from ese_deploy.choose.profiles import Profile, read_profiles
-from ese_deploy.choose.resolution import profile_target
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, choose_among
+from ese_deploy.choose.profiles import Profile, profiles_file_for_bundle, read_profiles
+from ese_deploy.choose.resolution import ResolvedProfile, resolve_profile
+from ese_deploy.choose.selection import ProfileSelection, select_for_profiles
 
-__all__ = ["Budgets", "Candidate", "Choice", "Profile", "choose", "profile_target", "read_profiles"]
+__all__ = [
+    "Budgets",
+    "Candidate",
+    "Choice",
+    "Profile",
+    "ProfileSelection",
+    "ResolvedProfile",
+    "choose_among",
+    "profiles_file_for_bundle",
+    "read_profiles",
+    "resolve_profile",
+    "select_for_profiles",
+]

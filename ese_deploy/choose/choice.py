@@ -8,7 +8,7 @@ from typing import Literal
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.choose.budgets import Case, LatencyBudget, QualityBudget, ThroughputBudget
 
-__all__ = ["Budgets", "Candidate", "Choice", "Limit", "Outcome", "Prefer", "choose", "dominates", "limits_of"]
+__all__ = ["Budgets", "Candidate", "Choice", "Limit", "Outcome", "Prefer", "choose_among", "dominates", "limits_of"]
 
 Prefer = Literal["quality", "speed", "size"]
 
@@ -146,7 +146,7 @@ class Choice:
     cost: str
 
 
-def choose(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
+def choose_among(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
     """Choose among candidates; the same candidates and budgets always give the same answer.
 
     The answer is the first in order of what is preferred, then of everything else that is known, so that no

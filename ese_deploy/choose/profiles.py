@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,29 +10,30 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ese_deploy.bundle.reader import PROFILES_FILE, Bundle, read_profiles_file
 from ese_deploy.choose.budgets import QualityBudget, parse_latency, parse_quality, parse_throughput
 from ese_deploy.choose.choice import Budgets, Prefer
 from ese_deploy.errors import InputError
 from ese_deploy.target import DTYPES, Target
 
 __all__ = [
-    "PROFILES_FILE",
     "Profile",
     "Profiles",
+    "Relaxable",
+    "bundle_profiles",
     "find_profile",
     "package_profiles",
     "parse_profiles",
     "profile_budgets",
+    "profiles_file_for_bundle",
     "read_profiles",
 ]
-
-PROFILES_FILE = "profiles.toml"
 
 Positive = Annotated[int, Meta(ge=1)]
 Size = Positive | Literal["full"]
 Names = str | list[str]
 Megabytes = Annotated[float, Meta(gt=0, le=1e12)]
-Relaxed = Literal["max_size_mb", "max_memory_mb", "max_latency", "min_throughput", "min_quality", "depth", "dim"]
+Relaxable = Literal["max_size_mb", "max_memory_mb", "max_latency", "min_throughput", "min_quality", "depth", "dim"]
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -52,9 +53,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         min_quality: a share of the full model's agreement, or text as for ``--min-quality``.
         prefer: ``quality``, ``speed`` or ``size``.
         may_relax: budgets that give way, in this order, where nothing fits.
-        resolved: written at export: the target that the profile means in the bundle, empty where none fits.
-        fell_back: written at export: whether something wanted could not be had.
-        why: written at export: the reason.
+        resolved: in bundles of earlier versions; not read.
+        fell_back: likewise.
+        why: likewise.
     """
 
     description: str = ""
@@ -69,7 +70,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     min_throughput: str | None = None
     min_quality: float | str | None = None
     prefer: Prefer | None = None
-    may_relax: list[Relaxed] = []
+    may_relax: list[Relaxable] = []
     resolved: str | None = None
     fell_back: bool = False
     why: str | None = None
@@ -84,20 +85,43 @@ def package_profiles() -> Profiles:
     return parse_profiles(source.read_bytes(), PROFILES_FILE)
 
 
-def read_profiles(path: Path | None) -> Profiles:
-    """The package's profiles, overridden by name by those of a user's file.
+def read_profiles(path: str | Path | None = None) -> Profiles:
+    """The package's profiles, overridden by name by those of a user's TOML file.
 
     Raises:
-        InputError: the file is missing, is no TOML, or a value is not allowed; the message names the line.
+        InputError: the file is missing, is not TOML, or a value is not allowed; the message names the line.
     """
-    profiles = package_profiles()
-    if path is None:
-        return profiles
+    return {**package_profiles(), **_read_own(path)}
+
+
+def bundle_profiles(bundle: Bundle, own: str | Path | Mapping[str, Profile] | None = None) -> Profiles:
+    """The package's profiles, overridden by name by those that a bundle carries, and those by the user's own.
+
+    Raises:
+        BundleError: the bundle's file is not the one that was exported.
+        InputError: a file cannot be read.
+    """
+    data = read_profiles_file(bundle)
+    carried = {} if data is None else parse_profiles(data, str(bundle.path / PROFILES_FILE))
+    return {**package_profiles(), **carried, **(own if isinstance(own, Mapping) else _read_own(own))}
+
+
+def profiles_file_for_bundle(path: str | Path) -> bytes:
+    """Read a user's TOML file, check it, and return its contents, which a bundle can carry.
+
+    Raises:
+        InputError: as for :func:`read_profiles`.
+    """
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    return {**profiles, **parse_profiles(data, str(path))}
+        raise InputError(f"Cannot read {path}: {error.strerror}") from error
+    parse_profiles(data, str(path))
+    return data
+
+
+def _read_own(path: str | Path | None) -> Profiles:
+    return {} if path is None else parse_profiles(profiles_file_for_bundle(path), str(path))
 
 
 def parse_profiles(data: bytes, where: str) -> Profiles:
@@ -127,14 +151,14 @@ def parse_profiles(data: bytes, where: str) -> Profiles:
     return profiles
 
 
-def find_profile(profiles: Profiles, name: str, where: str = "") -> Profile:
+def find_profile(profiles: Mapping[str, Profile], name: str) -> Profile:
     """Look a profile up.
 
     Raises:
         InputError: there is no such profile; the message lists what there is.
     """
     if name not in profiles:
-        raise InputError(f"there is no profile '{name}'{where}; there is {', '.join(profiles) or 'none'}")
+        raise InputError(f"Unknown profile '{name}'. Choose one of: {', '.join(profiles)}")
     return profiles[name]
 
 

@@ -1,221 +1,163 @@
-"""What a budget profile means in a bundle: which target it takes, and why."""
+"""Resolving a budget profile: which target of a bundle it takes on this machine, and why."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import msgspec
+from pathlib import Path
 
 from ese_deploy.bundle.manifest import Manifest
-from ese_deploy.bundle.reader import Bundle, read_profiles_file
-from ese_deploy.choose.budgets import QualityBudget
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.candidates import find_candidates
-from ese_deploy.choose.choice import Budgets, Candidate, choose
+from ese_deploy.choose.choice import Budgets, Candidate, choose_among
 from ese_deploy.choose.measurements import Measurements, load_measurements
-from ese_deploy.choose.profiles import (
-    PROFILES_FILE,
-    Profile,
-    Profiles,
-    find_profile,
-    package_profiles,
-    parse_profiles,
-    profile_budgets,
-)
+from ese_deploy.choose.profiles import Profile, Relaxable, bundle_profiles, find_profile, profile_budgets
 from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import InputError
 from ese_deploy.target import Target
 
-__all__ = ["Resolution", "Resolved", "profile_target", "profiles_of", "resolve_profile", "resolved_toml"]
+__all__ = ["ResolvedProfile", "resolve_in_manifest", "resolve_profile"]
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """The target that a profile means.
+class ResolvedProfile:
+    """The target that a profile takes.
 
     Attributes:
         target: the target.
-        why: the reason, in words.
-        fell_back: whether something wanted could not be had.
         engine: the engine to run it on.
+        reason: why, in words.
+        fell_back: whether something that the profile asks for is not available.
     """
 
     target: Target
-    why: str
-    fell_back: bool
     engine: str
+    reason: str
+    fell_back: bool = False
 
 
-@dataclass(frozen=True)
-class Resolution:
-    """What a profile means in a bundle.
-
-    Attributes:
-        target: the target's name, or None where nothing fits.
-        why: the reason, in words; fallbacks included.
-        fell_back: whether something wanted could not be had.
-        engine: the engine to run the target on.
-    """
-
-    target: Target | None
-    why: str
-    fell_back: bool
-    engine: str = DEFAULT_ENGINE
-
-
-def profiles_of(bundle: Bundle) -> Profiles:
-    """The profiles resolved into a bundle; the package's own for a bundle that was exported without.
-
-    Raises:
-        BundleError: the file is not the one that was exported.
-        InputError: it cannot be read.
-    """
-    data = read_profiles_file(bundle)
-    return package_profiles() if data is None else parse_profiles(data, str(bundle.path / PROFILES_FILE))
-
-
-def profile_target(bundle: Bundle, name: str, profiles: Profiles | None = None) -> Resolved:
-    """The target that a profile means in a bundle on this machine.
-
-    What was resolved at export stands, but for profiles that bound time or memory: those are resolved here, with what
-    this machine measured.
+def resolve_profile(
+    bundle: Bundle | str | Path, name: str, profiles: str | Path | Mapping[str, Profile] | None = None
+) -> ResolvedProfile:
+    """Find the target that a budget profile takes in a bundle, with what this machine has measured of it.
 
     Args:
-        bundle: the bundle.
-        name: the profile.
-        profiles: profiles to look in, instead of the bundle's.
+        bundle: the bundle, or its folder.
+        name: the profile, such as ``edge``.
+        profiles: your own profiles: a TOML file, or profiles that were read. They override those of the bundle, which
+            override those of the package.
 
     Raises:
-        InputError: there is no such profile, or no target fits; the message says why and what to do.
+        InputError: there is no such profile, or no target fits it; the message says why and what to do.
+        BundleError: the bundle is missing or damaged.
+
+    Example:
+        >>> found = resolve_profile("exports/minilm", "edge")
+        >>> encoder = Encoder.open("exports/minilm", found.target, engine=found.engine)
     """
-    profile = find_profile(profiles_of(bundle) if profiles is None else profiles, name, f" in {bundle.path}")
-    if profile.resolved:
-        target = Target.parse(profile.resolved)
-        return Resolved(target, profile.why or "", profile.fell_back, _wanted_engine(profile, bundle.manifest, target))
-    found = resolve_profile(name, profile, bundle.manifest, load_measurements(bundle))
-    if found.target is None:
-        raise InputError(f"{found.why}; see: ese-deploy choose {bundle.path} --profile {name}")
-    return Resolved(found.target, found.why, found.fell_back, found.engine)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    known = bundle_profiles(opened, profiles)
+    profile = find_profile(known, name)
+    try:
+        return resolve_in_manifest(name, profile, opened.manifest, load_measurements(opened))
+    except InputError as error:
+        raise InputError(f"{error}. See: ese-deploy choose {opened.path} --profile {name}") from None
 
 
-def resolve_profile(name: str, profile: Profile, manifest: Manifest, held: Measurements | None = None) -> Resolution:
-    """Find the target that a profile means.
+def resolve_in_manifest(
+    name: str, profile: Profile, manifest: Manifest, measured: Measurements | None = None
+) -> ResolvedProfile:
+    """Find the target that a profile takes among those of a manifest.
 
     Args:
         name: the profile's name, for the reason.
         profile: the profile.
         manifest: of the bundle.
-        held: what the machine measured of the bundle, for budgets on time and memory.
+        measured: what this machine measured of the bundle, for budgets on time and memory.
+
+    Raises:
+        InputError: no target fits.
     """
     if profile.target is not None:
-        target = Target.parse(profile.target)
-        if any(entry.target == target for entry in manifest.targets):
-            engine = _wanted_engine(profile, manifest, target)
-            return Resolution(target, f"profile {name} names {target}", False, engine)
-        return Resolution(None, f"profile {name} names {target}, which the bundle does not hold", True)
+        return _named_target(name, profile, manifest, Target.parse(profile.target))
     budgets = profile_budgets(profile, manifest.depth, manifest.width)
     try:
-        candidates = find_candidates(manifest, budgets, held)
+        candidates = find_candidates(manifest, budgets, measured)
     except InputError as error:
-        return Resolution(None, f"profile {name}: {error}", True)
+        raise InputError(f"Profile {name}: {error}") from None
     unmeasured = [kind for kind in budgets.needs if all(getattr(one, kind) is None for one in candidates)]
     if unmeasured:
-        return Resolution(
-            None, f"profile {name} bounds {' and '.join(unmeasured)}, which this machine has not measured", True
-        )
-    return _resolve(name, profile, budgets, candidates)
+        raise InputError(f"Profile {name} limits {' and '.join(unmeasured)}, which this machine has not measured")
+    return _within_budgets(name, profile, budgets, candidates)
 
 
-def resolved_toml(profiles: Profiles, manifest: Manifest) -> bytes:
-    """The bundle's ``profiles.toml``: each profile with the target that it means there, and why."""
-    lines = ["# Budget profiles, resolved at export. 'resolved' is the target that the runtime loads.", ""]
-    for name, profile in profiles.items():
-        found = resolve_profile(name, profile, manifest)
-        stated = msgspec.structs.replace(
-            profile, resolved=str(found.target or ""), why=found.why, fell_back=found.fell_back
-        )
-        lines.append(f"[{_key(name)}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in msgspec.to_builtins(stated).items()]
-        lines.append("")
-    return "\n".join(lines).encode()
+def _named_target(name: str, profile: Profile, manifest: Manifest, target: Target) -> ResolvedProfile:
+    entry = next((entry for entry in manifest.targets if entry.target == target), None)
+    if entry is None:
+        raise InputError(f"Profile {name} names {target}, which the bundle does not contain")
+    wanted = profile_budgets(profile, manifest.depth, manifest.width).engines
+    engine = next((one for one in wanted if one in entry.engines), DEFAULT_ENGINE)
+    return ResolvedProfile(target, engine, f"Profile {name} names {target}")
 
 
-def _resolve(name: str, profile: Profile, budgets: Budgets, candidates: list[Candidate]) -> Resolution:
-    """Try dtypes in the order wanted; where none fits, let go of what may be relaxed, one after the other."""
+def _within_budgets(name: str, profile: Profile, budgets: Budgets, candidates: list[Candidate]) -> ResolvedProfile:
+    """Try dtypes in the order wanted; where none fits, drop the budgets that may be relaxed, one after the other."""
     notes = _missing_notes(budgets, candidates)
     relaxed = budgets
-    for given_up in (None, *profile.may_relax):
-        if given_up is not None:
-            relaxed, note = _relax(relaxed, budgets, given_up)
-            notes.append(note)
+    for dropped in (None, *profile.may_relax):
+        if dropped is not None:
+            relaxed = _relax(relaxed, dropped)
+            notes.append(f"{dropped} is dropped because no target meets it")
         for dtype in budgets.dtypes or (None,):
             wanted = replace(relaxed, dtypes=(dtype,)) if dtype else relaxed
-            best = choose(candidates, wanted).best
+            best = choose_among(candidates, wanted).best
             if best is not None:
-                why = f"profile {name}: {best.name} on {best.engine} is {_aim(wanted)}"
-                notes += [f"no {other} target fits" for other in _before(dtype, budgets, candidates)]
-                return Resolution(best.entry.target, "; ".join([why, *notes]), bool(notes), best.engine)
-    fixes = "; ".join(
-        f"{outcome.candidate.name} would fit with another {' and '.join(outcome.budgets)}"
-        for outcome in choose(candidates, budgets).relax[:1]
-    )
-    return Resolution(None, "; ".join(filter(None, [f"profile {name}: no target fits", fixes, *notes])), True)
+                reason = f"Profile {name}: {best.name} on {best.engine} is the {_AIMS[wanted.aim]} within the budget"
+                notes += [f"no {other} target fits" for other in _preferred_to(dtype, budgets, candidates)]
+                return ResolvedProfile(best.entry.target, best.engine, "; ".join([reason, *notes]), bool(notes))
+    fixes = [
+        f"{outcome.candidate.name} fits with another {' and '.join(outcome.budgets)}"
+        for outcome in choose_among(candidates, budgets).relax[:1]
+    ]
+    raise InputError("; ".join([f"Profile {name}: no target fits", *fixes, *notes]))
 
 
-def _wanted_engine(profile: Profile, manifest: Manifest, target: Target) -> str:
-    """The first engine that a profile names and a target runs on."""
-    wanted = profile_budgets(profile, manifest.depth, manifest.width).engines
-    able = next((entry.engines for entry in manifest.targets if entry.target == target), [])
-    return next((name for name in wanted if name in able), DEFAULT_ENGINE)
+_AIMS = {"quality": "best", "speed": "fastest", "size": "smallest"}
 
 
-def _before(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:
-    """Dtypes that were wanted more and are held."""
-    held = {candidate.entry.dtype for candidate in candidates}
-    wanted = budgets.dtypes[: budgets.dtypes.index(dtype)] if dtype else ()
-    return [other for other in wanted if other in held]
+def _preferred_to(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:
+    """Dtypes that the profile prefers to ``dtype`` and that the bundle contains."""
+    present = {candidate.entry.dtype for candidate in candidates}
+    preferred = budgets.dtypes[: budgets.dtypes.index(dtype)] if dtype else ()
+    return [other for other in preferred if other in present]
 
 
 def _missing_notes(budgets: Budgets, candidates: list[Candidate]) -> list[str]:
     engines, dtypes = {one.engine for one in candidates}, {one.entry.dtype for one in candidates}
     notes = []
-    for what, wanted, held in (("engine", budgets.engines, engines), ("dtype", budgets.dtypes, dtypes)):
-        first = [name for name in wanted if name in held][:1]
-        lacking = wanted[: wanted.index(first[0])] if first else wanted
-        if lacking:
-            instead = f", {first[0]} stands in" if first else ""
-            notes.append(f"no target has the {what} {' or '.join(lacking)}{instead}")
+    for what, wanted, present in (("engine", budgets.engines, engines), ("dtype", budgets.dtypes, dtypes)):
+        first = next((name for name in wanted if name in present), None)
+        missing = wanted if first is None else wanted[: wanted.index(first)]
+        if missing:
+            instead = "" if first is None else f", {first} is used instead"
+            notes.append(f"no target has the {what} {' or '.join(missing)}{instead}")
     return notes
 
 
-def _relax(relaxed: Budgets, budgets: Budgets, key: str) -> tuple[Budgets, str]:
-    """Drop a budget and aim at coming as near to it as can be."""
-    note = f"nothing keeps {key}, it gives way"
-    if key == "min_quality":
-        return replace(relaxed, quality=_no_floor(budgets.quality), prefer="quality"), note
-    if key == "max_size_mb":
-        return replace(relaxed, size=None, prefer="size"), note
-    if key == "max_memory_mb":
-        return replace(relaxed, memory=None, prefer="size"), note
-    if key == "max_latency":
-        return replace(relaxed, latency=None, prefer="speed"), note
-    if key == "min_throughput":
-        return replace(relaxed, throughput=None, prefer="speed"), note
-    if key == "depth":
-        return replace(relaxed, depth=None, prefer="quality"), note
-    return replace(relaxed, dim=None, prefer="quality"), note
-
-
-def _no_floor(quality: QualityBudget | None) -> QualityBudget | None:
-    return replace(quality, value=-1.0) if quality else None
-
-
-def _aim(budgets: Budgets) -> str:
-    return {"quality": "the best", "speed": "the fastest", "size": "the smallest"}[budgets.aim] + " within the budget"
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: object) -> str:
-    """A value as TOML; JSON's strings, numbers and lists are TOML's too, but for the character DEL."""
-    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+def _relax(budgets: Budgets, key: Relaxable) -> Budgets:
+    """Drop a budget, and choose the target that comes nearest to it."""
+    match key:
+        case "min_quality":
+            # The metric stays, so that the best target by that metric is taken.
+            quality = replace(budgets.quality, value=-1.0) if budgets.quality else None
+            return replace(budgets, quality=quality, prefer="quality")
+        case "max_size_mb":
+            return replace(budgets, size=None, prefer="size")
+        case "max_memory_mb":
+            return replace(budgets, memory=None, prefer="size")
+        case "max_latency":
+            return replace(budgets, latency=None, prefer="speed")
+        case "min_throughput":
+            return replace(budgets, throughput=None, prefer="speed")
+        case "depth":
+            return replace(budgets, depth=None, prefer="quality")
+        case "dim":
+            return replace(budgets, dim=None, prefer="quality")

@@ -11,7 +11,7 @@ import typer
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
-from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose_among
 from ese_deploy.choose.measurements import (
     Measurements,
     check_owner,
@@ -92,7 +92,7 @@ def choose_target(
                 f"this system does not tell the {' and '.join(unknown)} of a target; leave that budget out, or choose "
                 "with --measurements FILE of another machine"
             )
-    choice = choose(candidates, budgets)
+    choice = choose_among(candidates, budgets)
     if plot is not None:
         _draw(plot, candidates, choice, budgets)
     if json:

@@ -5,8 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from ese_deploy.bundle.reader import open_bundle
-from ese_deploy.choose import profile_target, read_profiles
+from ese_deploy.choose import resolve_profile
 from ese_deploy.cli.console import (
     BundleArgument,
     JsonOption,
@@ -137,6 +136,6 @@ def _choose_target(
         return target, None
     if target is not None:
         raise InputError("--target and --profile exclude each other. Choose one.")
-    found = profile_target(open_bundle(bundle), profile, read_profiles(profiles) if profiles else None)
-    say(found.why)
+    found = resolve_profile(bundle, profile, profiles)
+    say(found.reason)
     return found.target, found.engine

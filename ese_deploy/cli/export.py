@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.cli.console import JsonOption, PickleOption, megabytes, print_json, print_table, progress_bars, say
 from ese_deploy.cli.tables import check_rows, extra_error
 from ese_deploy.target import Target, parse_range
@@ -51,7 +52,7 @@ def export(
     """Turn a checkpoint into a verified bundle of graphs, one for each (depth, dim)."""
     with extra_error("export"):
         from ese_deploy.export import ExportRequest, export_bundle
-    from ese_deploy.choose.resolution import profile_target
+    from ese_deploy.choose import profiles_file_for_bundle, select_for_profiles
     from ese_deploy.errors import InputError
 
     if targets and (depths or dims):
@@ -65,6 +66,8 @@ def export(
     wanted = [name.strip() for name in profile.split(",") if name.strip()]
     if profile and not wanted:
         raise InputError(f"--profile '{profile}' names no profile; write for example edge,server")
+    existing = open_bundle(out) if update and wanted else None
+    selection = select_for_profiles(wanted, profiles, existing) if wanted else None
     request = ExportRequest(
         model=model,
         out=out,
@@ -83,8 +86,8 @@ def export(
         keep_failed=keep_failed,
         update=update,
         force=force,
-        profiles=wanted,
-        profiles_file=profiles,
+        selection=selection,
+        profiles=profiles_file_for_bundle(profiles) if profiles else None,
     )
     with progress_bars() as progress:
         exported = export_bundle(request, progress)
@@ -102,8 +105,8 @@ def export(
             )
     for check in exported.left_out:
         say(f"warning: {check.entry.target} is left out: {'; '.join(check.failures)}; --keep-failed writes it still")
-    for name in wanted:
-        say(profile_target(exported.bundle, name).why)
+    for reason in selection.explain(manifest) if selection else []:
+        say(reason)
     if json:
         print_json(manifest)
         return

@@ -1,19 +1,23 @@
 """The export, step by step: checkpoint, trace, convert, extract, verify, evaluate, bundle."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.card import CARD_FILE, model_card
-from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.manifest import Manifest, encode_manifest
+from ese_deploy.bundle.reader import MANIFEST_FILE, PROFILES_FILE, Bundle, open_bundle, read_profiles_file
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.export.attempts import Attempt, build_passing
 from ese_deploy.export.calibrate import LEAST_TEXTS, fit_projections, read_calibration
 from ese_deploy.export.convert import Recipe
-from ese_deploy.export.graphs import write_graphs
+from ese_deploy.export.graphs import describe_file, write_graphs
 from ese_deploy.export.observe import calibrate_int8
 from ese_deploy.export.plan import (
     check_output,
@@ -24,7 +28,6 @@ from ese_deploy.export.plan import (
     plan_recipe,
     plan_targets,
 )
-from ese_deploy.export.profiled import bundle_profiles, keep_resolved, profile_candidates, write_profiles
 from ese_deploy.export.projection import FITTED, TRAINED, Fitted
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.record import verify_and_record
@@ -36,7 +39,27 @@ from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import DTYPES, Target
 from ese_deploy.verify import TargetCheck
 
-__all__ = ["ExportRequest", "Exported", "export_bundle"]
+__all__ = ["ExportRequest", "Exported", "TargetSelection", "export_bundle"]
+
+
+class TargetSelection(Protocol):
+    """Decides which targets of a grid are made, and which of those that were made are kept."""
+
+    def candidates(
+        self,
+        depth: int,
+        width: int,
+        grid: Callable[[Sequence[int] | None, Sequence[int] | None, Sequence[str]], list[Target]],
+    ) -> list[Target]:
+        """The targets to make of a model of ``depth`` layers and ``width`` dimensions.
+
+        ``grid`` makes targets of depths, dims and dtypes; None stands for those of the request.
+        """
+        ...
+
+    def select(self, manifest: Manifest) -> list[Target]:
+        """The targets to keep of those in a manifest."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,9 @@ class ExportRequest:
             are left out, and one of another dtype stops the export.
         update: add targets to an existing bundle.
         force: replace an existing bundle.
-        profiles: budget profiles that decide which targets of the grid are kept.
-        profiles_file: a user's own profiles, in TOML.
+        selection: decides which targets of the grid are made and kept, such as
+            :func:`ese_deploy.choose.select_for_profiles`.
+        profiles: contents of a TOML file of budget profiles that the bundle carries.
     """
 
     model: str
@@ -85,8 +109,8 @@ class ExportRequest:
     keep_failed: bool = False
     update: bool = False
     force: bool = False
-    profiles: Sequence[str] = ()
-    profiles_file: Path | None = None
+    selection: TargetSelection | None = None
+    profiles: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +148,6 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
     check_way(request.opset, request.projection, request.calibration)
     existing = check_output(out, request.update, request.force)
     engine = load_engine("onnxruntime")
-    profiles = bundle_profiles(request.profiles_file, existing)
     progress("read checkpoint", 0, 1)
     checkpoint = read_checkpoint(
         request.model,
@@ -140,8 +163,12 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         wanted = max(LEAST_TEXTS, minimum_texts(checkpoint.width)) if fitting else LEAST_TEXTS
         calibration = read_calibration(request.calibration, wanted)
     asked = request.targets or grid(checkpoint, request.depths, request.dims, request.dtypes)
-    if request.profiles:
-        asked = profile_candidates(checkpoint, profiles, request.profiles, request.depths, request.dims)
+    if request.selection is not None:
+
+        def grid_of(depths: Sequence[int] | None, dims: Sequence[int] | None, dtypes: Sequence[str]) -> list[Target]:
+            return grid(checkpoint, depths or request.depths, dims or request.dims, dtypes)
+
+        asked = request.selection.candidates(checkpoint.depth, checkpoint.width, grid_of)
     targets = plan_targets(checkpoint, asked, request.opset)
     if existing is not None:
         entry = calibration.entry if calibration else None
@@ -172,19 +199,17 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
             return Attempt(staging, *verify_and_record(staging, checkpoint, engine, wanted, calibration, progress))
 
         def without(failed: Collection[Target]) -> list[Target]:
-            """What to make where some failed; a profile may have a further dtype."""
-            if not request.profiles:
-                return [target for target in targets if target not in failed]
-            names, held = request.profiles, [entry.target for entry in existing.manifest.targets] if existing else []
-            wanted = profile_candidates(checkpoint, profiles, names, request.depths, request.dims, failed)
-            return [target for target in wanted if target not in held]
+            return [target for target in targets if target not in failed]
 
         made, failed = build_passing(build, targets, without, out, request.keep_failed)
-        if request.profiles and existing is None:
-            kept = keep_resolved(made.manifest, profiles, request.profiles)
+        if request.selection is not None:
+            selected = request.selection.select(made.manifest)
+            kept = [check.entry.target for check in made.checks if check.entry.target in selected]
+            if not kept:
+                raise InputError(f"{out} already contains the targets that the profiles select; nothing to add")
             if len(kept) < len(made.checks):
                 made, _ = build_passing(build, kept, lambda _: (), out, request.keep_failed)
-        proven = write_profiles(made.folder, made.manifest, profiles)
+        proven = _add_profiles(made, request.profiles, existing)
         (made.folder / CARD_FILE).write_text(model_card(proven, out.name), "utf-8")
         progress("write", 0, 1)
         with lock_folder(out):
@@ -196,3 +221,15 @@ def export_bundle(request: ExportRequest, progress: Progress = silent) -> Export
         progress("write", 1, 1)
     untrained = sorted({check.entry.depth for check in made.checks} - set(proven.trained_exits))
     return Exported(open_bundle(out), made.checks, untrained, bool(checkpoint.head), failed)
+
+
+def _add_profiles(made: Attempt, own: bytes | None, existing: Bundle | None) -> Manifest:
+    """Write the profiles that the bundle carries; without new ones it keeps those that it has."""
+    text = own if own is not None or existing is None else read_profiles_file(existing)
+    if text is None:
+        return made.manifest
+    path = made.folder / PROFILES_FILE
+    path.write_bytes(text)
+    listed = msgspec.structs.replace(made.manifest, profiles=describe_file(path))
+    (made.folder / MANIFEST_FILE).write_bytes(encode_manifest(listed))
+    return listed

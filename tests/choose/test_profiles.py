@@ -1,28 +1,21 @@
 import json
 import shutil
-import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
-from helpers.tiny import names
 
-from ese_deploy.bundle.manifest import Quality
+from ese_deploy.bundle.manifest import Quality, encode_manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.choose import resolve_profile, select_for_profiles
 from ese_deploy.choose.measurements import Measurement, store_measurements
-from ese_deploy.choose.profiles import (
-    package_profiles,
-    parse_profiles,
-    read_profiles,
-)
-from ese_deploy.choose.resolution import profile_target, resolve_profile, resolved_toml
+from ese_deploy.choose.profiles import package_profiles, parse_profiles, read_profiles
+from ese_deploy.choose.resolution import resolve_in_manifest
 from ese_deploy.cli.app import main
-from ese_deploy.engines import Engine, load_engine
 from ese_deploy.errors import BundleError, CheckFailedError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.export.profiled import keep_resolved, write_profiles
+from ese_deploy.export.graphs import describe_file
 from ese_deploy.runtime import Encoder
-from ese_deploy.runtime import encoder as encoder_module
 from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target
 
@@ -46,18 +39,26 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def carrying(bundle: Bundle, folder: Path, text: str) -> Bundle:
+    """A copy of the bundle that carries profiles."""
+    shutil.copytree(bundle.path, folder)
+    file = describe_file(write(folder / "profiles.toml", text))
+    (folder / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, profiles=file)))
+    return open_bundle(folder)
+
+
 def test_the_package_has_four_profiles_and_each_has_a_target_in_any_bundle(tiny_bundle: Bundle) -> None:
     profiles = package_profiles()
     assert list(profiles) == ["edge", "balanced", "server", "full"]
     for values in ([0.1, 0.2, 0.3, 1.0], [0.96, 0.99, 0.99, 1.0]):
         bundle = with_agreement(tiny_bundle, values)
         for name, profile in profiles.items():
-            assert resolve_profile(name, profile, bundle.manifest).target is not None
+            assert resolve_in_manifest(name, profile, bundle.manifest).target
 
 
 def test_a_profile_takes_what_its_budgets_say(tiny_bundle: Bundle) -> None:
     manifest = with_agreement(tiny_bundle, [0.5, 0.98, 0.98, 1.0]).manifest
-    found = {name: resolve_profile(name, profile, manifest) for name, profile in package_profiles().items()}
+    found = {name: resolve_in_manifest(name, profile, manifest) for name, profile in package_profiles().items()}
     assert {name: str(one.target) for name, one in found.items()} == {
         "edge": "3x32",  # all are below 30 MB: the best
         "balanced": "2x16",  # the smallest from 0.9
@@ -65,8 +66,8 @@ def test_a_profile_takes_what_its_budgets_say(tiny_bundle: Bundle) -> None:
         "full": "3x32",
     }
     assert not found["full"].fell_back
-    assert "no target has the dtype int8, fp32 stands in" in found["edge"].why
-    assert "no target has the engine tensorrt, onnxruntime stands in" in found["server"].why
+    assert "no target has the dtype int8, fp32 is used instead" in found["edge"].reason
+    assert "no target has the engine tensorrt, onnxruntime is used instead" in found["server"].reason
     assert found["edge"].fell_back and found["server"].fell_back
 
 
@@ -74,11 +75,11 @@ def test_what_gives_way_is_said_and_gives_way_no_more_than_it_must(tiny_bundle: 
     manifest = with_agreement(tiny_bundle, [0.5, 0.96, 0.98, 1.0]).manifest
     toml = b'[a]\nmax_size_mb = 0.001\nmin_quality = 0.95\nmay_relax = ["max_size_mb"]\n[b]\nmax_size_mb = 0.001\n'
     profiles = parse_profiles(toml, "mine.toml")
-    a, b = (resolve_profile(name, profile, manifest) for name, profile in profiles.items())
+    a = resolve_in_manifest("a", profiles["a"], manifest)
     assert (a.target, a.fell_back) == (Target(2, 16), True)
-    assert "nothing keeps max_size_mb, it gives way" in a.why
-    assert b.target is None
-    assert "no target fits" in b.why and "1x8 would fit with another size" in b.why
+    assert "max_size_mb is dropped because no target meets it" in a.reason
+    with pytest.raises(InputError, match="Profile b: no target fits; 1x8 fits with another size"):
+        resolve_in_manifest("b", profiles["b"], manifest)
 
 
 @pytest.mark.parametrize(
@@ -109,26 +110,27 @@ def test_a_users_profile_replaces_the_packages_of_that_name(tmp_path: Path) -> N
     assert (profiles["edge"].target, profiles["tiny"].depth) == ("1x8", 1)
 
 
-def test_what_was_resolved_is_read_back_as_it_was_written(tiny_bundle: Bundle) -> None:
-    profiles = parse_profiles('["odd name"]\ndescription = "a \\"quote\\", \u00fc\\n"\nmin_quality = 0'.encode(), "x")
-    text = resolved_toml({**package_profiles(), **profiles}, tiny_bundle.manifest)
-    again = parse_profiles(text, "again")
-    for name, profile in profiles.items():
-        kept = msgspec.structs.replace(again[name], resolved=None, why=None, fell_back=False)
-        assert kept == profile
-    assert tomllib.loads(text.decode())["full"]["resolved"] == "3x32"
+def test_a_bundle_of_an_earlier_version_carries_resolved_profiles_which_are_resolved_anew(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    text = '[full]\ndepth = "full"\nresolved = "1x8"\nfell_back = true\nwhy = "of its time"\n[mine]\ntarget = "2x16"\n'
+    bundle = carrying(tiny_bundle, tmp_path / "old", text)
+    found = resolve_profile(bundle, "full")
+    assert (found.target, found.fell_back) == (Target(3, 32), False)
+    assert resolve_profile(bundle.path, "mine").target == Target(2, 16)
+    assert resolve_profile(bundle, "mine", write(tmp_path / "own.toml", '[mine]\ntarget = "1x8"')).target == Target(
+        1, 8
+    )
 
 
-def test_a_bundle_carries_its_profiles_and_opens_by_them(tiny_bundle: Bundle) -> None:
-    assert tiny_bundle.manifest.profiles is not None
-    assert "profiles.toml" in names(tiny_bundle.path)
-    assert Encoder.open(tiny_bundle, profile="full").target == Target(3, 32)
-    with pytest.warns(UserWarning, match="no target has the dtype int8, fp32 stands in"):
-        Encoder.open(tiny_bundle, profile="edge")
-    with pytest.raises(InputError, match=r"there is no profile 'none' .*; there is edge, balanced, server, full"):
-        Encoder.open(tiny_bundle, profile="none")
-    with pytest.raises(InputError, match="name a target or a profile, not both"):
-        Encoder.open(tiny_bundle, "1x8", profile="full")
+def test_a_profile_is_resolved_when_it_is_asked_for(tiny_bundle: Bundle) -> None:
+    assert tiny_bundle.manifest.profiles is None
+    found = resolve_profile(str(tiny_bundle.path), "full")
+    assert (found.target, found.engine, found.fell_back) == (Target(3, 32), "onnxruntime", False)
+    edge = resolve_profile(tiny_bundle, "edge")
+    assert edge.fell_back and "no target has the dtype int8, fp32 is used instead" in edge.reason
+    with pytest.raises(InputError, match=r"Unknown profile 'none'. Choose one of: edge, balanced, server, full"):
+        resolve_profile(tiny_bundle, "none")
 
 
 @pytest.mark.parametrize(
@@ -141,16 +143,15 @@ def test_a_bundle_carries_its_profiles_and_opens_by_them(tiny_bundle: Bundle) ->
         ("", "onnxruntime"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:profile mine")
 def test_a_profiles_engine_runs_it_unless_another_is_named(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engine: str
 ) -> None:
-    def load(name: str) -> Engine:
-        asked.append(name)
-        return load_engine("onnxruntime")
+    def open_encoder(*arguments: object, **options: object) -> Encoder:
+        asked.append(options["engine"])
+        return Encoder.open(tiny_bundle)
 
-    asked: list[str] = []
-    monkeypatch.setattr(encoder_module, "load_engine", load)
+    asked: list[object] = []
+    monkeypatch.setattr("ese_deploy.cli.embed.Encoder", type("Opened", (), {"open": staticmethod(open_encoder)}))
     if "memory" in text:
         figures = {"onnxruntime": 10e6, "openvino": 8e6}
         store_measurements(
@@ -160,46 +161,45 @@ def test_a_profiles_engine_runs_it_unless_another_is_named(
                 for name, size in figures.items()
             ],
         )
-    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
-    file = write(tmp_path / "mine.toml", f"[mine]\n{text}\n")
-    write_profiles(folder, tiny_bundle.manifest, read_profiles(file))
-    bundle = open_bundle(folder)
+    bundle = carrying(tiny_bundle, tmp_path / "copy", f"[mine]\n{text}\n")
+    assert resolve_profile(bundle, "mine").engine == engine
     texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
-    command = ["embed", str(folder), str(texts), "--out", str(out), "--profile", "mine"]
-    Encoder.open(bundle, profile="mine")
+    command = ["embed", str(bundle.path), str(texts), "--out", str(out), "--profile", "mine"]
     assert main(command) == 0
-    assert main([*command, "--profiles", str(file)]) == 0
-    assert asked == [engine] * 3
-    Encoder.open(bundle, profile="mine", engine="onnxruntime")
+    assert main([*command, "--profiles", str(bundle.path / "profiles.toml")]) == 0
     assert main([*command, "--engine", "openvino"]) == 0
-    assert asked[3:] == ["onnxruntime", "openvino"]
+    assert asked == [engine, engine, "openvino"]
 
 
-def test_changed_profiles_are_not_believed(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
-    text = (folder / "profiles.toml").read_text()
-    (folder / "profiles.toml").write_text(text.replace('resolved = "3x32"', 'resolved = "2x16"'))
+def test_changed_profiles_are_refused(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = carrying(tiny_bundle, tmp_path / "copy", '[mine]\ntarget = "3x32"\n')
+    write(bundle.path / "profiles.toml", '[mine]\ntarget = "2x16"\n')
     with pytest.raises(BundleError, match=r"profiles\.toml"):
-        Encoder.open(open_bundle(folder), profile="full")
+        resolve_profile(open_bundle(bundle.path), "mine")
+    for command, code in (("doctor", 1), ("verify", 2)):
+        assert main([command, str(bundle.path)]) == code
+        assert "profiles.toml is not the file that was exported" in capsys.readouterr().err
 
 
 def test_engines_of_a_profile_that_this_version_has_not_are_passed_over(tiny_bundle: Bundle) -> None:
     toml = b'[a]\nengine = ["steam", "onnxruntime"]\n[b]\nengine = "steam"\n'
-    a, b = (resolve_profile(name, one, tiny_bundle.manifest) for name, one in parse_profiles(toml, "x").items())
+    profiles = parse_profiles(toml, "x")
+    a = resolve_profile(tiny_bundle, "a", profiles)
     assert (a.target, a.fell_back) == (Target(3, 32), True)
-    assert b.target is None and "there is no engine steam; there is onnxruntime" in b.why
+    with pytest.raises(InputError, match="there is no engine steam; there is onnxruntime"):
+        resolve_profile(tiny_bundle, "b", profiles)
 
 
 def test_a_budget_on_time_is_resolved_with_what_this_machine_measured(tiny_bundle: Bundle, tmp_path: Path) -> None:
     profiles = read_profiles(write(tmp_path / "mine.toml", '[fast]\nmax_latency = "2ms p50"\n'))
-    with pytest.raises(InputError, match=r"bounds latency, which this machine has not measured; .* choose"):
-        profile_target(tiny_bundle, "fast", profiles)
+    with pytest.raises(InputError, match=r"limits latency, which this machine has not measured. See: ese-"):
+        resolve_profile(tiny_bundle, "fast", profiles)
     figures = [
         Measurement(entry.name, "onnxruntime", {}, "latency", 32, available_threads(), 9, {"p50": entry.depth / 1000})
         for entry in tiny_bundle.manifest.targets
     ]
     store_measurements(tiny_bundle, figures)
-    assert profile_target(tiny_bundle, "fast", profiles).target == Target(2, 16)
+    assert resolve_profile(tiny_bundle, "fast", profiles).target == Target(2, 16)
 
 
 def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -212,23 +212,39 @@ def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, 
         tmp_path / "out",
         depths=(1, 3),
         dims=(8, 32),
-        profiles=("small", "named"),
-        profiles_file=mine,
+        selection=select_for_profiles(["small", "named"], mine),
+        profiles=mine.read_bytes(),
     )
     bundle = export_bundle(request).bundle
     assert [str(entry.target) for entry in bundle.manifest.targets] == ["1x32", "2x16"]  # as small as 1x8, and better
-    profiles = tomllib.loads((bundle.path / "profiles.toml").read_text())
-    assert (profiles["small"]["resolved"], profiles["named"]["resolved"]) == ("1x32", "2x16")
-    assert profiles["never"]["resolved"] == ""
+    assert (bundle.path / "profiles.toml").read_bytes() == mine.read_bytes()
+    assert [resolve_profile(bundle, name).target.name for name in ("small", "named")] == [
+        "d01_k032.fp32",
+        "d02_k016.fp32",
+    ]
+    with pytest.raises(InputError, match="Profile never: no target fits"):
+        resolve_profile(bundle, "never")
 
 
-def test_an_export_for_a_profile_that_no_target_fits_is_refused(tiny_bundle: Bundle) -> None:
-    profiles = parse_profiles(b"[never]\nmin_quality = 1\ndepth = 1\n[slow]\nmax_latency = '1s'\n", "mine.toml")
+def test_an_export_for_a_profile_that_no_target_fits_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.toml", "[never]\nmin_quality = 1\ndepth = 1\n[slow]\nmax_latency = '1s'\n")
     with pytest.raises(CheckFailedError, match="1 profiles have no target; nothing was written") as error:
-        keep_resolved(tiny_bundle.manifest, profiles, ["never"])
-    assert "profile never: no target fits" in error.value.failures[0]
-    # A budget on time is for the machine that runs it: all stay.
-    assert len(keep_resolved(tiny_bundle.manifest, profiles, ["slow"])) == 4
+        select_for_profiles(["never"], mine).select(tiny_bundle.manifest)
+    assert "Profile never: no target fits" in error.value.failures[0]
+    slow = select_for_profiles(["slow"], mine)
+    assert len(slow.select(tiny_bundle.manifest)) == 4  # a limit on time is for the machine that runs it
+    assert "its target is chosen on the machine that runs it" in slow.explain(tiny_bundle.manifest)[0]
+
+
+def test_a_profile_makes_the_grid_that_it_leaves_open_in_all_its_dtypes(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.toml", '[a]\ndepth = 2\ndtype = ["int8", "fp32"]\n[b]\ntarget = "1x8"\n')
+
+    def grid(depths, dims, dtypes) -> list[Target]:
+        assert (depths, dims) == ([2], None)
+        return [Target(2, 16, dtype) for dtype in dtypes]
+
+    found = select_for_profiles(["a", "b"], mine).candidates(3, 32, grid)
+    assert [str(target) for target in found] == ["1x8", "2x16", "2x16:int8"]
 
 
 def test_embed_says_what_a_profile_means(
@@ -239,11 +255,11 @@ def test_embed_says_what_a_profile_means(
     arguments = ["embed", str(tiny_bundle.path), str(texts), "--out", str(out), "--json"]
     assert main([*arguments, "--profile", "edge"]) == 0
     printed = capsys.readouterr()
-    assert "fp32 stands in" in printed.err
+    assert "fp32 is used instead" in printed.err
     assert main([*arguments, "--profile", "mine", "--profiles", str(mine)]) == 0
     assert json.loads(capsys.readouterr().out)["target"] == "2x16"
     assert main([*arguments, "--profile", "mine"]) == 2
-    assert "there is edge, balanced, server, full" in capsys.readouterr().err
+    assert "Choose one of: edge, balanced, server, full" in capsys.readouterr().err
     assert main([*arguments, "--profiles", str(mine)]) == 2
     assert "--profiles names a file; say with --profile NAME" in capsys.readouterr().err
     assert main([*arguments, "--profile", "edge", "--target", "1x8"]) == 2

@@ -239,7 +239,7 @@ def test_a_model_with_a_default_prompt_is_exported_and_checked_with_it(
     np.testing.assert_array_equal(encoder.encode(["a cat"]), encoder.encode(["find: a cat"], prompt=""))
 
 
-@pytest.mark.parametrize("name", ["weights.fp32.data", "tokenizer.json", "golden.json", "profiles.toml", "ranges.json"])
+@pytest.mark.parametrize("name", ["weights.fp32.data", "tokenizer.json", "golden.json", "ranges.json"])
 def test_doctor_and_verify_find_what_opening_does_not(bundle: Path, capsys: Capture, name: str) -> None:
     path = bundle / name
     content = bytearray(path.read_bytes())

@@ -12,6 +12,7 @@ from helpers.tiny import edit_json, make_checkpoint, names, write_json
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.card import model_card
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
+from ese_deploy.choose import resolve_profile
 from ese_deploy.errors import BundleError, CheckFailedError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
@@ -110,7 +111,7 @@ def test_update_adds_targets_and_touches_no_other(
     assert after["d02_k016.fp32.onnx"] == before["d02_k016.fp32.onnx"]
     assert after["tokenizer.json"] == before["tokenizer.json"]
     np.testing.assert_array_equal(Encoder.open(out, "2x16").encode(TEXTS), vectors)
-    assert Encoder.open(out, profile="full").target == Target(3, 32)  # it meant 2x16 before
+    assert resolve_profile(out, "full").target == Target(3, 32)
     kept = next(entry for entry in added.bundle.manifest.targets if entry.name == "d02_k016.fp32")
     assert kept == first.manifest.targets[0]
     assert added.bundle.manifest.weights[0].bytes < 1.1 * (tiny_checkpoint / "model.safetensors").stat().st_size
