@@ -37,7 +37,6 @@ HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typ
 
 # Rules that do not hold yet, with what has to change. An entry whose rule holds fails: remove it then.
 PENDING = {
-    "export imports": "export checks and stores budget profiles",
     "settings training": "training passes argparse.Namespace",
     "refused export ./nope --out x": "reading a checkpoint imports torch before it looks at the path",
     "refused export . --out x --target 3*128": "export checks its arguments after it has imported torch",
