@@ -1,4 +1,4 @@
-"""What is true of a checkpoint: its files, exits and pooling; export, training and evaluation take it from here."""
+"""Checkpoints and their backbones: files, exits, attention masks and pooling."""
 
 from typing import TYPE_CHECKING
 

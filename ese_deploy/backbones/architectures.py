@@ -1,4 +1,4 @@
-"""The one place where a backbone says what is special about its exits, and where the others show their structure."""
+"""The table of architectures, and the structure of backbones that are not in it."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ __all__ = [
     "Architecture",
     "backbone_class",
     "find_architecture",
-    "find_blocks",
+    "find_layers",
     "position_limit",
     "uses_token_types",
 ]
@@ -21,24 +21,24 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the exporter must know of a backbone of transformers to take its exits.
+    """What export and training need to know about a backbone of transformers.
 
-    The table below states what cannot be seen from outside; :func:`find_architecture` reads the rest from the model's
-    structure, so that a model type that is not in the table works as far as its structure is ordinary.
+    The table states what the structure of a model does not show. :func:`find_architecture` reads the rest from the
+    structure, so most model types that are not in the table work too.
 
     Attributes:
         model_type: as in the checkpoint's ``config.json``.
-        mask: ``bidirectional`` or ``causal`` where the backbone takes a finished mask of four dimensions, which traces
-            to fewer nodes; ``plain`` where transformers makes its own from the mask of two dimensions.
-        window_inclusive: a sliding window of w lets a token see the one that stands w before it.
+        mask: ``bidirectional`` or ``causal`` if the backbone takes a mask of four dimensions, which traces to fewer
+            nodes; ``plain`` if transformers builds its own from the mask of two dimensions.
+        window_inclusive: in a sliding window of w, a token attends to the one w positions before it.
         masks_by_layer: the backbone takes a dict of masks by layer type.
-        padding_positions: positions are counted from ``pad_token_id + 1``, as in RoBERTa, so that the position table
-            holds that many texts fewer than its length says.
-        shared_blocks: all blocks are one, as in ALBERT.
-        final_norm: path of the norm that follows the last block of a pre-norm model. ``hidden_states[l]`` has not
-            passed it for l < L, so exits apply it there.
-        rotary: the backbone turns queries and keys by position. It is then given positions of the shape
-            [batch, sequence]: with its own, of the shape [1, sequence], engines fail beyond a batch of 1.
+        padding_positions: positions are counted from ``pad_token_id + 1``, as in RoBERTa, so that inputs are that many
+            tokens shorter than the position table.
+        shared_layers: all layers share one set of weights, as in ALBERT.
+        final_norm: path of the norm after the last layer of a pre-norm model. transformers applies it to the last
+            hidden state only, so the other exits apply it themselves.
+        rotary: the backbone has rotary position embeddings. It is given positions of the shape [batch, sequence]: with
+            its own, of the shape [1, sequence], engines fail for batches larger than 1.
     """
 
     model_type: str
@@ -46,7 +46,7 @@ class Architecture:
     window_inclusive: bool = False
     masks_by_layer: bool = False
     padding_positions: bool = False
-    shared_blocks: bool = False
+    shared_layers: bool = False
     final_norm: str | None = None
     rotary: bool = False
 
@@ -54,7 +54,7 @@ class Architecture:
 ARCHITECTURES = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("albert", mask="bidirectional", shared_blocks=True),
+        Architecture("albert", mask="bidirectional", shared_layers=True),
         Architecture("bert", mask="bidirectional"),
         Architecture("camembert", mask="bidirectional", padding_positions=True),
         Architecture("deberta-v2"),
@@ -76,10 +76,10 @@ ARCHITECTURES = {
     )
 }
 
-# Names that transformers gives to the norm beside the blocks of a pre-norm model.
+# Names of the final norm in the pre-norm models of transformers.
 _FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f", "ln")
-# Once loaded, the config of these no longer says that there was a decoder.
-_ENCODER_ALONE = ("t5", "mt5", "umt5")
+# The config of these encoders no longer shows that the model had a decoder.
+_ENCODER_ONLY = ("t5", "mt5", "umt5")
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -90,36 +90,36 @@ def find_architecture(config: Any) -> Architecture:
         config: the configuration of transformers.
 
     Raises:
-        InputError: the backbone has no exits that could be exported; the message says why.
+        InputError: the backbone has no exits that can be exported.
     """
     model_type = str(config.model_type)
     known = ARCHITECTURES.get(model_type, Architecture(model_type))
     stated = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     if getattr(config, "sub_configs", None) or None in stated:
-        raise _refusal(model_type, "it is made of several models; save the text backbone alone")
-    if known.shared_blocks and (config.num_hidden_groups > 1 or config.inner_group_num > 1):
-        raise _refusal(model_type, "its layers form several groups, and a truncated model would choose others")
+        raise _refusal(model_type, "it consists of several models. Save the text backbone alone")
+    if known.shared_layers and (config.num_hidden_groups > 1 or config.inner_group_num > 1):
+        raise _refusal(model_type, "its layers form several groups, and a truncated model would group them differently")
     if getattr(config, "is_decoder", False):
-        # Causal by its config: transformers makes that mask.
+        # transformers builds the causal mask that this setting asks for.
         known = replace(known, mask="plain")
     if getattr(config, "use_bidirectional_attention", False):
         known = replace(known, mask="bidirectional" if known.mask == "causal" else known.mask)
     if not set(getattr(config, "layer_types", None) or ()) <= _MASKED_LAYERS:
         known = replace(known, mask="plain")
     skeleton = _skeleton(config)
-    blocks = 1 if known.shared_blocks else int(config.num_hidden_layers)
-    return replace(known, final_norm=_final_norm(skeleton, model_type, blocks), rotary=_is_rotary(skeleton))
+    layers = 1 if known.shared_layers else int(config.num_hidden_layers)
+    return replace(known, final_norm=_final_norm(skeleton, model_type, layers), rotary=_is_rotary(skeleton))
 
 
 def backbone_class(config: Any) -> Any:
-    """The class of transformers that is the backbone: the encoder alone, where there is a decoder too.
+    """The model class of transformers without a head; of an encoder-decoder, the encoder.
 
     Raises:
         InputError: transformers has no such class.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
-    decoder = bool(getattr(config, "is_encoder_decoder", False)) or config.model_type in _ENCODER_ALONE
+    decoder = bool(getattr(config, "is_encoder_decoder", False)) or config.model_type in _ENCODER_ONLY
     found = (MODEL_FOR_TEXT_ENCODING_MAPPING if decoder else MODEL_MAPPING).get(type(config), None)
     if found is None:
         reason = "transformers has no class for its encoder alone" if decoder else "transformers has no class for it"
@@ -127,25 +127,25 @@ def backbone_class(config: Any) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def find_blocks(backbone: nn.Module, model_type: str, count: int) -> str:
-    """Path of the list of blocks in a backbone.
+def find_layers(backbone: nn.Module, model_type: str, count: int) -> str:
+    """Find the path of the list of layers in a backbone.
 
     Args:
         backbone: a model of transformers without a head, with or without weights.
-        model_type: as in its config, for the message.
-        count: number of blocks, which is 1 where all share one.
+        model_type: as in its config, for the error message.
+        count: number of layers; 1 if all share their weights.
 
     Raises:
-        InputError: it has no such list.
+        InputError: there is no such list.
     """
     for path, module in backbone.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return str(path)
-    raise _refusal(model_type, f"it has no list of {count} blocks, so there are no exits")
+    raise _refusal(model_type, f"it has no list of {count} layers, so it has no exits")
 
 
 def position_limit(architecture: Architecture, config: Any) -> int | None:
-    """Longest input in tokens that the positions allow; None where they are relative and set no limit."""
+    """Longest input in tokens that the positions allow; None if they are relative and set no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None:
         return None
@@ -153,18 +153,18 @@ def position_limit(architecture: Architecture, config: Any) -> int | None:
 
 
 def uses_token_types(config: Any) -> bool:
-    """Whether the backbone tells the two texts of a pair apart."""
+    """Whether the backbone has token types, which tell the two texts of a pair apart."""
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def _skeleton(config: Any) -> nn.Module:
-    """The backbone without weights."""
+    """Build the backbone without weights."""
     import torch
 
     built = backbone_class(config)
     try:
         with torch.device("meta"):
-            # A copy: T5's class writes into the config that it is given.
+            # A copy, because the class of T5 changes its config.
             skeleton: nn.Module = built(copy.deepcopy(config))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
@@ -172,9 +172,9 @@ def _skeleton(config: Any) -> nn.Module:
     return skeleton
 
 
-def _final_norm(skeleton: nn.Module, model_type: str, blocks: int) -> str | None:
-    """Path of the norm beside the list of blocks, None for a post-norm model."""
-    parent = find_blocks(skeleton, model_type, blocks).rpartition(".")[0]
+def _final_norm(skeleton: nn.Module, model_type: str, layers: int) -> str | None:
+    """Path of the norm beside the list of layers, None for a post-norm model."""
+    parent = find_layers(skeleton, model_type, layers).rpartition(".")[0]
     names = {name for name, _ in skeleton.get_submodule(parent).named_children()}
     name = next((name for name in _FINAL_NORMS if name in names), None)
     return name and f"{parent}.{name}".lstrip(".")
@@ -186,4 +186,4 @@ def _is_rotary(skeleton: nn.Module) -> bool:
 
 def _refusal(model_type: str, reason: str) -> InputError:
     listed = ", ".join(ARCHITECTURES)
-    return InputError(f"architecture '{model_type}' cannot be exported: {reason}; known to work are {listed}")
+    return InputError(f"Cannot export architecture '{model_type}': {reason}. Tested architectures: {listed}.")

@@ -1,4 +1,4 @@
-"""``ese.json``: what training tells the exporter about a checkpoint's exits."""
+"""``ese.json``: which exits and prefixes of a checkpoint were trained."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,16 +17,16 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class EseContract(Struct, frozen=True, kw_only=True):
-    """The contract between training and export.
+    """The content of ``ese.json``, which training writes and export reads.
 
     Attributes:
         schema_version: 1.
-        variant: which loss trained the exits.
-        trained_exits: depths whose vectors were trained.
-        trained_dims: prefixes that were trained.
-        aligned_exits: whether the trained exits share one vector space.
-        settings: the loss's settings.
-        versions: versions of the libraries that trained.
+        variant: the loss that trained the exits.
+        trained_exits: depths of the trained exits.
+        trained_dims: trained prefix lengths.
+        aligned_exits: whether the trained exits share one embedding space.
+        settings: settings of the loss.
+        versions: versions of the libraries.
     """
 
     schema_version: int = _SCHEMA_VERSION
@@ -43,13 +43,13 @@ def read_contract(folder: Path, depth: int) -> EseContract | None:
 
     Args:
         folder: the checkpoint.
-        depth: number of blocks of the model.
+        depth: number of layers of the model.
 
     Returns:
-        None where the checkpoint has no such file.
+        None if the checkpoint has no such file.
 
     Raises:
-        InputError: the file is broken, of another version, or names exits that the model does not have.
+        InputError: the file is malformed, has another version, or names exits that the model does not have.
     """
     path = folder / ESE_FILE
     if not path.is_file():
@@ -57,13 +57,13 @@ def read_contract(folder: Path, depth: int) -> EseContract | None:
     try:
         contract = msgspec.json.decode(path.read_bytes(), type=EseContract)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; save the checkpoint again or delete the file") from None
+        raise InputError(f"Cannot read {path}: {error}. Save the checkpoint again or delete the file.") from None
     if contract.schema_version != _SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema_version {contract.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}; "
-            "update ese-deploy"
+            f"{path} has schema_version {contract.schema_version}, this ese-deploy reads {_SCHEMA_VERSION}. "
+            "Update ese-deploy."
         )
     outside = [exit_ for exit_ in contract.trained_exits if exit_ > depth]
     if outside:
-        raise InputError(f"{path} says that exit {outside[0]} was trained, but the model has {depth} blocks")
+        raise InputError(f"{path} lists exit {outside[0]} as trained, but the model has {depth} layers.")
     return contract

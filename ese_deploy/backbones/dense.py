@@ -1,4 +1,4 @@
-"""Dense modules of sentence-transformers, which follow the pooling."""
+"""Dense modules of sentence-transformers, which come after the pooling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _VECTOR = "sentence_embedding"
 
 @dataclass(frozen=True)
 class Dense:
-    """A layer y = activation(W x + b), with x or a projection of it added where it is residual.
+    """A module y = activation(W x + b), plus x or R x if it is residual.
 
     Attributes:
         weights: the file with ``linear.weight`` and the rest.
@@ -34,7 +34,7 @@ class Dense:
         out_features: dimensions of y.
         activation: a name of :data:`ACTIVATIONS`.
         bias: whether there is a b.
-        residual: whether x is added to the outcome.
+        residual: whether x, or R x if the widths differ, is added.
         normalized: whether x is scaled to norm 1 first.
     """
 
@@ -48,24 +48,24 @@ class Dense:
 
 
 def read_dense(folder: Path, config: dict[str, Any], normalized: bool, allow_pickle: bool) -> Dense:
-    """Read what a Dense module says of itself.
+    """Read the settings of a Dense module.
 
     Args:
         folder: the module's folder.
         config: its ``config.json``.
-        normalized: whether a Normalize module stands before it.
+        normalized: whether a Normalize module comes before it.
         allow_pickle: accept weights in a pickle file.
 
     Raises:
-        InputError: it has no weights, an activation that is not supported, or works on something else than vectors.
+        InputError: it has no weights, or its activation, input or output is not supported.
     """
-    # Where the activation is not stated sentence-transformers takes Tanh.
+    # The default of sentence-transformers is Tanh.
     activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
-        raise InputError(f"{folder} has the activation '{activation}'; supported are: {', '.join(ACTIVATIONS)}")
+        raise InputError(f"{folder} has the activation '{activation}'. Supported: {', '.join(ACTIVATIONS)}.")
     reads, writes = config.get("module_input_name") or _VECTOR, config.get("module_output_name")
     if reads != _VECTOR or (writes or reads) != _VECTOR:
-        raise InputError(f"{folder} reads '{reads}' and writes '{writes}'; supported is a Dense on '{_VECTOR}'")
+        raise InputError(f"{folder} reads '{reads}' and writes '{writes}'. Supported: '{_VECTOR}'.")
     (weights,) = find_weight_files(folder, allow_pickle)
     return Dense(
         weights=weights,
@@ -118,5 +118,5 @@ def _load(layer: Dense) -> nn.Module:
         module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"the weights in {layer.weights} cannot be loaded: {reason}") from error
+        raise InputError(f"Cannot load the weights in {layer.weights}: {reason}") from error
     return module

@@ -1,4 +1,4 @@
-"""Finished attention masks: which token may see which."""
+"""Attention masks of four dimensions: which token attends to which."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ __all__ = ["attention_masks"]
 
 
 def attention_masks(architecture: Architecture, config: Any, attention_mask: Tensor) -> Tensor | dict[str, Tensor]:
-    """The mask in the form that a backbone takes.
+    """Build the mask that a backbone takes.
 
     Args:
-        architecture: what is special about the backbone.
-        config: its configuration.
+        architecture: its row in the table of architectures.
+        config: the configuration of transformers.
         attention_mask: int64 [batch, sequence], 1 for a token and 0 for padding.
 
     Returns:
-        ``attention_mask`` itself for a plain architecture; else bool [batch, 1, sequence, sequence], true where a
-        token (third axis) may see another (fourth axis), or a dict of such masks by layer type.
+        ``attention_mask`` itself for a plain architecture. Otherwise bool [batch, 1, sequence, sequence], true where
+        the token of the third axis attends to that of the fourth, or a dict of such masks by layer type.
     """
     if architecture.mask == "plain":
         return attention_mask
     batch, sequence = attention_mask.shape
     seen = attention_mask[:, None, None, :].bool()
     positions = torch.arange(sequence, device=attention_mask.device)
-    # How far the seen token stands before the one that looks.
+    # Positive where the attended token is before the attending one.
     distance = positions[:, None] - positions[None, :]
     if architecture.mask == "causal":
         seen = seen & (distance >= 0)

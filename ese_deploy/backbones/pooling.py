@@ -1,4 +1,4 @@
-"""From token states to one vector."""
+"""Pooling token states into one vector."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lastt
 
 
 def check_pooling(mode: str) -> str:
-    """Return the mode.
+    """Return the mode unchanged.
 
     Raises:
         InputError: it is not supported.
@@ -19,7 +19,7 @@ def check_pooling(mode: str) -> str:
     unknown = [name for name in mode.split("+") if name not in POOLINGS]
     if unknown:
         raise InputError(
-            f"pooling '{unknown[0]}' is not supported; supported are: {', '.join(POOLINGS)}, and several joined by +"
+            f"Unknown pooling '{unknown[0]}'. Choose one of: {', '.join(POOLINGS)}, or several joined by +."
         )
     return mode
 
@@ -29,13 +29,13 @@ def pool(states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
 
     Args:
         states: [batch, sequence, hidden].
-        attention_mask: [batch, sequence], 1 for a token and 0 for padding, which is on the right or on the left.
+        attention_mask: [batch, sequence], 1 for a token and 0 for padding on either side.
         mode: ``mean`` over the tokens; ``cls``, the first token; ``lasttoken``; ``max`` over the tokens;
             ``mean_sqrt_len_tokens``, their sum divided by the square root of their number; ``weightedmean``, with the
-            weights 1, 2, ... from the first token on; or several of them joined by ``+``, whose vectors are joined.
+            weights 1, 2, ... from the first token on; or several of them joined by ``+``.
 
     Returns:
-        [batch, hidden] for each mode, side by side, in the dtype of ``states``. A row without any token means nothing.
+        [batch, hidden * modes], concatenated, in the dtype of ``states``. A row without tokens is undefined.
 
     Raises:
         InputError: a mode is not supported.
@@ -50,17 +50,17 @@ def _pool(states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
     mask = attention_mask.unsqueeze(-1)
     if mode == "max":
         return states.masked_fill(mask == 0, torch.finfo(states.dtype).min).amax(1)
-    # The running count is 1, 2, ... over the tokens, wherever the padding is.
+    # The cumulative sum counts tokens from 1, whichever side the padding is on.
     weights = (mask.cumsum(1) * mask if mode == "weightedmean" else mask).to(states.dtype)
     total = weights.sum(1).clamp(min=1e-9)
     return (states * weights).sum(1) / (total.sqrt() if mode == "mean_sqrt_len_tokens" else total)
 
 
 def _select(states: Tensor, attention_mask: Tensor, last: bool) -> Tensor:
-    """The state of the first or the last token of each row."""
+    """Select the state of the first or the last token of each row."""
     sequence = states.shape[1]
-    # The closer a token is to the end that is wanted, the higher it ranks; padding ranks below all.
-    # In int32, since older releases of ONNX Runtime have no ArgMax of int64.
+    # A token ranks higher the closer it is to the wanted end; padding ranks lowest.
+    # int32, because older releases of ONNX Runtime have no ArgMax of int64.
     ranks = torch.arange(1, sequence + 1, dtype=torch.int32, device=states.device)
     best = (attention_mask.int() * (ranks if last else ranks.flip(0))).argmax(1)
     return states[torch.arange(states.shape[0], device=states.device), best]

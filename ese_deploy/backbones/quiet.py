@@ -1,4 +1,4 @@
-"""Keeping transformers' own reports and bars off the terminal while ese-deploy loads a model."""
+"""Suppressing the reports and progress bars of transformers while a model loads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ __all__ = ["quiet_transformers"]
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Show errors only, and no bars; what was set before comes back afterwards."""
+    """Show errors only and no progress bars inside the block, then restore the previous settings."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

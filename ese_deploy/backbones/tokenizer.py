@@ -1,4 +1,4 @@
-"""Reading a checkpoint's tokenizer into the one file that the runtime needs."""
+"""Reading the tokenizer of a checkpoint, and writing the ``tokenizer.json`` of a bundle."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class CheckpointTokenizer:
     """A tokenizer of a checkpoint.
 
     Attributes:
-        tokenizer: lower-casing included where the checkpoint asks for it.
+        tokenizer: includes lower-casing if the checkpoint sets it.
         pad_id: id of the padding token.
         pad_type_id: token type of padding.
         pad_token: the padding token.
-        truncation_side: where over-long texts are cut.
-        max_length: longest input that the tokenizer's own settings allow, or None where they set no limit.
+        truncation_side: the side on which long texts are truncated.
+        max_length: longest input of the tokenizer's own settings; None if they set no limit.
     """
 
     tokenizer: Tokenizer
@@ -36,7 +36,7 @@ class CheckpointTokenizer:
     max_length: int | None
 
     def to_json(self, max_length: int) -> bytes:
-        """The ``tokenizer.json`` that cuts at ``max_length`` tokens and pads a batch on the right."""
+        """Encode a ``tokenizer.json`` that truncates at ``max_length`` tokens and pads on the right."""
         self.tokenizer.enable_truncation(max_length, direction=self.truncation_side)
         self.tokenizer.enable_padding(
             direction="right", pad_id=self.pad_id, pad_type_id=self.pad_type_id, pad_token=self.pad_token
@@ -49,36 +49,34 @@ def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
 
     Args:
         folder: the checkpoint.
-        lower_case: whether the checkpoint asks for lower-casing before the tokenizer's own normalisation.
+        lower_case: lower-case texts before the tokenizer's own normalisation.
 
     Raises:
-        InputError: the checkpoint has none, or it has no fast form.
+        InputError: the checkpoint has no tokenizer, or only a slow one.
     """
     from transformers import AutoTokenizer
 
-    # Without these, transformers makes up a tokenizer with an empty vocabulary.
+    # Without these files, transformers creates a tokenizer with an empty vocabulary.
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
-        raise InputError(f"{folder} has no tokenizer; save the model's tokenizer into it with save_pretrained")
+        raise InputError(f"{folder} has no tokenizer. Save the model's tokenizer there with save_pretrained.")
     model = next(folder.glob("*.model"), None)
     if model and not (folder / "tokenizer.json").is_file() and importlib.util.find_spec("sentencepiece") is None:
         raise InputError(
-            f"{model} is a SentencePiece model, and there is no tokenizer.json beside it; pip install sentencepiece, "
-            "which converts it"
+            f"{model} is a SentencePiece model without a tokenizer.json. To convert it, run: pip install sentencepiece"
         )
     try:
         loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{folder} has no tokenizer that can be read ({reason}); save the model's tokenizer into it with "
-            "save_pretrained"
+            f"Cannot read the tokenizer of {folder}: {reason}. Save the model's tokenizer there with save_pretrained."
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise InputError(
-            f"{folder} has only a slow tokenizer ({type(loaded).__name__}), and the bundle needs a tokenizer.json; "
-            "load a fast form of it with transformers and put that there with save_pretrained"
+            f"{folder} has only a slow tokenizer ({type(loaded).__name__}), but a bundle needs a tokenizer.json. "
+            "Load its fast form with transformers and save that with save_pretrained."
         )
-    # A copy: the settings made here must not leak into the tokenizer that transformers may cache.
+    # A copy, because transformers may cache the tokenizer.
     tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     if lower_case:
         own = tokenizer.normalizer

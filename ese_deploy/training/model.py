@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from ese_deploy.backbones import POOLINGS, find_architecture, read_checkpoint
-from ese_deploy.backbones.architectures import find_blocks
+from ese_deploy.backbones.architectures import find_layers
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
@@ -152,8 +152,8 @@ def truncate_model(model: SentenceTransformer, depth: int) -> None:
     if not 1 <= depth <= full:
         raise InputError(f"--truncate_to {depth} is not among the depths of the model, 1 to {full}")
     architecture = find_architecture(config)
-    if not architecture.shared_blocks:
-        path = find_blocks(backbone, architecture.model_type, full)
+    if not architecture.shared_layers:
+        path = find_layers(backbone, architecture.model_type, full)
         parent, _, name = path.rpartition(".")
         blocks = backbone.get_submodule(path)
         setattr(backbone.get_submodule(parent), name, nn.ModuleList(list(blocks)[:depth]))

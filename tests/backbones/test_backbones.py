@@ -213,7 +213,7 @@ def test_a_graph_holds_nothing_of_deeper_blocks(exported: Exported) -> None:
         held = _tensor_hashes(exported.graphs[depth, DIMS[-1]], exported.folder)
         for block in range(1, LAYERS + 1):
             weights = _block_hashes(exported.references[LAYERS], block)
-            if exported.checkpoint.architecture.shared_blocks:
+            if exported.checkpoint.architecture.shared_layers:
                 weights = set() if block > 1 else weights
             # A block that is wanted is there: without this the test would pass on graphs of no weights at all.
             assert bool(held & weights) == (block <= depth and bool(weights)), (depth, block)

@@ -112,7 +112,7 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     (pickled / "model.safetensors").unlink()
     command = ["evaluate", str(folder), "--against", str(pickled)]
     assert main(command) == 2
-    assert "pass --allow-pickle if you trust whoever made it" in capsys.readouterr().err
+    assert "set --allow-pickle if you trust its author" in capsys.readouterr().err
     assert main([*command, "--allow-pickle"]) == 2
     assert "is not the checkpoint that" in capsys.readouterr().err, "another file has another hash"
     assert main([str(pickled), "--depths", "1", "--dims", "8", "--allow-pickle"], training_app) == 0

@@ -77,7 +77,7 @@ def test_a_dense_module_that_is_not_understood_is_refused(with_dense: tuple[Path
     with pytest.raises(InputError, match="activation 'Softsign'; supported are: Identity, Tanh"):
         export_bundle(ExportRequest(str(folder), tmp_path / "out"))
     edit_json(folder / "3_Dense/config.json", activation_function="torch.nn.Tanh", in_features=HIDDEN)
-    with pytest.raises(InputError, match=f"takes vectors of {HIDDEN} dimensions, and what precedes it gives 64"):
+    with pytest.raises(InputError, match=f"takes vectors of {HIDDEN} dimensions, but the module before it gives 64"):
         export_bundle(ExportRequest(str(folder), tmp_path / "out"))
 
 

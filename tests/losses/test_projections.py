@@ -198,8 +198,8 @@ def test_maps_are_for_espresso(model: SentenceTransformer) -> None:
 @pytest.mark.parametrize(
     ("projections", "message"),
     [
-        ({4: Projection(np.zeros((32, 32), np.float32))}, "a map of exit 4 .* this model has 3 blocks"),
-        ({2: Projection(np.zeros((32, 64), np.float32), (0, 1, 2))}, r"shape \[32, 64\].* takes \[32, 96\]"),
+        ({4: Projection(np.zeros((32, 32), np.float32))}, "a projection of exit 4 .* the model has 3 layers"),
+        ({2: Projection(np.zeros((32, 64), np.float32), (0, 1, 2))}, r"shape \[32, 64\].* needs \[32, 96\]"),
         (
             {1: Projection(np.zeros((32, 96), np.float32), (0, 1, 3))},
             "'exit01.states_0_1_3' is not the projection of an exit",

@@ -489,7 +489,7 @@ def test_truncating_into_the_home_folder_overwrites_nothing(
         (["--exits", "4"], "exits has 4; this model allows 1 to 3"),
         (["--dims", "4,16"], "dims has 4; this model allows 8 to 32"),
         (["--maps", "1", "--maps_texts", "20"], "--maps 1 begins with 64 different texts, and --maps_texts is 20"),
-        (["--model_name_or_path", "nowhere/at/all"], "there is no folder nowhere/at/all"),
+        (["--model_name_or_path", "nowhere/at/all"], "There is no folder nowhere/at/all"),
         (["--train_name_or_path", "/nowhere.jsonl"], "there is no file /nowhere.jsonl"),
         (["--wandb_project", "mine"], "needs wandb, which is not installed"),
     ],
