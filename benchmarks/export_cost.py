@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.tool import start
 from ese_deploy.backbones import load_backbone, read_checkpoint
-from ese_deploy.export.graphs import write_graphs
+from ese_deploy.export.graphs import make_graphs
 from ese_deploy.export.trace import trace
 from ese_deploy.target import Target
 
@@ -17,12 +17,12 @@ _DIMS = (64, 128, 384)
 
 
 def export(model: str, targets: list[Target]) -> float:
-    """Seconds from reading the checkpoint to graphs, weights and manifest on disk."""
+    """Seconds from reading the checkpoint to graphs and weights on disk."""
     start = time.perf_counter()
     checkpoint = read_checkpoint(model)
     traced = trace(checkpoint, load_backbone(checkpoint), sorted({target.depth for target in targets}))
     with tempfile.TemporaryDirectory() as folder:
-        write_graphs(Path(folder), checkpoint, traced, targets)
+        make_graphs(Path(folder), checkpoint, traced, targets)
     return time.perf_counter() - start
 
 

@@ -16,7 +16,7 @@ from ese_deploy import Encoder
 from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.engines.openvino import OpenVino
 from ese_deploy.errors import EseDeployError, InputError
-from ese_deploy.export.observe import calibration_half
+from ese_deploy.export.texts import calibration_half
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.texts.reader import kind_of, numbered_lines, read_rows, text_field
 

@@ -12,9 +12,9 @@ from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify.texts import NASTY
+from ese_deploy.verify.texts import EDGE_CASE_TEXTS
 
-TEXTS = [*NASTY, *(item.text for item in sample_corpus()[::4])]
+TEXTS = [*EDGE_CASE_TEXTS, *(item.text for item in sample_corpus()[::4])]
 
 
 def test_18_targets_equal_pytorch_and_take_the_room_of_one_model(minilm_bundle: Bundle) -> None:

@@ -125,9 +125,10 @@ def _describe_modules(shape: Shape, folder: Path) -> None:
 def export_model(shape: Shape, model: Path, out: Path, dtypes: Sequence[str] = DTYPES) -> None:
     """Export all exits without verification; the step ``correctness`` compares them with PyTorch on the device."""
     from ese_deploy.backbones import load_backbone, read_checkpoint
-    from ese_deploy.export.convert import Recipe
-    from ese_deploy.export.graphs import write_graphs
-    from ese_deploy.export.observe import calibrate_int8, describe_recipe
+    from ese_deploy.bundle.golden import GOLDEN_FILE, Golden, encode_golden
+    from ese_deploy.export.convert import QuantizationSettings
+    from ese_deploy.export.graphs import make_graphs
+    from ese_deploy.export.observe import calibrate_int8, describe_quantization
     from ese_deploy.export.trace import trace
     from ese_deploy.target import DTYPES as KINDS
     from ese_deploy.target import Target
@@ -135,11 +136,12 @@ def export_model(shape: Shape, model: Path, out: Path, dtypes: Sequence[str] = D
     out.mkdir(parents=True)
     checkpoint = read_checkpoint(str(model))
     traced = trace(checkpoint, load_backbone(checkpoint), list(shape.depths))
-    recipe = None
+    settings = None
     if any(KINDS[dtype].quantized for dtype in dtypes):
-        recipe = Recipe(describe_recipe(None, bits=8), calibrate_int8(checkpoint, traced, None))
+        settings = QuantizationSettings(describe_quantization(None, bits=8), calibrate_int8(checkpoint, traced, None))
     targets = [Target(depth, shape.hidden, dtype) for depth in shape.depths for dtype in dtypes]
-    write_graphs(out, checkpoint, traced, sorted(targets), recipe=recipe)
+    draft = make_graphs(out, checkpoint, traced, sorted(targets), settings=settings)
+    draft.add_file("golden", GOLDEN_FILE, encode_golden(Golden([], [], {}))).write_manifest(out.name)
 
 
 def _make(shape: Shape, work: Path) -> None:

@@ -1,47 +1,104 @@
-"""Writing what was measured into a bundle that is there: manifest and model card, and no other file."""
+"""Writing a bundle: a draft whose manifest is written once, and new figures for a bundle that exists."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from ese_deploy.bundle.card import CARD_FILE, model_card
-from ese_deploy.bundle.manifest import TargetEntry, encode_manifest
+from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, encode_manifest
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import write_atomic
 from ese_deploy.system.locks import lock_folder
 
-__all__ = ["rewrite_targets"]
+__all__ = ["BundleDraft", "describe_file", "rewrite_targets"]
+
+
+@dataclass(frozen=True)
+class BundleDraft:
+    """A bundle in the making: files in a staging folder, the manifest in memory.
+
+    Every file of the folder is written once and not read again by the export; :meth:`write_manifest` comes last.
+
+    Attributes:
+        folder: the staging folder.
+        manifest: the manifest so far.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def bundle(self) -> Bundle:
+        """The draft as a bundle that an encoder can open; its hash is empty, because there is no manifest yet."""
+        return Bundle(self.folder, self.manifest, "")
+
+    def add_file(
+        self, field: Literal["golden", "profiles", "projection_file", "ranges"], name: str, data: bytes
+    ) -> "BundleDraft":
+        """Write a file and list it in a field of the manifest."""
+        (self.folder / name).write_bytes(data)
+        return self.replace(**{field: describe_file(name, data)})
+
+    def with_targets(self, measured: Mapping[str, TargetEntry]) -> "BundleDraft":
+        """The draft with other entries for the targets of these names."""
+        return self.replace(targets=[measured.get(entry.name, entry) for entry in self.manifest.targets])
+
+    def replace(self, **fields: object) -> "BundleDraft":
+        """The draft with other values in the manifest."""
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))
+
+    def write_manifest(self, name: str) -> None:
+        """Write the model card and the manifest.
+
+        Args:
+            name: the name that the folder gets, for the examples of the card.
+
+        Raises:
+            BundleError: the manifest contains a value that cannot be read again.
+        """
+        (self.folder / CARD_FILE).write_text(model_card(self.manifest, name), "utf-8")
+        (self.folder / MANIFEST_FILE).write_bytes(encode_manifest(self.manifest))
+
+
+def describe_file(name: str, data: bytes) -> FileEntry:
+    """Name, size and hash of a file."""
+    return FileEntry(file=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def rewrite_targets(measured: Bundle, change: Callable[[TargetEntry], TargetEntry]) -> Bundle:
-    """Give the targets of a bundle other figures.
+    """Change the figures of targets in the manifest and in the model card of a bundle.
 
-    The bundle is read again, since measuring takes long and another process may have added targets or figures by then;
-    who else writes into it waits. The manifest is replaced in one step. The bundle's own hash changes with it, while
-    what was measured of its speed stays valid.
+    The bundle is read again under a lock, because another process may have added targets or figures since it was
+    measured. Manifest and card are replaced atomically. Measurements of the bundle stay valid.
 
     Args:
-        measured: the bundle as it was when it was measured; targets that were added since are left as they are.
-        change: from an entry to the same one with other figures.
+        measured: the bundle as it was measured; targets that were added since then are not changed.
+        change: returns an entry with other figures.
 
     Returns:
         The bundle as it is now.
 
     Raises:
-        InputError: the folder cannot be written, or another bundle lies there now; it is as it was.
-        BundleError: it was damaged meanwhile.
+        InputError: the folder cannot be written, or contains another bundle now; it is unchanged.
+        BundleError: the bundle was damaged in the meantime.
     """
     with lock_folder(measured.path):
-        held = open_bundle(measured.path)
+        current = open_bundle(measured.path)
         graphs = {(entry.name, entry.sha256) for entry in measured.manifest.targets}
-        still = graphs <= {(entry.name, entry.sha256) for entry in held.manifest.targets}
-        if not still or held.manifest.source.weights_sha256 != measured.manifest.source.weights_sha256:
-            raise InputError(f"{measured.path} was replaced while it was measured; measure it again")
-        targets = [change(entry) if (entry.name, entry.sha256) in graphs else entry for entry in held.manifest.targets]
-        manifest = msgspec.structs.replace(held.manifest, targets=targets)
-        with write_atomic(held.path / MANIFEST_FILE) as file:
+        unchanged = graphs <= {(entry.name, entry.sha256) for entry in current.manifest.targets}
+        if not unchanged or current.manifest.source.weights_sha256 != measured.manifest.source.weights_sha256:
+            raise InputError(f"{measured.path} was replaced while it was measured. Measure it again.")
+        targets = [
+            change(entry) if (entry.name, entry.sha256) in graphs else entry for entry in current.manifest.targets
+        ]
+        manifest = msgspec.structs.replace(current.manifest, targets=targets)
+        with write_atomic(current.path / MANIFEST_FILE) as file:
             file.write(encode_manifest(manifest))
-        with write_atomic(held.path / CARD_FILE) as file:
-            file.write(model_card(manifest, held.path.resolve().name).encode())
-        return open_bundle(held.path)
+        with write_atomic(current.path / CARD_FILE) as file:
+            file.write(model_card(manifest, current.path.resolve().name).encode())
+        return open_bundle(current.path)

@@ -10,9 +10,9 @@ import typer
 
 from ese_deploy import __version__
 from ese_deploy.bundle.golden import check_golden, load_golden
+from ese_deploy.bundle.hashes import check_files
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.console import JsonOption, print_json, print_table, progress_bars
-from ese_deploy.cli.verify import hash_files
 from ese_deploy.engines import DEFAULT_ENGINE, REGISTRY, EngineRow, load_engine, runs_dtype
 from ese_deploy.engines.onnxruntime_cpu import installed_distributions
 from ese_deploy.errors import CheckFailedError, EngineError, EseDeployError
@@ -103,7 +103,7 @@ def check_bundle(path: Path, progress: Progress) -> Iterator[Finding]:
     try:
         opened = open_bundle(path)
         yield Finding("bundle", True, f"{len(opened.manifest.targets)} graphs have the hashes of the manifest.")
-        for file in hash_files(opened, progress):
+        for file in check_files(opened, progress):
             yield Finding(file, True, "It has the hash of the manifest.")
         yield from _check_golden(opened, progress)
     except EseDeployError as error:

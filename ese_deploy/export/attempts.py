@@ -1,65 +1,60 @@
-"""Building until what is left passes: a target of int8 that fails is left out, and the others are built anew.
+"""Making a bundle whose targets all pass: quantized targets that fail are left out.
 
-Anew, since weights that only the failed targets read would stay in the file that all of a dtype share.
+The others are made again, because the weights file of a dtype must not contain weights that only failed targets read.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from ese_deploy.bundle.manifest import Manifest
+from ese_deploy.bundle.writer import BundleDraft
 from ese_deploy.errors import CheckFailedError
 from ese_deploy.target import DTYPES, Target
-from ese_deploy.verify import TargetCheck
+from ese_deploy.verify.report import TargetCheck
 
-__all__ = ["Attempt", "build_passing"]
+__all__ = ["Attempt", "make_passing"]
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """Targets, written and measured.
-
-    Attributes:
-        folder: where they are.
-        manifest: as it stands there.
-        checks: what verification found of each.
-    """
-
-    folder: Path
-    manifest: Manifest
-    checks: list[TargetCheck]
+Attempt = tuple[BundleDraft, list[TargetCheck]]
 
 
-def build_passing(
-    build: Callable[[Sequence[Target]], Attempt],
+def make_passing(
+    make: Callable[[Sequence[Target]], Attempt],
     targets: Sequence[Target],
-    without: Callable[[Collection[Target]], Sequence[Target]],
     out: Path,
     keep_failed: bool,
+    select: Callable[[Manifest], Sequence[Target]] | None = None,
 ) -> tuple[Attempt, list[TargetCheck]]:
-    """Build targets, and those that are left where some of int8 fail, until all pass.
+    """Make targets, and make those that pass and are selected again, until nothing has to be left out.
 
     Args:
-        build: writes targets into a folder of their own and measures them.
-        targets: what to build first.
-        without: what to build, given all that failed.
-        out: the bundle's folder, for the message.
-        keep_failed: take what was built first, whatever failed.
+        make: makes a draft of targets and verifies them.
+        targets: the targets to make first.
+        out: the folder of the bundle, for the message.
+        keep_failed: keep targets that fail.
+        select: the targets to keep of those that passed.
 
     Returns:
-        The last attempt, and what was found of each target that is left out.
+        The last attempt, and the checks of targets that failed and are left out.
 
     Raises:
-        CheckFailedError: a target of a dtype that must not fail did, or nothing is left.
+        CheckFailedError: a target that is not quantized failed, or no target is left.
     """
     failed: list[TargetCheck] = []
     while True:
-        attempt = build(targets)
-        fresh = [check for check in attempt.checks if check.failures]
-        if not fresh or keep_failed:
-            return attempt, failed
+        draft, checks = make(targets)
+        fresh = [] if keep_failed else [check for check in checks if check.failures]
         failed += fresh
-        targets = without([check.entry.target for check in failed])
-        if not targets or any(not DTYPES[check.entry.dtype].quantized for check in fresh):
+        names = {check.entry.name for check in fresh}
+        kept = [check.entry.target for check in checks if check not in fresh]
+        if fresh and (not kept or any(not DTYPES[check.entry.dtype].quantized for check in fresh)):
             lines = [f"{check.entry.target}: {failure}" for check in failed for failure in check.failures]
             raise CheckFailedError(f"{len(lines)} checks failed; nothing was written to {out}", lines)
+        if select is not None:
+            passed = [entry for entry in draft.manifest.targets if entry.name not in names]
+            selected = select(msgspec.structs.replace(draft.manifest, targets=passed))
+            kept = [target for target in kept if target in selected]
+        if len(kept) == len(checks):
+            return (draft, checks), failed
+        targets = kept

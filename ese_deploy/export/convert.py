@@ -1,4 +1,4 @@
-"""Applying a dtype to the traced graph, once for all targets."""
+"""Converting the traced graph to a dtype, once for all targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ from ese_deploy.export.heads import absorb_heads
 from ese_deploy.export.quantize import LEVELS, Activation, to_int8
 from ese_deploy.target import DTYPES
 
-__all__ = ["Recipe", "convert"]
+__all__ = ["QuantizationSettings", "convert"]
 
 _HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QuantizationSettings:
     """How int8 and int8-fp16 are made.
 
     Attributes:
-        entry: what the manifest says of it.
-        activations: for each value that enters a product how it is quantised; empty where no target wants them.
+        entry: the settings that the manifest lists.
+        activations: for each value that enters a product, how it is quantized.
     """
 
     entry: Quantization
     activations: Mapping[str, Activation]
 
 
-def convert(model: ir.Model, dtype: str, recipe: Recipe | None = None) -> ir.Model:
+def convert(model: ir.Model, dtype: str, settings: QuantizationSettings | None = None) -> ir.Model:
     """Return the traced model in another dtype.
 
     Args:
         model: the traced model, in fp32; it is not changed.
         dtype: a key of :data:`ese_deploy.target.DTYPES`; outputs stay fp32.
-        recipe: how activations and weights are quantized, for dtypes that are quantized.
+        settings: how activations and weights are quantized; needed by dtypes that are quantized.
     """
     half = _HALVES.get(DTYPES[dtype].compute)
     if DTYPES[dtype].quantized:
-        assert recipe is not None
-        model = to_int8(model, recipe.activations, LEVELS[recipe.entry.weight_bits], half=half is not None)
+        assert settings is not None
+        model = to_int8(model, settings.activations, LEVELS[settings.entry.weight_bits], half=half is not None)
     return absorb_heads(model) if half is None else to_half(model, half)

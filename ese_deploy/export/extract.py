@@ -1,10 +1,10 @@
-"""Carving one target's graph out of the graph that has every exit."""
+"""Extracting the graph of one target from the traced graph, which has every exit."""
 
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ese_deploy.export.projection import append_cut
+from ese_deploy.export.projection import append_truncation
 from ese_deploy.export.trace import output_name
 from ese_deploy.export.weights import INLINE_BYTES, WeightsFile
 from ese_deploy.target import Target
@@ -28,20 +28,20 @@ class Graph:
 
 
 def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str) -> Graph:
-    """Carve out the nodes and weights that one target needs.
+    """Extract the nodes and weights that one target needs.
 
     Args:
         model: the graph with every exit; it is not changed.
-        target: the target to carve.
-        weights: where the tensors go.
+        target: the target.
+        weights: the file that the tensors are written to.
         version: version of ese-deploy, named in the graph as its producer.
 
     Returns:
-        The graph, without a trace of the Python code it came from.
+        The graph, without metadata about the Python code that it was traced from.
     """
     graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [output_name(target.depth)])
     graph.name = target.name
-    append_cut(graph, target.dim)
+    append_truncation(graph, target.dim)
     graph.outputs[0].name = OUTPUT
     _order_initializers(graph)
     _clear_metadata(graph)
@@ -52,14 +52,14 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
             external = weights.place(tensor)
             placed[external.offset or 0] = external.length or 0
             value.const_value = external
-    carved = ir.Model(
+    extracted = ir.Model(
         graph,
         ir_version=model.ir_version,
         producer_name="ese-deploy",
         producer_version=version,
         doc_string=None,
     )
-    return Graph(ir.to_proto(carved).SerializeToString(deterministic=True), sum(placed.values()))
+    return Graph(ir.to_proto(extracted).SerializeToString(deterministic=True), sum(placed.values()))
 
 
 def _order_initializers(graph: ir.Graph) -> None:

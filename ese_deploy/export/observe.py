@@ -1,4 +1,4 @@
-"""Calibrating int8: running the traced graph over texts, and choosing how each activation is quantised."""
+"""Calibrating int8: the traced graph runs on texts, and each activation gets the best scale for them."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,37 +13,27 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle.manifest import Quantization
 from ese_deploy.engines.onnxruntime_cpu import import_onnxruntime, session_options
 from ese_deploy.evaluate.checkpoint import text_tokenizer
-from ese_deploy.export.calibrate import CalibrationTexts
+from ese_deploy.export.activation import choose_activation
 from ese_deploy.export.quantize import LEVELS, Activation, find_activations, weight_of
-from ese_deploy.export.recipe import choose_activation
+from ese_deploy.export.texts import CalibrationTexts, calibration_half
 from ese_deploy.export.trace import input_names
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.threads import available_threads
 from ese_deploy.texts.reader import chunks
-from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus_sha256
 
-__all__ = ["calibrate_int8", "calibration_half", "describe_recipe", "held_half"]
+__all__ = ["calibrate_int8", "describe_quantization"]
 
-# Texts looked at, and tokens kept of each activation: more of either changed no choice that mattered.
+# Texts that run, and tokens that are sampled of each activation: more of either changed no choice that mattered.
 _MOST_TEXTS = 1024
 _TOKENS = 512
 _BATCH_SIZE, _BATCH_TOKENS = 16, 1024
 _SEED = 0
 
 
-def calibration_half() -> list[str]:
-    """The texts of the collection to calibrate on where the user gave none: every other one."""
-    return [item.text for item in sample_corpus()[::2]]
-
-
-def held_half() -> list[str]:
-    """The other texts of the collection, on which int8 is judged."""
-    return [item.text for item in sample_corpus()[1::2]]
-
-
-def describe_recipe(calibration: CalibrationTexts | None, bits: int) -> Quantization:
-    """What the manifest says of how int8 was made."""
+def describe_quantization(calibration: CalibrationTexts | None, bits: int) -> Quantization:
+    """The quantization settings that the manifest lists."""
     if calibration is None:
         data, sha256, count = SAMPLE_CORPUS_NAME, sample_corpus_sha256(), len(calibration_half())
     else:
@@ -59,15 +49,15 @@ def calibrate_int8(
     bits: int = 8,
     progress: Progress = silent,
 ) -> dict[str, Activation]:
-    """Choose how every activation of the traced graph is quantised.
+    """Choose how every activation of the traced graph is quantized.
 
-    Memory holds a sample of 512 tokens of each activation, however many texts there are.
+    Memory use does not grow with the number of texts: 512 tokens of each activation are sampled.
 
     Args:
         checkpoint: where the graph comes from.
         traced: the graph with every exit, in fp32.
-        calibration: the user's texts, of which the first 1024 are looked at; without them, half of the collection.
-        bits: of a weight; a key of :data:`ese_deploy.export.quantize.LEVELS`.
+        calibration: the user's texts, of which the first 1024 are used; None: half of the sample corpus.
+        bits: bits of a weight; a key of :data:`ese_deploy.export.quantize.LEVELS`.
         progress: called after each batch, and after each activation.
     """
     products = find_activations(traced)
@@ -90,7 +80,7 @@ def _texts(calibration: CalibrationTexts | None) -> list[str]:
 def _observe(
     checkpoint: Checkpoint, traced: ir.Model, names: Sequence[str], texts: Sequence[str], progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
-    """A sample of the real tokens of each value, float32 [tokens, channels]."""
+    """A sample of each value at tokens that are not padding, float32 [tokens, channels]."""
     batches = list(_batches(checkpoint, texts))
     most = -(-_TOKENS // len(batches))
     random = np.random.default_rng(_SEED)
@@ -115,7 +105,7 @@ def _batches(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[Mapping[s
 
 
 def _session(traced: ir.Model, names: Sequence[str], folder: Path) -> Any:
-    """The traced graph with further outputs; its weights lie in a file, for models beyond what one message holds."""
+    """The traced graph with other outputs; its weights are in a file, because a protobuf message is limited to 2 GB."""
     model = traced.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.clear()

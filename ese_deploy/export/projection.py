@@ -1,4 +1,4 @@
-"""From an exit's full vector to the components that a target keeps."""
+"""The projections of a bundle, and the nodes that reduce an exit's vector to a target's dimensions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,37 +12,31 @@ from onnx_ir.tape import Tape
 from ese_deploy.bundle.manifest import Calibration
 from ese_deploy.projections.projection import Projection
 
-__all__ = ["FITTED", "PROJECTIONS", "TRAINED", "Fitted", "append_cut", "fitted_space"]
-
-TRAINED = "trained"
-PROJECTIONS = ("prefix", "pca", "aligned", TRAINED)
-
-FITTED = frozenset({"pca", "aligned"})
-"""Projections that are fitted on texts."""
+__all__ = ["BundleProjections", "append_truncation", "fitted_space"]
 
 # As in torch's normalize: a zero vector stays zero.
 _NORM_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Projections that were fitted.
+class BundleProjections:
+    """The projections that the graphs of a bundle apply.
 
     Attributes:
         kind: ``pca``, ``aligned`` or ``trained``.
-        calibration: what on; None for those that training left.
-        maps: for each exit its map.
+        calibration: the texts that they were fitted on; None for those that training made.
+        by_exit: the projection of each exit.
     """
 
     kind: str
     calibration: Calibration | None
-    projections: Mapping[int, Projection]
+    by_exit: Mapping[int, Projection]
 
 
-def append_cut(graph: ir.Graph, dim: int) -> None:
-    """Let a graph keep the first ``dim`` components of its one output, and scale rows to norm 1.
+def append_truncation(graph: ir.Graph, dim: int) -> None:
+    """Make a graph keep the first ``dim`` components of its one output, and scale rows to norm 1.
 
-    Written in the graph's own terms, so that a further dim costs no further trace.
+    The nodes are added to the traced graph, so that another dim needs no other trace.
 
     Args:
         graph: its output is [batch, width]; it becomes [batch, dim].
@@ -72,9 +66,9 @@ def append_cut(graph: ir.Graph, dim: int) -> None:
 
 
 def fitted_space(depth: int, kind: str, calibration: Calibration) -> str:
-    """Name of the space of a fitted projection, which is of the texts that it was fitted on.
+    """Name of the embedding space of a fitted projection; other texts give another space.
 
-    Principal components are an exit's own; exits that were aligned share one.
+    ``pca`` gives each exit a space of its own, ``aligned`` gives all exits the same.
     """
     fitted = f"{kind}-{calibration.sha256[:8]}"
     return fitted if kind == "aligned" else f"exit{depth:02d}.{fitted}"

@@ -1,4 +1,4 @@
-"""Between which numbers the components of a target's vectors lie, over the calibration texts or the collection."""
+"""Measuring the range of each component of a target's vectors, on the calibration texts or the sample corpus."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,19 +9,19 @@ from ese_deploy.bundle.ranges import TargetRanges
 from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.engines import Engine
 from ese_deploy.evaluate.exits import cut
-from ese_deploy.export.calibrate import CalibrationTexts
+from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.runtime import Encoder
 from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
 from ese_deploy.texts.reader import chunks
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
-from ese_deploy.verify import engine_for
+from ese_deploy.verify.emulate import engine_for
 
 __all__ = ["measure_ranges"]
 
 _PIECE = 512
 
-# Decimals kept; a component of a unit vector is at most 1, and float32 knows no more.
+# A component of a unit vector is at most 1, so that float32 has no more decimals.
 _DECIMALS = 8
 
 
@@ -38,11 +38,11 @@ def measure_ranges(
         bundle: the bundle.
         engine: the engine that runs the graphs.
         targets: the targets to measure.
-        calibration: the user's texts; without them, the project's collection.
+        calibration: the user's texts; None: the sample corpus.
         progress: called after each exit.
 
     Returns:
-        For each target's name its ranges.
+        The ranges by the names of the targets.
     """
     exits: dict[tuple[int, str], list[Target]] = {}
     for target in sorted(targets):
@@ -78,7 +78,7 @@ def _pieces(calibration: CalibrationTexts | None) -> Iterator[list[str]]:
 def _describe(
     lowest: NDArray[np.float32], highest: NDArray[np.float32], calibration: CalibrationTexts | None
 ) -> TargetRanges:
-    # A component that is never a number has no ends, in a target that failed and was kept.
+    # In a target that failed and was kept, a component can be NaN for every text.
     finite = [np.nan_to_num(values, posinf=0, neginf=0) for values in (lowest, highest)]
     ends = [[round(float(value), _DECIMALS) for value in values] for values in finite]
     if calibration is None:

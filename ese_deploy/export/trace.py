@@ -13,18 +13,13 @@ from ese_deploy.backbones import Checkpoint, Exits
 from ese_deploy.backbones.architectures import position_limit, uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
+from ese_deploy.export.request import OPSET
 from ese_deploy.export.simplify import simplify
 from ese_deploy.projections.projection import Projection
 
-__all__ = ["MINIMUM_ONNXRUNTIME", "OPSET", "input_names", "output_name", "trace"]
+__all__ = ["input_names", "output_name", "trace"]
 
-# The lowest opset with the standard Attention operator, which ONNX Runtime runs as fast as its own fused one.
-OPSET = 23
-
-# For each opset, as measured: the oldest release whose CPU provider loads the graphs and passes the gates.
-MINIMUM_ONNXRUNTIME = {18: "1.21.1", 23: "1.23.0"}
-
-# Example sizes of at least 2, or torch.export takes an axis for a constant.
+# torch.export treats an axis of size 1 as a constant.
 _BATCH, _SEQUENCE = 2, 6
 
 
@@ -50,10 +45,10 @@ def trace(
 
     Args:
         checkpoint: the checkpoint.
-        backbone: its backbone, loaded; it is changed, to trace better, and computes the same.
-        depths: the exits wanted, each an output [batch, width] of the graph, not normalised.
-        opset: a key of :data:`MINIMUM_ONNXRUNTIME`.
-        projections: for some exits a map of what they have computed.
+        backbone: its backbone, loaded. Some modules are replaced by equal ones that trace to fewer nodes.
+        depths: the exits; each is an output [batch, width] of the graph, not normalized.
+        opset: a key of :data:`ese_deploy.export.request.MINIMUM_ONNXRUNTIME`.
+        projections: the projections of some exits.
 
     Returns:
         A model in fp32 with symbolic axes ``batch`` and ``sequence``.
@@ -63,13 +58,13 @@ def trace(
     """
     simplify(backbone)
     head = load_head(checkpoint.head)
-    used = {depth: fitted for depth, fitted in (projections or {}).items() if depth in depths}
+    used = {depth: projection for depth, projection in (projections or {}).items() if depth in depths}
     exits = Exits(backbone, checkpoint.architecture, checkpoint.pooling, depths, head, used)
     module = _Flat(exits).eval()
     names = input_names(checkpoint)
-    # Each input a tensor of its own: torch.export takes one tensor given twice for one input.
+    # torch.export would merge inputs that are the same tensor.
     arguments = tuple(torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64) for _ in names)
-    # Stating the position table's length spares torch a failed attempt, and half of the time.
+    # With the length of the position table, torch needs one attempt instead of two.
     longest = position_limit(checkpoint.architecture, checkpoint.config)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     with torch.no_grad(), _quiet():
@@ -84,7 +79,7 @@ def trace(
             verbose=False,
         )
     if program is None:
-        raise InputError(f"torch did not trace {checkpoint.location.model}")
+        raise InputError(f"PyTorch did not trace {checkpoint.location.model}.")
     model: ir.Model = program.model
     _check_axes(model, checkpoint)
     return model
@@ -106,14 +101,14 @@ def _check_axes(model: ir.Model, checkpoint: Checkpoint) -> None:
         axes = [str(getattr(axis, "value", axis)) for axis in value.shape or ()]
         if axes != ["batch", "sequence"]:
             raise InputError(
-                f"torch traced {checkpoint.location.model} with the axes {axes} for {value.name}, not with "
-                "[batch, sequence]: the model fixes a size and cannot be exported"
+                f"PyTorch traced {checkpoint.location.model} with the axes {axes} for {value.name}, not with "
+                "[batch, sequence]: the model fixes a size and cannot be exported."
             )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's notes on its own internals from the user."""
+    """Hide the log messages and warnings of torch about its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

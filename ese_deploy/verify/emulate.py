@@ -1,4 +1,4 @@
-"""fp16 and bf16 on a CPU: the same graph computed in fp32, each operator's result rounded."""
+"""Emulating fp16 and bf16 on a CPU: the graph computes in fp32, and the result of each operator is rounded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ def engine_for(engine: Engine, dtype: str) -> "Engine | Emulated":
 
 
 class Emulated:
-    """An engine that computes in fp32 alone, running graphs of fp16 and bf16 as :func:`widen` makes them.
+    """Runs graphs of fp16 and bf16 on an engine that computes in fp32.
 
     Args:
         engine: runs the widened graphs.
@@ -37,21 +37,21 @@ class Emulated:
 
 
 def widen(graph: bytes, rounding: bool = True) -> bytes:
-    """Let a graph of fp16 or bf16 compute in fp32.
+    """Make a graph of fp16 or bf16 compute in fp32.
 
     Args:
-        graph: the ONNX model; weights stay where they are, in its dtype.
-        rounding: round every result to its dtype all the same, overflow included, as an accelerator would. Without it
-            the outcome differs from PyTorch's by the rounding of the weights alone.
+        graph: the ONNX model; its weights keep their dtype.
+        rounding: round every result to the original dtype, with overflow, as an accelerator does. Without it, vectors
+            differ from PyTorch's by the rounding of the weights only.
 
     Returns:
-        The ONNX model with a Cast behind each weight, and behind each result that is rounded.
+        The ONNX model with a Cast after each weight, and after each result that is rounded.
     """
     model = ir.from_proto(onnx.load_from_string(graph))
     nodes = list(model.graph)
     for value in list(model.graph.initializers.values()):
         if value.dtype in _HALVES:
-            _cast_behind(model.graph, value, [_FLOAT])
+            _insert_casts(model.graph, value, [_FLOAT])
     for node in nodes:
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
@@ -65,13 +65,13 @@ def widen(graph: bytes, rounding: bool = True) -> bytes:
                 node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT))
             value.type = ir.TensorType(_FLOAT)
             if rounding:
-                _cast_behind(model.graph, value, [half, _FLOAT])
+                _insert_casts(model.graph, value, [half, _FLOAT])
     widened: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return widened
 
 
-def _cast_behind(graph: ir.Graph, value: ir.Value, dtypes: Sequence[ir.DataType]) -> None:
-    """Give all who use a value what it becomes through a row of Casts."""
+def _insert_casts(graph: ir.Graph, value: ir.Value, dtypes: Sequence[ir.DataType]) -> None:
+    """Insert a chain of Casts between a value and its uses."""
     uses = list(value.uses())
     producer = value.producer()
     made = []

@@ -1,4 +1,4 @@
-"""The gate of int8: how much of fp32 is left on texts that were not calibrated on."""
+"""The quality check of int8: how close vectors are to fp32 on texts that were not used for calibration."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 from ese_deploy.bundle.manifest import Fidelity
 from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
 
-__all__ = ["FIDELITY_GATE", "fidelity_failures", "measure_fidelity"]
+__all__ = ["MINIMUM_FIDELITY", "fidelity_failures", "measure_fidelity"]
 
 _NEIGHBOURS = 10
 _DECIMALS = 6
 
-FIDELITY_GATE = {"cosine_mean": 0.99, "cosine_p01": 0.98, "agreement": 0.98, "neighbour_overlap_at_10": 0.85}
-"""The least that a target must keep of each figure of :class:`ese_deploy.bundle.manifest.Fidelity`."""
+MINIMUM_FIDELITY = {"cosine_mean": 0.99, "cosine_p01": 0.98, "agreement": 0.98, "neighbour_overlap_at_10": 0.85}
+"""The minimum of each figure of :class:`ese_deploy.bundle.manifest.Fidelity`."""
 
-_SAID: dict[str, str] = {
+_LABELS: dict[str, str] = {
     "cosine_mean": "mean cosine with fp32",
     "cosine_p01": "1st percentile of the cosines with fp32",
     "agreement": "agreement with fp32",
@@ -44,10 +44,10 @@ def measure_fidelity(found: NDArray[np.float32], exact: NDArray[np.float32], dat
 
 
 def fidelity_failures(fidelity: Fidelity) -> tuple[str, ...]:
-    """A line for each figure below its gate."""
+    """A line for each figure below its minimum."""
     return tuple(
-        f"{_SAID[name]} {getattr(fidelity, name):.4f}, allowed {least}"
-        for name, least in FIDELITY_GATE.items()
+        f"{_LABELS[name]} {getattr(fidelity, name):.4f}, allowed {least}"
+        for name, least in MINIMUM_FIDELITY.items()
         if not getattr(fidelity, name) >= least
     )
 

@@ -1,4 +1,4 @@
-"""Writing what verification found into a bundle."""
+"""Saving the figures of verification in a bundle."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ import msgspec
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.writer import rewrite_targets
-from ese_deploy.verify.parity import TargetCheck
+from ese_deploy.verify.report import TargetCheck
 
 __all__ = ["save_parity"]
 
 
 def save_parity(bundle: Bundle, checks: Sequence[TargetCheck]) -> Bundle:
-    """Write parity into the manifest and the model card, in place of what stood there of the same engine and device.
+    """Write parity into the manifest and the model card.
 
-    An engine that stood there as not verified no longer does.
+    It replaces earlier figures of the same engine and device, and the entry that calls the engine not verified.
 
     Raises:
         InputError: as for :func:`ese_deploy.bundle.writer.rewrite_targets`.

@@ -1,6 +1,6 @@
-"""Verifying the targets of a bundle against one checkpoint."""
+"""Verifying targets against one checkpoint."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ese_deploy.backbones import Checkpoint
@@ -8,13 +8,14 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, read_projection
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
-from ese_deploy.projections.projection import decode_projections
+from ese_deploy.projections.projection import Projection, decode_projections
 from ese_deploy.system.progress import Progress, silent
-from ese_deploy.verify.parity import TargetCheck, check_target
+from ese_deploy.verify.parity import check_target
 from ese_deploy.verify.reference import Reference
+from ese_deploy.verify.report import TargetCheck
 from ese_deploy.verify.texts import verification_texts
 
-__all__ = ["check_targets"]
+__all__ = ["bundle_projections", "check_targets"]
 
 
 def check_targets(
@@ -22,34 +23,46 @@ def check_targets(
     checkpoint: Checkpoint,
     engine: Engine,
     entries: Sequence[TargetEntry],
+    projections: Mapping[int, Projection] | None,
     progress: Progress = silent,
 ) -> Iterator[tuple[TargetCheck, Reference]]:
-    """Check targets one by one, loading a PyTorch model once for each depth.
+    """Check targets one by one; a PyTorch model is loaded once for each depth.
 
     Args:
         bundle: the bundle.
-        checkpoint: the checkpoint that it must equal.
+        checkpoint: the checkpoint to compare with.
         engine: the engine that runs the graphs.
         entries: the targets to check.
+        projections: the projection of each exit; None for plain prefixes.
         progress: called after each target.
 
     Yields:
-        What was found of a target, and the PyTorch model it was compared with.
+        The check of a target, and the PyTorch model that it was compared with.
 
     Raises:
         BundleError: the bundle lacks the projection of an exit.
     """
-    fitted = read_projection(bundle)
-    projections = {} if fitted is None else decode_projections(fitted, str(bundle.path))
     done = 0
     progress("verify", done, len(entries))
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
-        if fitted is not None and depth not in projections and bundle.manifest.projection != "trained":
-            raise BundleError(f"{bundle.path} holds no projection of exit {depth}; export the bundle again")
-        reference = Reference(checkpoint, depth, projections.get(depth))
+        projection = None if projections is None else projections.get(depth)
+        # Training does not have to make a projection for every exit.
+        if projections is not None and projection is None and bundle.manifest.projection != "trained":
+            raise BundleError(f"{bundle.path} has no projection of exit {depth}. Export the bundle again.")
+        reference = Reference(checkpoint, depth, projection)
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
         pooled = reference.pool(texts)
         for entry in group:
             yield check_target(bundle, entry, engine, texts, reference.cut(pooled, entry.dim)), reference
             done += 1
             progress("verify", done, len(entries))
+
+
+def bundle_projections(bundle: Bundle) -> dict[int, Projection] | None:
+    """The projections of the exits of a bundle; None for plain prefixes.
+
+    Raises:
+        BundleError: the file was changed or cannot be read.
+    """
+    data = read_projection(bundle)
+    return None if data is None else decode_projections(data, str(bundle.path))

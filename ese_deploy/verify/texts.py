@@ -1,15 +1,15 @@
-"""Texts on which a target must agree with PyTorch: awkward ones of every kind, and some ordinary ones."""
+"""The texts to verify with: edge cases, and some texts of the sample corpus."""
 
 from collections.abc import Callable
 
 from ese_deploy.texts.sample import sample_corpus
 
-__all__ = ["NASTY", "verification_texts"]
+__all__ = ["EDGE_CASE_TEXTS", "verification_texts"]
 
-# Attention of 8192 tokens in a batch of 32 would need more memory than most machines have.
+# Attention over 32 texts of 8192 tokens needs more memory than most machines have.
 _LONGEST = 1024
 
-NASTY = (
+EDGE_CASE_TEXTS = (
     "",
     "   \t \n ",
     "a",
@@ -34,21 +34,21 @@ NASTY = (
 
 
 def verification_texts(count_tokens: Callable[[str], int], max_length: int) -> list[str]:
-    """The texts to verify with: the awkward ones, one of exactly the longest length, one beyond it, ordinary ones.
+    """Edge cases, a text of the maximum length, a longer one, and every 16th text of the sample corpus.
 
-    A model that takes more than 1024 tokens is verified up to 1024.
+    A model for more than 1024 tokens is verified with up to 1024.
 
     Args:
-        count_tokens: number of tokens of a text, special tokens and a default prompt included, nothing cut.
+        count_tokens: counts the tokens of a text with special tokens and default prompt, without truncation.
         max_length: longest input in tokens.
     """
     longest = min(max_length, _LONGEST)
     special = count_tokens("")
     exact = " ".join(["a"] * (longest - special))
-    # A tokenizer that glues words together gives fewer tokens than words, others may give more.
+    # The number of tokens can differ from the number of words.
     while exact and count_tokens(exact) > longest:
         exact = exact[:-2]
     beyond = [exact + " b" * longest] if longest == max_length else []
-    texts = [*NASTY, exact, *beyond, *(item.text for item in sample_corpus()[::16])]
-    # Without special tokens an empty text has no token, and no vector.
+    texts = [*EDGE_CASE_TEXTS, exact, *beyond, *(item.text for item in sample_corpus()[::16])]
+    # Without special tokens, an empty text has no token and no vector.
     return [text for text in texts if count_tokens(text) > 0]

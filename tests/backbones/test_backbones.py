@@ -20,14 +20,15 @@ from ese_deploy.bundle.tolerances import NORM_TOLERANCE, TOLERANCES
 from ese_deploy.engines import load_engine
 from ese_deploy.engines.tensorrt.api import Api
 from ese_deploy.engines.tensorrt.build import BuildSettings, build_plan, profiles_for
-from ese_deploy.export.convert import Recipe, convert
+from ese_deploy.export.convert import QuantizationSettings, convert
 from ese_deploy.export.extract import extract
-from ese_deploy.export.observe import calibrate_int8, describe_recipe
-from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME, OPSET, input_names, trace
+from ese_deploy.export.observe import calibrate_int8, describe_quantization
+from ese_deploy.export.request import MINIMUM_ONNXRUNTIME, OPSET
+from ese_deploy.export.trace import input_names, trace
 from ese_deploy.export.weights import WeightsFile
 from ese_deploy.target import Target
-from ese_deploy.verify import COSINE_GATE, MAX_ABS_GATE, Reference
 from ese_deploy.verify.emulate import Emulated, widen
+from ese_deploy.verify.reference import Reference
 
 DIMS = (16, 64)
 SHAPES = ((1, 1), (1, MAX_LENGTH), (7, 5), (2, 33))
@@ -95,7 +96,9 @@ def mixed(exported: Exported) -> dict[int, bytes]:
     """Graphs of int8 with fp16 around at every exit and full width; of opset 23, since 18 has no scales of fp16."""
     if exported.opset < OPSET:
         pytest.skip(f"opset {exported.opset} has no scales of fp16")
-    recipe = Recipe(describe_recipe(None, 8), calibrate_int8(exported.checkpoint, exported.traced, None))
+    recipe = QuantizationSettings(
+        describe_quantization(None, 8), calibrate_int8(exported.checkpoint, exported.traced, None)
+    )
     converted = convert(exported.traced, "int8-fp16", recipe)
     with WeightsFile(exported.folder / "weights.int8-fp16.data", "int8-fp16") as weights:
         graphs = {
@@ -134,8 +137,8 @@ def test_every_exit_equals_a_model_built_with_that_depth(exported: Exported, bac
             worst.get("left"),
         )
     )
-    assert max(worst.values()) <= MAX_ABS_GATE, worst
-    assert lowest >= COSINE_GATE
+    assert max(worst.values()) <= TOLERANCES["fp32"].max_abs, worst
+    assert lowest >= TOLERANCES["fp32"].cosine_min
 
 
 def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) -> None:

@@ -35,16 +35,16 @@ def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
 @pytest.fixture
 def gate_between(whole: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gate that one of the two targets of int8 fails; which one."""
-    for figure in fidelity_module.FIDELITY_GATE:
+    for figure in fidelity_module.MINIMUM_FIDELITY:
         found = {name: getattr(one, figure) for name, one in fidelities(whole).items()}
         if len(set(found.values())) == 2:
-            monkeypatch.setitem(fidelity_module.FIDELITY_GATE, figure, sum(found.values()) / 2)
+            monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, figure, sum(found.values()) / 2)
             return min(found, key=lambda name: found[name])
     raise AssertionError("the two are as good as each other by every figure")
 
 
 def nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fidelity_module.FIDELITY_GATE, "cosine_mean", 1.1)
+    monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, "cosine_mean", 1.1)
 
 
 def test_a_target_that_fails_is_named_and_left_out_and_the_others_are_written(

@@ -16,7 +16,7 @@ from ese_deploy.choose import resolve_profile
 from ese_deploy.errors import BundleError, CheckFailedError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
-from ese_deploy.export.convert import Recipe, convert
+from ese_deploy.export.convert import QuantizationSettings, convert
 from ese_deploy.export.plan import grid
 from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
@@ -123,15 +123,15 @@ def test_update_refuses_another_checkpoint_and_what_is_there_already(
     out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
     before = hashes(out)
     other = make_checkpoint(tmp_path / "other", intermediate_size=64)
-    with pytest.raises(InputError, match=r"was made with other weights .*; make them alike, or replace it whole"):
+    with pytest.raises(InputError, match=r"was made with other weights: .*\. Use the same, or replace it with `force`"):
         export_bundle(ExportRequest(str(other), out, [Target(1, 16)], update=True))
     prompted = Path(shutil.copytree(tiny_checkpoint, tmp_path / "prompted"))
     edit_json(prompted / "config_sentence_transformers.json", prompts={"query": "search: "})
     with pytest.raises(InputError, match="was made with other prompts"):
         export_bundle(ExportRequest(str(prompted), out, [Target(1, 16)], update=True))
-    with pytest.raises(InputError, match="holds 1x8 already; nothing to add"):
+    with pytest.raises(InputError, match=r"already contains 1x8\. There is nothing to add"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(1, 8)], update=True))
-    with pytest.raises(InputError, match="--update adds to a bundle and --force replaces it"):
+    with pytest.raises(InputError, match="`update` adds to a bundle and `force` replaces it"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(1, 16)], update=True, force=True))
     assert hashes(out) == before
 
@@ -146,7 +146,7 @@ def test_update_does_not_undo_what_was_written_meanwhile(
         if (step, done) == ("trace", 0):
             manifest.write_bytes(manifest.read_bytes() + b"\n")
 
-    with pytest.raises(InputError, match="was changed while targets were made to add to it; run the command again"):
+    with pytest.raises(InputError, match=r"was changed while targets were made to add to it\. Export again"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], update=True), write)
     assert not (out / "d02_k008.fp32.onnx").exists()
 
@@ -178,7 +178,7 @@ def test_what_arrives_while_targets_are_made_is_not_deleted(
             out.mkdir(exist_ok=True)
             (out / "thesis.txt").write_text("years of work")
 
-    with pytest.raises(InputError, match="is no part of a bundle" if force else "is not a bundle"):
+    with pytest.raises(InputError, match="is not part of a bundle" if force else "is not a bundle"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], force=force), write)
     assert "thesis.txt" in names(out) and is_bundle(out) == force
 
@@ -187,7 +187,7 @@ def test_an_existing_bundle_is_replaced_only_with_force(
     tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
-    with pytest.raises(InputError, match="add targets with --update, or replace it with --force"):
+    with pytest.raises(InputError, match="Add targets with `update`, or replace it with `force`"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)]))
     replaced = export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], force=True)).bundle
     assert [str(entry.target) for entry in replaced.manifest.targets] == ["2x8"]
@@ -198,7 +198,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_checkpoint: Path, tmp
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="is a folder that is not a bundle"):
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path, [Target(1, 8)], force=True))
-    with pytest.raises(InputError, match="is a file; --out names a folder"):
+    with pytest.raises(InputError, match=r"is a file\. Name a folder with `out`"):
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "thesis.txt", [Target(1, 8)], force=True))
     assert names(tmp_path) == ["thesis.txt"]
 
@@ -211,22 +211,22 @@ def test_what_somebody_put_into_a_bundle_is_never_deleted(
     out = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("mine")
-    with pytest.raises(InputError, match="is no part of a bundle and would be deleted"):
+    with pytest.raises(InputError, match="is not part of a bundle and would be deleted"):
         export_bundle(ExportRequest(str(tiny_checkpoint), out, [Target(2, 8)], **{way: True}))
     assert (out / name).read_text() == "mine"
 
 
 def test_a_mount_point_is_refused_before_any_work(tiny_checkpoint: Path) -> None:
-    with pytest.raises(InputError, match="is a mount point, and a bundle takes its"):
+    with pytest.raises(InputError, match="is a mount point, which cannot be replaced by a bundle"):
         export_bundle(ExportRequest(str(tiny_checkpoint), Path("/"), [Target(1, 8)]))
 
 
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([Target(4, 16)], "depth 4 of target '4x16' is beyond the model's; choose 1 to 3"),
-        ([Target(1, 33)], "dim 33 of target '1x33' is beyond the model's; choose 8 to 32"),
-        ([Target(1, 16), Target(1, 16)], "target '1x16' is asked for twice"),
+        ([Target(4, 16)], "Target '4x16' is deeper than the model. Choose a depth of 1 to 3."),
+        ([Target(1, 33)], "Target '1x33' is wider than the model. Choose 8 to 32 dimensions."),
+        ([Target(1, 16), Target(1, 16)], "Target '1x16' is named twice. Name each target once."),
     ],
 )
 def test_targets_that_cannot_be_are_refused_before_any_work(
@@ -260,11 +260,11 @@ def test_without_training_the_grid_is_the_full_model(tiny_checkpoint: Path) -> N
 def test_a_target_that_does_not_equal_pytorch_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: onnx.ModelProto, dtype: str, recipe: Recipe | None = None) -> onnx.ModelProto:
+    def broken(model: onnx.ModelProto, dtype: str, settings: QuantizationSettings | None = None) -> onnx.ModelProto:
         for value in model.graph.initializers.values():  # type: ignore[attr-defined]
             if value.name.endswith("layer.1.output.LayerNorm.bias"):
                 value.const_value = graphs_module.ir.tensor(value.const_value.numpy() + 1e-4)
-        return convert(model, dtype, recipe)
+        return convert(model, dtype, settings)
 
     monkeypatch.setattr(graphs_module, "convert", broken)
     with pytest.raises(CheckFailedError, match="nothing was written") as caught:

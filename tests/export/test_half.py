@@ -20,11 +20,12 @@ from ese_deploy.errors import CheckFailedError, EngineError
 from ese_deploy.evaluate import BundleExits
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export import graphs as graphs_module
-from ese_deploy.export.convert import Recipe, convert
+from ese_deploy.export.convert import QuantizationSettings, convert
 from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
-from ese_deploy.verify import TargetCheck, save_parity
+from ese_deploy.verify.report import TargetCheck
+from ese_deploy.verify.save import save_parity
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -126,12 +127,12 @@ def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> 
 def test_a_number_beyond_fp16_is_found_by_the_gate(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scaled(model: ir.Model, dtype: str, recipe: Recipe | None = None) -> ir.Model:
+    def scaled(model: ir.Model, dtype: str, settings: QuantizationSettings | None = None) -> ir.Model:
         # Equal in fp32, since the norm that follows undoes it; in fp16 the sum overflows.
         for value in model.graph.initializers.values():
             if value.name == "exits.backbone.embeddings.LayerNorm.weight":
                 value.const_value = ir.tensor(value.const_value.numpy() * np.float32(2e5))
-        return convert(model, dtype, recipe)
+        return convert(model, dtype, settings)
 
     monkeypatch.setattr(graphs_module, "convert", scaled)
     with pytest.raises(CheckFailedError) as caught:

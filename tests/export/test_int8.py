@@ -20,17 +20,19 @@ from ese_deploy.engines import integers, load_engine
 from ese_deploy.engines.integers import ZERO_POINT, overflows, unsigned
 from ese_deploy.errors import EngineError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.export.convert import Recipe, convert
-from ese_deploy.export.observe import calibrate_int8, calibration_half, describe_recipe, held_half
+from ese_deploy.export.activation import choose_activation
+from ese_deploy.export.convert import QuantizationSettings, convert
+from ese_deploy.export.observe import calibrate_int8, describe_quantization
 from ese_deploy.export.quantize import LEVELS, find_activations, round_columns
-from ese_deploy.export.recipe import choose_activation
+from ese_deploy.export.texts import calibration_half, held_out_half
 from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime import loaded as loaded_module
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
-from ese_deploy.verify import Reference, check_target
-from ese_deploy.verify.fidelity import FIDELITY_GATE, fidelity_failures, measure_fidelity
+from ese_deploy.verify.fidelity import MINIMUM_FIDELITY, fidelity_failures, measure_fidelity
+from ese_deploy.verify.parity import check_target
+from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.texts import verification_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:some texts are longer")
@@ -112,13 +114,13 @@ def test_the_manifest_says_how_it_was_made_and_what_it_keeps(bundle: Bundle) -> 
     recipe = bundle.manifest.quantization
     assert recipe is not None
     assert (recipe.weight_bits, recipe.data, recipe.n) == (8, SAMPLE_CORPUS_NAME, len(calibration_half()))
-    assert not set(held_half()) & set(calibration_half())
-    full = Encoder.open(bundle, "3x32").encode(held_half())
+    assert not set(held_out_half()) & set(calibration_half())
+    full = Encoder.open(bundle, "3x32").encode(held_out_half())
     for entry in bundle.manifest.targets:
         assert (entry.fidelity is not None) == (entry.dtype == "int8")
     found = choose_entry(bundle, "3x32:int8").fidelity
-    assert found is not None and found.n == len(held_half())
-    cosines = (Encoder.open(bundle, "3x32:int8").encode(held_half()) * full).sum(1)
+    assert found is not None and found.n == len(held_out_half())
+    cosines = (Encoder.open(bundle, "3x32:int8").encode(held_out_half()) * full).sum(1)
     assert found.cosine_mean == pytest.approx(cosines.mean(), abs=1e-5)
     assert found.cosine_p01 == pytest.approx(np.percentile(cosines, 1), abs=1e-5)
     assert found.cosine_mean < 0.999999
@@ -154,7 +156,7 @@ def test_each_figure_below_its_gate_is_a_line() -> None:
     assert fidelity_failures(measure_fidelity(exact, exact, "texts", "0" * 64)) == ()
     noisy = exact + random.normal(size=exact.shape).astype(np.float32)
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
-    assert len(fidelity_failures(measure_fidelity(noisy, exact, "texts", "0" * 64))) == len(FIDELITY_GATE)
+    assert len(fidelity_failures(measure_fidelity(noisy, exact, "texts", "0" * 64))) == len(MINIMUM_FIDELITY)
 
 
 def test_reduced_range_keeps_weights_within_7_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_reduced_range_keeps_weights_within_7_bits(tiny_checkpoint: Path, tmp_pa
     matrices = [array for array in weights if array.shape[0] < 600]
     assert len(matrices) == 6
     assert all(np.abs(array.astype(int)).max() == 63 for array in matrices)
-    with pytest.raises(InputError, match=r"other settings of int8 .*or replace it whole with --force"):
+    with pytest.raises(InputError, match=r"other settings of int8: 7-bit weights.*, or replace it with `force`"):
         export_bundle(replace(request, targets=[Target(2, 16, "int8")], update=True, reduce_range=False))
 
 
@@ -177,8 +179,8 @@ def test_an_update_stores_no_layer_twice(bundle: Bundle, tiny_checkpoint: Path, 
     (both,) = export_bundle(replace(request, targets=[Target(1, 16, "int8")], update=True)).bundle.manifest.weights
     assert both.bytes < 1.01 * alone.bytes
     for target in ("1x16:int8", "3x32:int8"):
-        vectors = Encoder.open(tmp_path / "out", target).encode(held_half()[:8])
-        np.testing.assert_allclose(vectors, Encoder.open(bundle, target).encode(held_half()[:8]), atol=1e-6)
+        vectors = Encoder.open(tmp_path / "out", target).encode(held_out_half()[:8])
+        np.testing.assert_allclose(vectors, Encoder.open(bundle, target).encode(held_out_half()[:8]), atol=1e-6)
 
 
 def test_migration_and_a_cut_range_survive_outliers() -> None:
@@ -209,7 +211,7 @@ def test_conversion_leaves_the_traced_graph_as_it_was_and_repeats_itself(tiny_ch
     before = ir.to_proto(traced).SerializeToString(deterministic=True)
     graphs = []
     for _ in range(2):
-        recipe = Recipe(describe_recipe(None, 8), calibrate_int8(checkpoint, traced, None))
+        recipe = QuantizationSettings(describe_quantization(None, 8), calibrate_int8(checkpoint, traced, None))
         assert recipe.activations.keys() == find_activations(traced).keys()
         graphs.append(ir.to_proto(convert(traced, "int8", recipe)).SerializeToString(deterministic=True))
     assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
@@ -233,8 +235,8 @@ def test_other_backbones_keep_their_vectors(backbone: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "holds 0 texts, which are too few to calibrate on; give at least 128"),
-        ("a\n" * 5, "give at least 128"),
+        ("", "contains 0 texts, too few to calibrate on. Use at least 128."),
+        ("a\n" * 5, "Use at least 128"),
         ("\n \n" * 200, "0 texts and 400 blank lines"),
         ("\udcff\n" * 200, "is not UTF-8"),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ese_deploy.backbones import POOLINGS
-from ese_deploy.export.trace import MINIMUM_ONNXRUNTIME
+from ese_deploy.export.request import MINIMUM_ONNXRUNTIME
 
 __all__ = ["COMMAND", "BackboneRow", "page"]
 

@@ -22,7 +22,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.training.projections import projection_length
-from ese_deploy.verify import check_targets
+from ese_deploy.verify.targets import bundle_projections, check_targets
 
 TEXTS = [item.text for item in sample_corpus()]
 
@@ -85,7 +85,8 @@ def test_a_trained_checkpoint_keeps_its_maps_and_exports_them(trained: Path, tmp
     exported = export_bundle(ExportRequest(str(trained), tmp_path / "bundle", [Target(2, 16), Target(3, 32)]))
     manifest = exported.bundle.manifest
     assert (manifest.projection, {entry.space for entry in manifest.targets}) == ("trained", {"aligned"})
-    checks = check_targets(exported.bundle, checkpoint, load_engine("onnxruntime"), manifest.targets)
+    projections = bundle_projections(exported.bundle)
+    checks = check_targets(exported.bundle, checkpoint, load_engine("onnxruntime"), manifest.targets, projections)
     assert not [failure for check, _ in checks for failure in check.failures]
     expected = CheckpointExits(checkpoint).at(2, 16).encode(TEXTS[:9])
     np.testing.assert_allclose(Encoder.open(exported.bundle, "2x16").encode(TEXTS[:9]), expected, atol=1e-5)

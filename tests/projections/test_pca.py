@@ -15,13 +15,14 @@ from ese_deploy.bundle.reader import Bundle, open_bundle, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.export.calibrate import LEAST_TEXTS
+from ese_deploy.export.texts import MIN_TEXTS
 from ese_deploy.projections.pca import Moments, fit_pca, minimum_texts
 from ese_deploy.projections.projection import PROJECTIONS_FILE, decode_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify import Reference, check_targets
+from ese_deploy.verify.reference import Reference
+from ese_deploy.verify.targets import bundle_projections, check_targets
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,8 @@ def test_too_few_texts_say_how_many_are_wanted(tiny_checkpoint: Path, tmp_path: 
     few = tmp_path / "few.txt"
     few.write_text("one\ntwo\n", "utf-8")
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(3, 16)], projection="pca", calibration=few)
-    wanted = max(minimum_texts(HIDDEN), LEAST_TEXTS)
-    with pytest.raises(InputError, match=f"2 texts, which are too few .* at least {wanted}"):
+    wanted = max(minimum_texts(HIDDEN), MIN_TEXTS)
+    with pytest.raises(InputError, match=f"2 texts, too few .* at least {wanted}"):
         export_bundle(request)
     assert not (tmp_path / "out").exists()
 
@@ -75,7 +76,7 @@ def test_too_few_texts_say_how_many_are_wanted(tiny_checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("projection", "calibrated", "said"),
     [
-        ("pca", False, "--calibration FILE"),
+        ("pca", False, "Name a file with `calibration`"),
         ("random", False, "no projection"),
     ],
 )
@@ -120,16 +121,15 @@ def test_verification_fails_on_a_graph_of_another_projection(
     engine = load_engine("onnxruntime")
     entry = bundle.manifest.targets[-1]
     assert entry.target == Target(3, 32)
-    ((good, _),) = check_targets(bundle, checkpoint, engine, [entry])
+    ((good, _),) = check_targets(bundle, checkpoint, engine, [entry], bundle_projections(bundle))
     assert not good.failures
     # Another bundle's plain graph, said to be projected.
     folder = tmp_path / "false"
     shutil.copytree(tiny_bundle.path, folder)
     shutil.copy(bundle.path / PROJECTIONS_FILE, folder)
     manifest = msgspec.structs.replace(tiny_bundle.manifest, projection_file=bundle.manifest.projection_file)
-    ((bad, _),) = check_targets(
-        replace(tiny_bundle, path=folder, manifest=manifest), checkpoint, engine, [tiny_bundle.manifest.targets[-1]]
-    )
+    wrong = replace(tiny_bundle, path=folder, manifest=manifest)
+    ((bad, _),) = check_targets(wrong, checkpoint, engine, manifest.targets[-1:], bundle_projections(wrong))
     assert any("max |difference| from PyTorch" in line for line in bad.failures)
 
 

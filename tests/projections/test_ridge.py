@@ -13,13 +13,14 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.agreement import agreement
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.export.calibrate import fit_projections, read_calibration
+from ese_deploy.export.calibrate import fit_projections
+from ese_deploy.export.texts import read_calibration
 from ese_deploy.projections.projection import Projection, decode_projections, encode_projections, input_states
 from ese_deploy.projections.ridge import CrossMoments, fit_ridge, fit_ridge_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify import check_targets
+from ese_deploy.verify.targets import bundle_projections, check_targets
 
 TEXTS = [item.text for item in sample_corpus()]
 
@@ -117,7 +118,8 @@ def test_all_exits_share_a_space_in_which_the_full_model_is_turned(
 
 def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> None:
     checkpoint = read_checkpoint(str(tiny_checkpoint))
-    checks = check_targets(bundle, checkpoint, load_engine("onnxruntime"), bundle.manifest.targets)
+    engine, projections = load_engine("onnxruntime"), bundle_projections(bundle)
+    checks = check_targets(bundle, checkpoint, engine, bundle.manifest.targets, projections)
     assert all(not check.failures for check, _ in checks)
 
 
@@ -158,5 +160,5 @@ def test_queries_that_stop_early_find_more_in_an_index_of_full_depth(
 
 def test_without_texts_it_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16)], projection="aligned")
-    with pytest.raises(InputError, match="'aligned' is fitted on texts of your own kind; name them with --calibration"):
+    with pytest.raises(InputError, match=r"'aligned' is fitted on texts of your own\. Name a file with `calibration`"):
         export_bundle(request)

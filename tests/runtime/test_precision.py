@@ -106,7 +106,7 @@ def test_calibration_texts_decide_the_ranges_and_an_update_keeps_those_there_are
 def test_too_few_calibration_texts_say_how_many_are_wanted(tiny_checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "few.txt"
     file.write_text("one\ntwo\n", "utf-8")
-    with pytest.raises(InputError, match=r"2 texts, which are too few to calibrate on; give at least 128"):
+    with pytest.raises(InputError, match=r"2 texts, too few to calibrate on. Use at least 128"):
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(2, 16)], calibration=file))
 
 

@@ -26,10 +26,10 @@ from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify.texts import NASTY
+from ese_deploy.verify.texts import EDGE_CASE_TEXTS
 
 MAX_LENGTH = 40
-TEXTS = [*NASTY, *(item.text for item in sample_corpus()[::16])]
+TEXTS = [*EDGE_CASE_TEXTS, *(item.text for item in sample_corpus()[::16])]
 
 
 KINDS: list[Callable[[], PreTrainedTokenizerFast]] = [

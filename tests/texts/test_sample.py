@@ -5,7 +5,7 @@ import msgspec
 from ese_deploy.bundle.manifest import Quality
 from ese_deploy.bundle.metrics import find_quality
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
-from ese_deploy.verify.texts import NASTY, verification_texts
+from ese_deploy.verify.texts import EDGE_CASE_TEXTS, verification_texts
 
 WORDS = {"query": (2, 9), "sentence": (8, 30), "passage": (50, 170)}
 
@@ -36,6 +36,6 @@ def test_verification_texts_hold_one_of_exactly_the_longest_length_and_one_beyon
         return len(text.split()) + 2
 
     texts = verification_texts(count, 48)
-    assert set(NASTY) <= set(texts)
+    assert set(EDGE_CASE_TEXTS) <= set(texts)
     assert 48 in [count(text) for text in texts]
     assert max(count(text) for text in texts) > 90

@@ -9,14 +9,16 @@ from helpers.tiny import HIDDEN, LAYERS
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry
+from ese_deploy.bundle.tolerances import TOLERANCES
 from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify import MAX_ABS_GATE, Reference, check_target
 from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
-from ese_deploy.verify.texts import NASTY
+from ese_deploy.verify.parity import check_target
+from ese_deploy.verify.reference import Reference
+from ese_deploy.verify.texts import EDGE_CASE_TEXTS
 
-TEXTS = [*NASTY, *(item.text for item in sample_corpus()[:20])]
+TEXTS = [*EDGE_CASE_TEXTS, *(item.text for item in sample_corpus()[:20])]
 
 
 class FakeSession:
@@ -63,13 +65,13 @@ def test_a_target_that_equals_pytorch_passes(tiny_bundle: Bundle, expected: np.n
 
 
 def test_a_difference_above_the_gate_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
-    off = failures(tiny_bundle, expected, lambda vectors, _: vectors + np.float32(3 * MAX_ABS_GATE))
+    off = failures(tiny_bundle, expected, lambda vectors, _: vectors + np.float32(3 * TOLERANCES["fp32"].max_abs))
     assert any("max |difference| from PyTorch 3.0" in failure for failure in off)
 
 
 def test_nan_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
     found = failures(tiny_bundle, expected, lambda vectors, _: vectors * np.float32("nan"))
-    assert "a vector holds NaN or infinity" in found
+    assert "a vector contains NaN or infinity" in found
     assert any("lowest cosine" in failure for failure in found)
 
 
@@ -77,7 +79,7 @@ def test_vectors_that_depend_on_their_batch_fail(tiny_bundle: Bundle, expected: 
     def lean(vectors: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return vectors * np.float32(1 + 1e-4 * (len(vectors) == 7))
 
-    assert any(failure.startswith("batch size moves") for failure in failures(tiny_bundle, expected, lean))
+    assert any(failure.startswith("the batch size changes") for failure in failures(tiny_bundle, expected, lean))
 
 
 def test_vectors_that_depend_on_padding_fail(tiny_bundle: Bundle, expected: np.ndarray) -> None:
@@ -86,19 +88,19 @@ def test_vectors_that_depend_on_padding_fail(tiny_bundle: Bundle, expected: np.n
         return (vectors * (1 + 1e-4 * padding)).astype(np.float32)
 
     found = failures(tiny_bundle, expected, lean)
-    assert any(failure.startswith("padding moves") for failure in found)
+    assert any(failure.startswith("padding changes") for failure in found)
 
 
 def test_vectors_that_are_not_of_norm_1_fail(tiny_bundle: Bundle, expected: np.ndarray) -> None:
     found = failures(tiny_bundle, expected, lambda vectors, _: vectors * np.float32(1.001))
-    assert any(failure.startswith("a norm is off 1") for failure in found)
+    assert any(failure.startswith("a norm differs from 1") for failure in found)
 
 
 def test_an_interface_other_than_the_contracts_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
     entry = choose_entry(tiny_bundle, "3x16")
     manifest = replace_output(tiny_bundle)
     check = check_target(manifest, entry, load_engine("onnxruntime"), TEXTS, expected)
-    assert any("it must have" in failure and "embedding_of_a_sentence" in failure for failure in check.failures)
+    assert any("expected are" in failure and "embedding_of_a_sentence" in failure for failure in check.failures)
 
 
 def replace_output(bundle: Bundle) -> Bundle:
