@@ -32,6 +32,8 @@ def report(results: str | Path | Sequence[str | Path], out: str | Path, *, note:
     out = Path(out)
     if out.suffix not in _KINDS:
         raise InputError(f"Cannot write a report to {out}. Choose a file of one of these types: {', '.join(_KINDS)}.")
+    if not out.parent.is_dir():
+        raise InputError(f"Cannot write {out}: the folder {out.parent} does not exist.")
     found = [read_results(path) for path in paths]
     for path, one in zip(paths[1:], found[1:], strict=True):
         check_comparable(found[0], one, (str(paths[0]), str(path)))

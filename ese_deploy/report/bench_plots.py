@@ -8,6 +8,7 @@ from typing import Any
 
 from ese_deploy.bench.results import Group, Results, Row, reference_row
 from ese_deploy.bench.timing import ratio
+from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.report.analysis import baseline_ratios, depth_groups, main_group, main_quality
 from ese_deploy.report.plots import INK, figure_of
 
@@ -18,6 +19,13 @@ _SIZE = (4.5, 3.4)
 _COLOURS = ("#2f81f7", "#d9730d", "#2a9d4e", "#a06be8", "#e5534b", "#178f9e", "#c2569b", "#8a7a2b", "#8b949e")
 _OWN = _COLOURS[0]
 _MARKS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^", "int8-fp16": "v"}
+
+
+_METRICS = {
+    STS_METRICS[0]: "similarity (Spearman)",
+    RETRIEVAL_METRICS[0]: "retrieval (nDCG@10)",
+    AGREEMENT: "agreement with the full model",
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,18 @@ def _front(axes: Any, results: Results) -> bool:
     if full and rates:
         label = "baselines, full model"
         axes.scatter(rates, [full.value] * len(rates), marker="|", s=90, color=_COLOURS[1], label=label, zorder=2)
+    labelled: list[tuple[float, float]] = []
     for rate, value, row in front:
+        if any(other / rate < 1.3 and abs(other_value - value) < 0.02 for other, other_value in labelled):
+            continue  # the labels would overlap
+        labelled.append((rate, value))
         axes.annotate(row.size, (rate, value), (4, 4), textcoords="offset points", color=INK, fontsize=8)
     axes.set_xscale("log")
     _plain(axes.xaxis)
     metric = next(iter(figures.values()))
-    _label(axes, f"throughput on {group.length} texts (texts per second)", f"{metric.metric} on {metric.data}")
+    _label(axes, f"{group.length} texts per second", f"{_METRICS[metric.metric]}, {metric.data}")
     axes.margins(x=0.15, y=0.12)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_below(axes, _SIZE[1], 2)
     return True
 
 
@@ -146,7 +158,7 @@ def _lengths(axes: Any, results: Results) -> bool:
     _plain(axes.xaxis)
     axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     axes.set_ylim(bottom=0)
-    _label(axes, "length of the median text (tokens)", "full model (tokens per second)")
+    _label(axes, "length of the median text (tokens)", "tokens per second")
     _legend_below(axes, _SIZE[1], 2)
     return True
 
@@ -171,7 +183,7 @@ def _baselines(axes: Any, results: Results) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _label(axes, "speed relative to the baseline (times as fast)", "")
+    _label(axes, "speed relative to the baseline", "")
     _legend_below(axes, _baselines_height(results), 2)
     return True
 
@@ -194,7 +206,7 @@ def _latency(axes: Any, results: Results) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _label(axes, f"latency of one {groups[0].length} text (milliseconds)", "")
+    _label(axes, "latency (milliseconds)", "")
     axes.legend(frameon=False, fontsize=8)
     return True
 
@@ -206,7 +218,7 @@ def _memory(axes: Any, results: Results) -> bool:
     bars = {
         "size on disk": [cost.bytes for cost in results.costs],
         "memory": [cost.growth_bytes or 0 for cost in results.costs],
-        "peak memory, batch of 32": [cost.peak_bytes or 0 for cost in results.costs],
+        "peak memory": [cost.peak_bytes or 0 for cost in results.costs],
     }
     for position, (name, sizes) in enumerate(bars.items()):
         ys = [y + (position - 1) * 0.26 for y in range(len(sizes))]
@@ -309,14 +321,14 @@ PLOTS = (
     Plot(
         "latency",
         "Latency of one text",
-        "From text to vector: median, 95th and 99th percentile of the calls of all rounds.",
+        "One of the shortest texts at a time, from text to vector: median, 95th and 99th percentile of all calls.",
         _latency,
         _rows_height,
     ),
     Plot(
         "memory",
         "Size and memory",
-        "Memory is the anonymous memory that a target adds to a process.",
+        "Memory: anonymous memory that a target adds to a process; its peak with a batch of 32 texts.",
         _memory,
         _costs_height,
     ),

@@ -322,7 +322,7 @@ def _trials(results: Results) -> Table:
     )
 
 
-_CONTENDER = ("contender", "target", "dtype", "engine")
+_CONTENDER = ("contender", "target")
 _CASE = ("texts", "threads")
 
 
@@ -336,7 +336,7 @@ def _case(group: Group) -> list[Cell]:
 
 
 def _contender(row: Row) -> list[Cell]:
-    return [Cell(row.name), Cell(row.size), Cell(row.dtype), Cell("" if row.is_baseline else row.engine)]
+    return [Cell(row.name if row.is_baseline else f"{row.name}, {row.engine}"), Cell(row.target)]
 
 
 def _speed(group: Group, row: Row, results: Results) -> Cell:

@@ -57,6 +57,7 @@ def two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough rounds to see that something was timed, too few to say how fast it is."""
     for effort in STOP_RULES:
         monkeypatch.setitem(STOP_RULES, effort, StopRule(least=2, most=2))
+    monkeypatch.setattr("ese_deploy.bench.peak._SHAPES", ((64, 64, 64),))
 
 
 @pytest.fixture
@@ -214,6 +215,7 @@ def test_targets_that_are_not_there_are_refused(tiny_bundle: Bundle) -> None:
         select_entries(tiny_bundle, [], ["tensorrt"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_rounds")
 def test_a_run_that_was_cut_off_goes_on_where_it_stood(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
