@@ -10,7 +10,7 @@ from benchmarks.gpu.ours import fixed_session, open_encoder, token_session
 from benchmarks.gpu.shapes import Shape, flops
 from benchmarks.gpu.step import Skip, Step
 from benchmarks.gpu.texts import MIXED, token_batch, words
-from benchmarks.gpu.timing import measure
+from ese_deploy.bench.timing import time_alone
 
 __all__ = ["OURS", "OURS_GRAPHS", "Case", "Loader", "texts_of", "time_case"]
 
@@ -124,10 +124,10 @@ def time_case(step: Step, loader: Loader, case: Case) -> None:
     fields = {name: getattr(case, name) for name in case.__dataclass_fields__}
     with step.case(case="speed", **fields) as found:
         call = loader.call(case)
-        timing = measure(call, step.case_seconds)
+        timing = time_alone(call, step.case_seconds, least=3)
         rows = len(call()) if case.what == "texts" else case.batch  # type: ignore[arg-type]
         rate = rows / timing.median
-        found |= {"texts_per_second": round(rate, 2), "spread": round(timing.spread, 4), "runs": len(timing.times)}
+        found |= {"texts_per_second": round(rate, 2), "spread": round(timing.spread, 4), "runs": timing.calls}
         if case.length != MIXED:
             achieved = rate * flops(step.shapes[case.model], case.depth, case.length) / 1e12
             found["tflops"] = round(achieved, 4)

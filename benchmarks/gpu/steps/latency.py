@@ -4,7 +4,7 @@ from benchmarks.gpu.contenders import OURS, Case, Loader
 from benchmarks.gpu.models import model_folder
 from benchmarks.gpu.step import Step, run
 from benchmarks.gpu.texts import words
-from benchmarks.gpu.timing import measure, percentile
+from ese_deploy.bench.timing import time_alone
 
 _LENGTH = 12
 _LEAST = 200
@@ -21,10 +21,10 @@ def measure_latency(step: Step) -> None:
                 with step.case(case="latency", model=name, depth=depth, dtype=dtype, contender=contender) as found:
                     encode = loader.encode(Case("texts", contender, name, depth, dtype, 1, _LENGTH))
                     (query,) = words(model_folder(step.work, name), _LENGTH, 1)
-                    timing = measure(lambda: encode(query), step.case_seconds, 5 if step.tiny else _LEAST)  # noqa: B023
-                    for percent in (50, 99):
-                        found[f"p{percent}_ms"] = round(1000 * percentile(timing.times, percent), 4)
-                    found["runs"] = len(timing.times)
+                    timing = time_alone(lambda: encode(query), step.case_seconds, 5 if step.tiny else _LEAST)  # noqa: B023
+                    for percentile in ("p50", "p99"):
+                        found[f"{percentile}_ms"] = round(1000 * timing.percentiles[percentile], 4)
+                    found["runs"] = timing.calls
 
 
 if __name__ == "__main__":

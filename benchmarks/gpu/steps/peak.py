@@ -10,10 +10,7 @@ from benchmarks.gpu.step import Skip, Step, run
 from benchmarks.gpu.timing import bandwidth, peak
 from ese_deploy.system.machine import describe_machine, library_versions
 
-_DTYPES = {
-    "cuda": {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32},
-    "cpu": {"fp32": torch.float32, "int8": torch.int8},
-}
+_DTYPES = {"cuda": ("fp16", "bf16", "int8", "fp32"), "cpu": ("fp32", "int8")}
 _PACKAGES = ("sentence-transformers", "onnx", "onnx-ir", "onnxscript", "flash-attn", "triton", "tensorrt", "msgspec")
 
 
@@ -23,8 +20,8 @@ def measure_peak(step: Step) -> None:
         step.record(case="machine", machine=str(describe_machine()), versions=_versions(), gpu="none")
         raise Skip(f"PyTorch {torch.__version__} sees no GPU; {_driver() or 'nvidia-smi finds no driver'}")
     step.record(case="machine", machine=str(describe_machine()), versions=_versions(), **_gpu(step.device))
-    for name, dtype in _DTYPES[step.device].items():
-        with step.case(case="matmul", dtype=name) as found:
+    for dtype in _DTYPES[step.device]:
+        with step.case(case="matmul", dtype=dtype) as found:
             found["tflops"] = round(peak(step.device, dtype, 4 * step.case_seconds) / 1e12, 4)
     with step.case(case="copy") as found:
         found["gb_per_second"] = round(bandwidth(step.device, 2 * step.case_seconds) / 1e9, 2)
