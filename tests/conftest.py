@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.backbone_table import BackboneRow, page
-from helpers.tiny import MAX_LENGTH, MINILM, make_checkpoint, write_json
+from helpers.backbone_table import BackboneRow, write_table
+from helpers.tiny import MINILM, make_checkpoint, write_json
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
@@ -36,8 +36,7 @@ def backbone_table(request: pytest.FixtureRequest) -> Iterator[list[BackboneRow]
     yield rows
     path: Path | None = request.config.getoption("--backbone-table")
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(rows, MAX_LENGTH), "utf-8")
+        write_table(path, rows)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

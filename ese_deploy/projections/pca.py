@@ -2,7 +2,7 @@
 
 The components are those of the covariance about the mean, but the mean is not subtracted from a vector. The projection
 is then a rotation at full width, and keeps every cosine. For all-MiniLM-L6-v2 it ranks as well at the trained exit,
-and better at most other exits (docs/backbones.md).
+and better at most other exits (docs/reference/backbones.md).
 """
 
 from dataclasses import dataclass, field

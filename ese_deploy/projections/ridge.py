@@ -17,7 +17,7 @@ __all__ = ["CrossMoments", "fit_ridge", "fit_ridge_projections"]
 
 Rows = NDArray[np.floating]
 
-# A share of the mean eigenvalue of the inputs (docs/alignment.md).
+# A share of the mean eigenvalue of the inputs (docs/guides/published-models.md).
 _RIDGE = 1e-3
 _ROWS = 512
 

@@ -1,0 +1,135 @@
+"""Names and texts use the terms of the field: one word for one thing, and no private words."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# What to say, and a pattern of what not to say. Quotes and dashes before a word exempt keys and options of old files.
+TERMS = {
+    "layer": r"(?<!in )\bblocks\b|\b(each|every|last|first|deeper|per|transformer) block\b",
+    "projection": r"(?<!heat )(?<!that )(?<!which )(?<![-\"'`])\bmaps\b(?! (an?|to|each)\b)"
+    r"|\b(its|fitted|trained) map\b|\bturn(s|ed|ing)?\b[^.]{0,40}\bonto\b|\bExitMaps?\b",
+    "baseline": r"(?<![-\"'`])\bpeers?\b",
+    "tolerance, quality check": r"\bgates?\b|\w_gate\b",
+    "similarity": r"\blikeness",
+    "retrieval collection": r"\bsearch collections?\b",
+    "training preset, quantization settings": r"(?<![-\"'`])\brecipes?\b",
+    "sample corpus": r"(?<!\")\b(shipped|project's( own)?|ese-deploy) collection\b|\b(half|texts) of the collection\b",
+    "held-out texts": r"\bheld texts?\b",
+    "edge-case texts": r"\bawkward\b|\bnasty\b",
+    "opt-in, default, deprecated": r"\bby name alone\b|\bby_name\b|\bon_request\b|\bof old\b|\bto be had\b",
+    "peak GEMM": r"\bceilings?\b",
+    "contender": r"\bsubjects?\b",
+    "command": r"\bverbs?\b",
+    "repository layout": r"\bthe house\b",
+    "what a measurement shows": r"\b(is|are) worth\b",
+}
+PATTERNS = {say: re.compile(pattern, re.IGNORECASE) for say, pattern in TERMS.items()}
+
+# Files that are still being rewritten.
+UNFINISHED: frozenset[str] = frozenset(
+    {
+        "benchmarks/quality/__init__.py",
+        "benchmarks/quality/__main__.py",
+        "benchmarks/quality/page.py",
+        "benchmarks/quality/protocol.py",
+        "benchmarks/quality/protocol.toml",
+        "benchmarks/quality/sweep.py",
+        "benchmarks/quality/tables.py",
+        "benchmarks/quality/texts.py",
+        "docs/guides/cpu.md",
+        "docs/guides/evaluate-and-choose.md",
+        "docs/guides/gpu.md",
+        "docs/guides/train.md",
+        "ese_deploy/bench/upgrade.py",
+        "ese_deploy/bundle/card.py",
+        "ese_deploy/bundle/golden.py",
+        "ese_deploy/bundle/manifest.py",
+        "ese_deploy/bundle/reader.py",
+        "ese_deploy/bundle/tolerances.py",
+        "ese_deploy/choose/profiles.py",
+        "ese_deploy/choose/profiles.toml",
+        "ese_deploy/cli/choice_text.py",
+        "ese_deploy/cli/evaluate.py",
+        "ese_deploy/cli/export.py",
+        "ese_deploy/errors.py",
+        "ese_deploy/evaluate/__init__.py",
+        "ese_deploy/evaluate/data.py",
+        "ese_deploy/evaluate/exits.py",
+        "ese_deploy/evaluate/grid.py",
+        "ese_deploy/export/quantize.py",
+        "ese_deploy/losses/callback.py",
+        "ese_deploy/losses/exits.py",
+        "ese_deploy/losses/loss.py",
+        "ese_deploy/losses/projections.py",
+        "ese_deploy/losses/published.py",
+        "ese_deploy/training/arguments.py",
+        "ese_deploy/training/columns.py",
+        "ese_deploy/training/fit.py",
+        "ese_deploy/training/flags.py",
+        "ese_deploy/training/model.py",
+        "ese_deploy/training/presets/mixed.toml",
+        "ese_deploy/training/projections.py",
+        "ese_deploy/training/recipes.py",
+        "ese_deploy/training/run_folder.py",
+        "ese_deploy/training/save.py",
+        "ese_deploy/training/trainer.py",
+        "ese_deploy/verify/reference.py",
+        "exports/README.md",
+    }
+)
+
+
+def documents() -> Iterator[Path]:
+    """Source and documents, without generated results."""
+    places = ("ese_deploy", "training", "benchmarks", "docs", "examples", "exports/README.md", "README.md")
+    try:
+        command = ["git", "ls-files", "--", *places]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        paths = [ROOT / name for name in listed]
+    except (OSError, subprocess.CalledProcessError):  # a source distribution
+        paths = [path for place in places for path in [ROOT / place, *(ROOT / place).rglob("*")] if path.is_file()]
+    for path in sorted(paths):
+        generated = {"results", "reports"} & set(path.relative_to(ROOT).parts[:-1])
+        if path.suffix in (".py", ".md", ".toml", ".jinja") and not generated and path.is_file():
+            yield path
+
+
+def offences(path: Path) -> list[str]:
+    """Lines of a file that use another word, each with the word to use."""
+    return [
+        f"{path.relative_to(ROOT)}:{number}: '{found[0]}', say {say}"
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
+        for say, pattern in PATTERNS.items()
+        if (found := pattern.search(line))
+    ]
+
+
+def test_every_document_uses_the_terms_of_the_field() -> None:
+    found = [
+        line for path in documents() if path.relative_to(ROOT).as_posix() not in UNFINISHED for line in offences(path)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("say", "bad", "good"),
+    [
+        ("layer", "a model of 6 blocks", "the end of the block"),
+        ("projection", "fitting maps of the exits", "a matrix that maps an exit's states"),
+        ("projection", "turned onto its components", "in turn"),
+        ("baseline", "timed beside its peers", "--peers"),
+        ("tolerance, quality check", "COSINE_GATE", "gated-gelu"),
+        ("training preset, quantization settings", "the recipe", "--recipe"),
+        ("sample corpus", "half of the collection", "a retrieval collection"),
+        ("command", "this verb needs torch", "adverb"),
+    ],
+)
+def test_a_pattern_finds_the_word_in_its_private_sense(say: str, bad: str, good: str) -> None:
+    assert PATTERNS[say].search(bad)
+    assert not PATTERNS[say].search(good)
