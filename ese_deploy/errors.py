@@ -33,7 +33,7 @@ class TrainingError(EseDeployError):
 
 
 class CheckFailedError(EseDeployError):
-    """A measured figure is outside its gate.
+    """A measured figure is outside its tolerance.
 
     Attributes:
         failures: one line for each target that failed.

@@ -1,4 +1,4 @@
-"""The bundle: its manifest, the reader that checks it, the writer, and the files beside the graphs."""
+"""The bundle: manifest, reader, writer, and the files beside the graphs."""
 
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, choose_entry, choose_pair, is_bundle, open_bundle

@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` of a bundle."""
+"""The model card, ``README.md`` of a bundle."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,19 @@ tags: [sentence-embeddings, onnx, elastic-depth, matryoshka]
 ---
 # {model}, in {count} sizes
 
-Made by ese-deploy {version} of `{model}`{revision}: a {architecture} of {depth} blocks and {width} dimensions,
-{pooling} pooling, at most {length} tokens. Each graph takes token ids and a mask and returns vectors of norm 1;
-all graphs of a dtype share one weights file.
+Exported by ese-deploy {version} from `{model}`{revision}: {architecture} with {depth} layers and {width} dimensions,
+{pooling} pooling, at most {length} tokens. Each graph takes token ids and a mask and returns vectors of norm 1.
+All graphs of a dtype share one weights file.
 
-| target | file | dims | reads weights | max difference to PyTorch | agreement with the full model | exit trained |
+| target | file | dims | weights | max difference from PyTorch | agreement with the full model | exit trained |
 |---|---|---:|---:|---:|---:|---|
 {rows}
 
-Agreement is Spearman's rank correlation between all pairwise cosines of {texts} texts under the target and under
-the full PyTorch model: 1.000 means that it ranks pairs as the full model does. An exit that was not trained
-computes what it says, and is worth little: look at its agreement.
+Agreement is the Spearman rank correlation between all pairwise cosines of {texts} texts with the target and with the
+full PyTorch model. With 1.000 the target ranks pairs exactly as the full model does. The quality of an exit that was
+not trained is low; its agreement shows how low.
 {emulated}
-{quality}Vectors may be compared only within one space: {spaces}.
+{quality}Vectors can be compared only within one embedding space. The targets have: {spaces}.
 
 ## Use
 
@@ -49,17 +49,17 @@ ese-deploy embed {name} texts.txt --target {target} --out vectors.npy
 
 
 _EMULATED = """
-Figures marked (emulated) were computed on a CPU in fp32, each result rounded to the target's dtype; the engines
-that compute in it are not verified unless `manifest.json` says so. `ese-deploy verify` does that on a machine with one.
+Figures marked (emulated) were computed in fp32 on a CPU, with each result rounded to the target's dtype. Run
+`ese-deploy verify` on a machine with a GPU to verify the engines that compute in that dtype.
 """
 
 
 def model_card(manifest: Manifest, name: str) -> str:
-    """Write the card.
+    """The text of the card.
 
     Args:
-        manifest: what is known of the bundle.
-        name: the bundle's folder name, for the examples.
+        manifest: the manifest of the bundle.
+        name: the name of the bundle's folder, for the examples.
     """
     targets = manifest.targets
     texts = {quality.n for entry in targets for quality in entry.quality if quality.metric == AGREEMENT}
@@ -90,14 +90,14 @@ def model_card(manifest: Manifest, name: str) -> str:
 
 
 def _quality_table(targets: Sequence[TargetEntry]) -> str:
-    """The main figures on labelled data, with their shares of the full model."""
+    """The main figures on labelled data, with their share of the full model's."""
     main = (STS_METRICS[0], RETRIEVAL_METRICS[0])
     figures = [figure for entry in targets for figure in entry.quality if figure.metric in main]
     names = list(dict.fromkeys((figure.metric, figure.data) for figure in figures))
     if not names:
         return ""
     lines = [
-        "Figures x 100 on labelled data, in brackets the share of the full model:\n",
+        "Figures x 100 on labelled data, with the share of the full model's figure in parentheses:\n",
         f"| target |{''.join(f' {metric} {data} |' for metric, data in names)}",
         f"|---|{'---:|' * len(names)}",
     ]

@@ -1,4 +1,4 @@
-"""``golden.json``: a few texts, their token ids and PyTorch's vectors, so that any machine can check itself."""
+"""``golden.json``: a few texts with token ids and PyTorch's vectors, to check a bundle on any machine."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,8 +38,8 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         texts: the texts.
-        token_ids: for each text the ids that the model gets, those of a default prompt included.
-        vectors: for each target's name a vector for each text.
+        token_ids: the token ids of each text, including those of a default prompt.
+        vectors: the vectors of the texts, by the names of the targets.
     """
 
     texts: list[str]
@@ -49,13 +49,13 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """How a target fares on the golden texts on this machine.
+    """The vectors of the golden texts on this machine, compared with the stored ones.
 
     Attributes:
         target: the target's name.
         max_abs: largest difference from the stored vectors.
         cosine_min: lowest cosine with them.
-        passed: whether both are within the gates of the target's dtype.
+        passed: whether both are within the tolerance of the target's dtype.
     """
 
     target: str
@@ -65,7 +65,7 @@ class GoldenCheck:
 
 
 def encode_golden(golden: Golden) -> bytes:
-    """Write the JSON text, components rounded to seven decimals."""
+    """The JSON text, with components rounded to seven decimals."""
     vectors = {name: [[round(x, 7) for x in row] for row in rows] for name, rows in golden.vectors.items()}
     return msgspec.json.encode(msgspec.structs.replace(golden, vectors=vectors)) + b"\n"
 
@@ -80,11 +80,13 @@ def load_golden(bundle: Bundle) -> Golden:
     try:
         golden = msgspec.json.decode(read_golden(bundle), type=Golden)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from None
+        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from None
     for entry in bundle.manifest.targets:
         rows = golden.vectors.get(entry.name, [])
         if len(rows) != len(golden.texts) or any(len(row) != entry.dim for row in rows):
-            raise BundleError(f"{path} has no vectors of dim {entry.dim} for target {entry.name}; export again")
+            raise BundleError(
+                f"{path} has no vectors of dim {entry.dim} for target {entry.name}. Export the bundle again."
+            )
     return golden
 
 
@@ -94,6 +96,6 @@ def check_golden(encoder: "Encoder", golden: Golden) -> GoldenCheck:
     found = encoder.encode(golden.texts)
     max_abs = float(np.nan_to_num(np.abs(found - expected), nan=float(np.finfo(np.float32).max)).max())
     cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(1), nan=-1).min())
-    gate = TOLERANCES[encoder.target.dtype]
-    passed = max_abs <= gate.golden and cosine_min >= gate.cosine_min
+    tolerance = TOLERANCES[encoder.target.dtype]
+    passed = max_abs <= tolerance.golden and cosine_min >= tolerance.cosine_min
     return GoldenCheck(encoder.target.name, max_abs, cosine_min, passed)

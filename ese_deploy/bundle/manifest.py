@@ -1,4 +1,4 @@
-"""The bundle's contract: what ``manifest.json`` holds, as structs from which its JSON Schema is made."""
+"""``manifest.json`` as structs, from which its JSON Schema is made."""
 
 from typing import Annotated, Any
 
@@ -31,12 +31,12 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-# What an int64 holds, as arrays, engines and the tokenizer want it.
+# The largest int64, the limit of arrays, engines and tokenizers.
 _MOST = 2**63 - 1
 Count = Annotated[int, Meta(ge=0, le=_MOST)]
 Positive = Annotated[int, Meta(ge=1, le=_MOST)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-# One plain name: no folder, no drive, no leading dot, nothing that a file system treats specially.
+# A plain name: no folder, drive or leading dot, and no character that is special to a file system.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$")]
 
 
@@ -45,12 +45,12 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(_Strict, frozen=True, kw_only=True):
-    """The checkpoint that a bundle was made of."""
+    """The checkpoint of a bundle."""
 
     model: str
-    """Folder, hub id or ``package:NAME``, as the user named it."""
+    """A folder, a hub id or ``package:NAME``, as the user named it."""
     revision: str | None = None
-    """Commit of the hub, or version of the package."""
+    """Commit on the hub, or version of the package."""
     weights_sha256: Sha256
     """Hash over the checkpoint's weight files, in order of their names."""
 
@@ -70,32 +70,32 @@ class WeightsEntry(FileEntry, frozen=True, kw_only=True):
 
 
 class Tokenizer(FileEntry, frozen=True, kw_only=True):
-    """The tokenizer, and how its ids become a batch."""
+    """The tokenizer, and its padding."""
 
     pad_id: Count
     pad_type_id: Count = 0
 
 
 class Parity(_Strict, frozen=True, kw_only=True):
-    """How far a target is from PyTorch on one engine and device, over the verification texts."""
+    """The difference between a target on one engine and device and PyTorch, over the verification texts."""
 
     engine: str
     device: str
     versions: dict[str, str]
     max_abs: float | None = None
-    """Largest absolute difference of any component, or null where this target was not verified."""
+    """Largest absolute difference of any component; null if the target was not verified."""
     cosine_min: float | None = None
-    """Lowest cosine between a vector and PyTorch's, or null where this target was not verified."""
+    """Lowest cosine between a vector and PyTorch's; null if the target was not verified."""
     n: Count = 0
     """Number of texts compared."""
     passed: bool | None = None
-    """Null: not verified, because the exporting machine cannot run it."""
+    """Null: not verified, because the exporting machine cannot run the engine."""
     emulated: bool = False
-    """The engine computed in fp32 and rounded each result to the target's dtype, which it cannot compute in."""
+    """The engine computed in fp32 and rounded each result to the target's dtype."""
 
 
 class Quality(_Strict, frozen=True, kw_only=True):
-    """What a target is worth on one collection of data."""
+    """A quality figure of a target on one data set."""
 
     metric: str
     data: str
@@ -112,7 +112,7 @@ class Quality(_Strict, frozen=True, kw_only=True):
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):
-    """The texts that a bundle was calibrated on."""
+    """The calibration texts of a bundle."""
 
     file: str
     """Name of the file, without its folder."""
@@ -121,30 +121,30 @@ class Calibration(_Strict, frozen=True, kw_only=True):
 
 
 class Fidelity(_Strict, frozen=True, kw_only=True):
-    """What a target of a dtype of int8 keeps of fp32, on texts that it was not calibrated on."""
+    """How close the vectors of a quantized target are to fp32, on texts that were not used for calibration."""
 
     data: str
     data_sha256: Sha256
     n: Count
     cosine_mean: float
     cosine_p01: float
-    """1st percentile of the cosines between a vector and its fp32 vector."""
+    """1st percentile of the cosines between a vector and PyTorch's fp32 vector."""
     agreement: float
-    """Spearman's correlation between the pairwise cosines of both."""
+    """Spearman correlation between the pairwise cosines of the target and those of fp32."""
     neighbour_overlap_at_10: float
     batch_max_abs: float | None = None
-    """Largest difference of any component that batches of other sizes make, over the verification texts."""
+    """Largest difference of any component between batch sizes, over the verification texts."""
     padding_max_abs: float | None = None
-    """Largest difference that more padding makes."""
+    """Largest difference of any component with more padding."""
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
     """How int8 and int8-fp16 targets were made: static symmetric Q/DQ, activations per tensor, weights per channel."""
 
     weight_bits: Positive
-    """8, which assumes products that are summed in 32 bits (VNNI, AMX, ARM); 7 where two are summed in 16."""
+    """8 needs products that are summed in 32 bits (VNNI, AMX, ARM); 7 works without."""
     data: str | None = None
-    """The texts that activations were calibrated on."""
+    """Name of the texts that activations were calibrated on."""
     data_sha256: Sha256 | None = None
     n: Count = 0
 
@@ -157,16 +157,16 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     dim: Positive
     dtype: str
     space: str
-    """Vectors may be compared only where this is the same and the dims are equal."""
+    """The embedding space. Vectors can be compared only within one space and with equal dims."""
     trained: bool
-    """Whether the checkpoint says that this exit was trained."""
+    """Whether training named this exit."""
     weight_bytes: Count
     """Bytes of the shared weights file that this graph reads."""
     engines: list[str]
     parity: list[Parity] = []
     quality: list[Quality] = []
     fidelity: Fidelity | None = None
-    """Of a target of int8 or a dtype that begins so."""
+    """Of quantized targets only."""
 
     @property
     def target(self) -> Target:
@@ -175,7 +175,7 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
 
     @property
     def largest_difference(self) -> str:
-        """The largest difference from PyTorch on any engine, for people."""
+        """The largest difference from PyTorch on any engine, as text for tables."""
         measured = [(parity.max_abs, parity.emulated) for parity in self.parity if parity.max_abs is not None]
         if not measured:
             return "not verified"
@@ -184,24 +184,24 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
-    """All that is known of a bundle at export."""
+    """Everything that is known about a bundle."""
 
     schema_version: int
     source: Source
     architecture: str
-    """``model_type`` of the backbone's config."""
+    """The ``model_type`` of the backbone's config."""
     depth: Positive
-    """Number of transformer blocks of the full model."""
+    """Number of transformer layers of the full model."""
     hidden_size: Positive
     width: Positive
     """Dimensions of the full embedding, after pooling."""
     pooling: str
     projection: str
-    """How the full vector becomes a target's: ``prefix``, ``pca``, ``aligned`` or ``trained``."""
+    """The projection before truncation: ``prefix`` (none), ``pca``, ``aligned`` or ``trained``."""
     calibration: Calibration | None = None
-    """The texts that projection and output ranges were fitted on; null: the ranges on the project's collection."""
+    """The user's texts that projections and output ranges were fitted on; null: the sample corpus."""
     projection_file: FileEntry | None = None
-    """The matrices of a projection, which ``verify`` compares with; the graphs hold their own."""
+    """The matrices of the projections, for ``verify``; the graphs contain their own."""
     prompts: dict[str, str]
     default_prompt_name: str | None = None
     max_seq_length: Positive
@@ -215,11 +215,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     golden: FileEntry
     profiles: FileEntry | None = None
-    """The budget profiles, resolved; null in a bundle that was exported without."""
+    """Budget profiles; null if the bundle was exported without."""
     quantization: Quantization | None = None
     """Of the int8 and int8-fp16 targets; null without any."""
     ranges: FileEntry | None = None
-    """Between which numbers the components of vectors lie; null in a bundle that was exported without."""
+    """The ranges of the components of vectors; null in bundles of earlier versions."""
     weights: list[WeightsEntry]
     targets: list[TargetEntry]
 
@@ -228,36 +228,36 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest and check it against the schema.
+    """Read the JSON text of a manifest.
 
     Args:
         data: the JSON text.
         where: the file's path, for the error message.
 
     Raises:
-        BundleError: not JSON, another schema version, or a value of the wrong type or form.
+        BundleError: it is not JSON, has another schema version, or a value has the wrong type or form.
     """
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
     except _UNREADABLE as error:
-        raise BundleError(f"{where} is not a manifest: {error}; export the bundle again") from None
+        raise BundleError(f"{where} is not a manifest: {error}. Export the bundle again.") from None
     if version != SCHEMA_VERSION:
-        advice = "update ese-deploy" if version > SCHEMA_VERSION else "export the bundle again"
-        raise BundleError(f"{where} has schema_version {version}, this ese-deploy reads {SCHEMA_VERSION}; {advice}")
+        advice = "Update ese-deploy." if version > SCHEMA_VERSION else "Export the bundle again."
+        raise BundleError(f"{where} has schema_version {version}, this ese-deploy reads {SCHEMA_VERSION}. {advice}")
     try:
         return msgspec.json.decode(data, type=Manifest)
     except _UNREADABLE as error:
-        raise BundleError(f"{where} does not follow the schema: {error}; export the bundle again") from None
+        raise BundleError(f"{where} does not follow the schema: {error}. Export the bundle again.") from None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Write a manifest as indented JSON with a newline at its end.
+    """The JSON text of a manifest.
 
     Raises:
-        BundleError: it holds what cannot be read again, such as a figure that is no number.
+        BundleError: a value cannot be read again, such as NaN.
     """
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-    decode_manifest(data, "what was to be written")
+    decode_manifest(data, "the new manifest")
     return data
 
 

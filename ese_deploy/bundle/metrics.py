@@ -1,4 +1,4 @@
-"""The names of quality figures, and which of them stands for a collection of data."""
+"""The names of quality figures, and how to find one by name."""
 
 from ese_deploy.bundle.manifest import Quality
 from ese_deploy.texts.sample import current_name

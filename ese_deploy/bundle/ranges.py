@@ -1,4 +1,4 @@
-"""``ranges.json``: between which numbers each component of a target's vectors lies, for quantising them."""
+"""``ranges.json``: the range of each component of a target's vectors, for int8 and uint8 vectors."""
 
 import msgspec
 import numpy as np
@@ -32,12 +32,12 @@ class TargetRanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_ranges(ranges: dict[str, TargetRanges]) -> bytes:
-    """Write the JSON text: for each target's name its ranges."""
+    """The JSON text: the ranges by the names of the targets."""
     return msgspec.json.encode(ranges) + b"\n"
 
 
 def decode_ranges(data: bytes, where: str) -> dict[str, TargetRanges]:
-    """Read the JSON text.
+    """Read the JSON text of :func:`encode_ranges`.
 
     Raises:
         BundleError: it does not follow the format; ``where`` names the file.
@@ -45,7 +45,7 @@ def decode_ranges(data: bytes, where: str) -> dict[str, TargetRanges]:
     try:
         return msgspec.json.decode(data, type=dict[str, TargetRanges])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{where} cannot be read: {error}; export the bundle again") from None
+        raise BundleError(f"{where} cannot be read: {error}. Export the bundle again.") from None
 
 
 def load_ranges(bundle: Bundle, entry: TargetEntry) -> NDArray[np.float32]:
@@ -63,9 +63,9 @@ def load_ranges(bundle: Bundle, entry: TargetEntry) -> NDArray[np.float32]:
     found = None if data is None else decode_ranges(data, where).get(entry.name)
     if found is None:
         raise InputError(
-            f"{bundle.path} has no ranges for target {entry.target}, which int8 and uint8 vectors need; export it "
-            "again, or choose float32, binary or ubinary"
+            f"{bundle.path} has no ranges for target {entry.target}, which int8 and uint8 vectors need. Export it "
+            "again, or choose float32, binary or ubinary."
         )
     if len(found.lowest) != entry.dim or len(found.highest) != entry.dim:
-        raise BundleError(f"{where} has no ranges of dim {entry.dim} for target {entry.name}; export again")
+        raise BundleError(f"{where} has no ranges of dim {entry.dim} for target {entry.name}. Export the bundle again.")
     return np.array([found.lowest, found.highest], np.float32)

@@ -1,4 +1,4 @@
-"""Opening a bundle: every check that can be made without running anything of it."""
+"""Opening a bundle, with every check that does not run it."""
 
 import hashlib
 import os
@@ -42,19 +42,23 @@ _MAX_FILE = 512 * _MIB
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
-    """A folder whose manifest, names, sizes and graphs were checked.
+    """A folder whose manifest, file names, file sizes and graphs were checked.
 
     Attributes:
-        path: the folder, absolute, so that what is read later is found from any working directory.
-        manifest: what ``manifest.json`` says.
-        sha256: hash of ``manifest.json``; it stands for the whole bundle, since it holds the hash of every other file.
+        path: the folder, absolute, so that files are found after a change of the working directory.
+        manifest: the content of ``manifest.json``.
+        sha256: hash of ``manifest.json``. It identifies the whole bundle, because the manifest lists the hash of every
+            other file.
     """
 
     path: Path
     manifest: Manifest
     sha256: str
+
+    def __repr__(self) -> str:
+        return f"Bundle('{self.path}', {len(self.manifest.targets)} targets)"
 
 
 def is_bundle(path: Path) -> bool:
@@ -63,15 +67,15 @@ def is_bundle(path: Path) -> bool:
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle and check schema, names, links, sizes and the hash of every graph.
+    """Open a bundle and check schema, file names, links, sizes and the hash of every graph.
 
-    The weights are checked by size only; :func:`verify_weights` hashes them.
+    Of the weights only the size is checked; :func:`verify_weights` checks the hash.
 
     Raises:
         BundleError: the folder is missing, is not a bundle or cannot be read, or a check fails.
     """
     if not str(path):
-        raise BundleError("the bundle's path is empty; name the folder that ese-deploy export wrote")
+        raise BundleError("The path of the bundle is empty. Name the folder that ese-deploy export wrote.")
     with _explain_os_error(Path(path)):
         return _open(Path(path))
 
@@ -79,7 +83,7 @@ def open_bundle(path: str | Path) -> Bundle:
 def _open(folder: Path) -> Bundle:
     restore_folder(folder)
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle at {folder}; make one with: ese-deploy export MODEL --out {folder}")
+        raise BundleError(f"There is no bundle at {folder}. Make one with: ese-deploy export MODEL --out {folder}")
     if not os.path.lexists(folder / MANIFEST_FILE):
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
     _refuse_links(folder)
@@ -98,7 +102,7 @@ def _open(folder: Path) -> Bundle:
 
 
 def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEntry:
-    """Find a target; without one, the deepest and widest fp32 target, or of another dtype where there is no fp32.
+    """Find a target; by default the deepest and widest in fp32, or in another dtype if there is none in fp32.
 
     Raises:
         InputError: the bundle does not contain the target; the message lists those that it contains.
@@ -115,32 +119,33 @@ def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEn
 
 
 def choose_pair(bundle: Bundle, query: Target | str, document: Target | str) -> tuple[TargetEntry, TargetEntry]:
-    """Find a target for queries and one for the documents that they search.
+    """Find a target for queries and a target for documents.
 
     Raises:
-        InputError: the bundle does not hold one of them, or their vectors cannot be compared.
+        InputError: the bundle does not contain one of them, or their vectors cannot be compared.
     """
     queries, documents = choose_entry(bundle, query), choose_entry(bundle, document)
     if queries.dim != documents.dim:
         raise InputError(
-            f"queries of target {queries.target} have {queries.dim} dimensions, documents of target "
-            f"{documents.target} {documents.dim}; name two targets of one dim"
+            f"Queries of target {queries.target} have {queries.dim} dimensions, documents of target "
+            f"{documents.target} have {documents.dim}. Choose two targets with the same number of dimensions."
         )
     if queries.space != documents.space:
         raise InputError(
-            f"queries of target {queries.target} (space {queries.space}) cannot search documents of target "
-            f"{documents.target} (space {documents.space}); name two of one space, or export with --projection aligned"
+            f"Queries of target {queries.target} (embedding space {queries.space}) cannot be compared with documents "
+            f"of target {documents.target} (embedding space {documents.space}). Choose two targets with the same "
+            "embedding space, or export with `projection=aligned`."
         )
     return queries, documents
 
 
 def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:
-    """The weights file that targets of ``dtype`` share."""
+    """The weights file that all targets of a dtype share."""
     return next(entry for entry in bundle.manifest.weights if entry.dtype == dtype)
 
 
 def read_graph(bundle: Bundle, entry: TargetEntry) -> bytes:
-    """The bytes of a target's ONNX graph, whose size and hash were checked.
+    """The ONNX graph of a target, after a check of size and hash.
 
     Raises:
         BundleError: the file is missing, a link, or not the one that the manifest describes.
@@ -149,7 +154,7 @@ def read_graph(bundle: Bundle, entry: TargetEntry) -> bytes:
 
 
 def read_tokenizer(bundle: Bundle) -> bytes:
-    """The bytes of ``tokenizer.json``, whose size and hash were checked.
+    """The bytes of ``tokenizer.json``, after a check of size and hash.
 
     Raises:
         BundleError: as for :func:`read_graph`.
@@ -158,7 +163,7 @@ def read_tokenizer(bundle: Bundle) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> bytes:
-    """The bytes of ``golden.json``, whose size and hash were checked.
+    """The bytes of ``golden.json``, after a check of size and hash.
 
     Raises:
         BundleError: as for :func:`read_graph`.
@@ -167,7 +172,7 @@ def read_golden(bundle: Bundle) -> bytes:
 
 
 def read_projection(bundle: Bundle) -> bytes | None:
-    """The bytes of the fitted projections, whose size and hash were checked; None where nothing was fitted.
+    """The bytes of ``projection.safetensors``, after a check of size and hash; None for plain prefixes.
 
     Raises:
         BundleError: as for :func:`read_graph`.
@@ -177,7 +182,7 @@ def read_projection(bundle: Bundle) -> bytes | None:
 
 
 def read_profiles_file(bundle: Bundle) -> bytes | None:
-    """The bytes of ``profiles.toml``, whose size and hash were checked; None where the bundle has none.
+    """The bytes of ``profiles.toml``, after a check of size and hash; None if the bundle has none.
 
     Raises:
         BundleError: as for :func:`read_graph`.
@@ -187,7 +192,7 @@ def read_profiles_file(bundle: Bundle) -> bytes | None:
 
 
 def read_ranges_file(bundle: Bundle) -> bytes | None:
-    """The bytes of ``ranges.json``, whose size and hash were checked; None where the bundle has none.
+    """The bytes of ``ranges.json``, after a check of size and hash; None if the bundle has none.
 
     Raises:
         BundleError: as for :func:`read_graph`.
@@ -197,7 +202,7 @@ def read_ranges_file(bundle: Bundle) -> bytes | None:
 
 
 def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
-    """Hash a weights file.
+    """Check the hash of a weights file.
 
     Raises:
         BundleError: the hash is not the manifest's, or the file cannot be read.
@@ -213,17 +218,17 @@ def _explain_os_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "name a bundle that you may read, or copy it again, whole"
-        raise BundleError(f"cannot read {error.filename or path}: {error.strerror}; {advice}") from None
+        advice = "Check its permissions, or copy the whole bundle again."
+        raise BundleError(f"Cannot read {error.filename or path}: {error.strerror}. {advice}") from None
 
 
 def _refuse_links(folder: Path) -> None:
-    # Also files that the manifest does not name: a graph could name one as its weights.
+    # Files that the manifest does not list count too: a graph could refer to one as its weights.
     with os.scandir(folder) as items:
         for item in items:
             if item.is_symlink():
                 raise BundleError(
-                    f"{item.path} is a link, and a bundle holds none; copy the bundle with links followed (cp -rL)"
+                    f"{item.path} is a link, which a bundle must not contain. Copy the bundle with cp -rL."
                 )
 
 
@@ -231,13 +236,13 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
     names = [entry.name for entry in manifest.targets]
     files = [entry.file for entry in _all_files(manifest)]
     if not names:
-        raise BundleError(f"{folder / MANIFEST_FILE} lists no targets; export the bundle again")
+        raise BundleError(f"{folder / MANIFEST_FILE} lists no targets. Export the bundle again.")
     if len(set(names)) < len(names) or len(set(files)) < len(files):
-        raise BundleError(f"{folder / MANIFEST_FILE} names a target or a file twice; export the bundle again")
+        raise BundleError(f"{folder / MANIFEST_FILE} lists a target or a file twice. Export the bundle again.")
     for file in files:
-        # The schema's pattern ends in $, which Python lets match before a line feed.
+        # In Python the $ of the schema's pattern also matches before a line feed.
         if file.endswith("\n") or Path(file).name != file:
-            raise BundleError(f"{folder / MANIFEST_FILE} names the file {file!r}, which is not a plain name")
+            raise BundleError(f"{folder / MANIFEST_FILE} lists the file {file!r}, which is not a plain name.")
     dtypes = {entry.dtype for entry in manifest.weights}
     for entry in manifest.targets:
         try:
@@ -246,11 +251,11 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{folder / MANIFEST_FILE}: {error} Export the bundle again.") from None
         if entry.name != expected or entry.dim > manifest.width or entry.depth > manifest.depth:
             raise BundleError(
-                f"{folder / MANIFEST_FILE}: target '{entry.name}' does not agree with its depth {entry.depth}, "
-                f"dim {entry.dim} and dtype {entry.dtype} in a model of {manifest.depth} blocks, {manifest.width} wide"
+                f"{folder / MANIFEST_FILE}: target '{entry.name}' contradicts its depth {entry.depth}, "
+                f"dim {entry.dim} and dtype {entry.dtype}, or the size of the model."
             )
         if entry.dtype not in dtypes:
-            raise BundleError(f"{folder / MANIFEST_FILE}: target '{entry.name}' has no weights of dtype {entry.dtype}")
+            raise BundleError(f"{folder / MANIFEST_FILE}: target '{entry.name}' has no weights of dtype {entry.dtype}.")
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
@@ -258,7 +263,7 @@ def _all_files(manifest: Manifest) -> list[FileEntry]:
 
 
 def _further_files(manifest: Manifest) -> list[FileEntry]:
-    """Files that not every bundle has."""
+    """The optional files."""
     files = (manifest.projection_file, manifest.profiles, manifest.ranges)
     return [entry for entry in files if entry is not None]
 
@@ -268,12 +273,12 @@ def _check_size(folder: Path, entry: FileEntry) -> None:
     try:
         status = path.lstat()
     except FileNotFoundError:
-        raise BundleError(f"{path} is missing; copy the bundle again, whole") from None
+        raise BundleError(f"{path} is missing. Copy the whole bundle again.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
+        raise BundleError(f"{path} is not a regular file, which is all that a bundle may contain.")
     if status.st_size != entry.bytes:
         raise BundleError(
-            f"{path} has {status.st_size} bytes, the manifest says {entry.bytes}; copy the bundle again, whole"
+            f"{path} has {status.st_size} bytes, but {entry.bytes} in the manifest. Copy the whole bundle again."
         )
 
 
@@ -286,30 +291,30 @@ def _read_entry(folder: Path, entry: FileEntry) -> bytes:
 
 
 def _read_plain(folder: Path, name: str, limit: int) -> bytes:
-    """Read a regular file without following a link and without trusting any stated size."""
+    """Read a regular file, without following links and with a limit on its size."""
     path = folder / name
     with _explain_os_error(path):
         handle = os.open(path, _OPEN)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise BundleError(f"{path} is not a plain file; a bundle holds plain files only")
+        raise BundleError(f"{path} is not a regular file, which is all that a bundle may contain.")
     with os.fdopen(handle, "rb") as file:
-        # As many bytes are asked for as are read, and memory is taken for all that are asked for.
+        # read() allocates as many bytes as it is asked for.
         data = file.read(min(status.st_size, limit) + 1)
     if len(data) > limit:
-        raise BundleError(f"{path} is larger than {limit // _MIB} MiB, which no bundle needs; it is not read")
+        raise BundleError(f"{path} is larger than {limit // _MIB} MiB, the limit for files of a bundle.")
     return data
 
 
 def check_hash(path: Path, got: str, expected: str) -> None:
-    """Check that a file of a bundle is the one that the manifest describes.
+    """Compare the hash of a file with the manifest's.
 
     Raises:
-        BundleError: its hash is another.
+        BundleError: they differ.
     """
     if got != expected:
         raise BundleError(
-            f"{path} is not the file that was exported (sha256 {got[:12]}..., manifest {expected[:12]}...); "
-            "copy the bundle again or export it again"
+            f"{path} is not the file that was exported (sha256 {got[:12]}..., in the manifest {expected[:12]}...). "
+            "Copy or export the bundle again."
         )

@@ -1,4 +1,4 @@
-"""How each activation is quantised: the choice that moves the products least, on a sample of real tokens."""
+"""Choosing how an activation is quantized, so that its products change least on a sample of tokens."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from ese_deploy.export.quantize import Activation, round_columns
 __all__ = ["MIGRATIONS", "RANGES", "choose_activation"]
 
 MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
-"""Exponents tried: how much of a channel's range moves from the activation into the weights; 0 moves none."""
+"""Exponents to try: how much of a channel's range migrates from the activation to the weights; 0 is nothing."""
 
 RANGES = (1.0, 0.8, 0.64, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12)
-"""Shares of the largest value tried as the end of the range: what lies beyond is cut, so that the rest is finer."""
+"""Ends of the range to try, as shares of the largest value. Values beyond are clipped, others get finer steps."""
 
 _LEVELS = 127
 _LEAST = 1e-5
@@ -33,13 +33,13 @@ def choose_activation(
         sample: float32 [tokens, in].
         weights: of the products that the value enters, float32 [in, out] each.
         levels: the largest weight.
-        migrate: try migration; it costs a product of [tokens, in] numbers when the graph runs.
+        migrate: try migration, which adds a product of [tokens, in] numbers to the graph.
 
     Returns:
-        The pair for which the sum over the products of |X W - Q(X) Q(W)|^2 / |X W|^2 is least.
+        The choice with the smallest sum of |X W - Q(X) Q(W)|^2 / |X W|^2 over the products.
     """
     exact = [sample @ weight for weight in weights]
-    # A weight of zeros, or an activation that is never anything else, has nothing to compare with.
+    # A weight or an activation of zeros has a norm of zero.
     norms = [float(np.square(product).sum()) or 1.0 for product in exact]
     best: tuple[float, Activation] | None = None
     for exponent in MIGRATIONS if migrate else MIGRATIONS[:1]:
@@ -64,7 +64,7 @@ def choose_activation(
 
 
 def _factors(sample: Matrix, weights: Sequence[Matrix], exponent: float) -> Matrix:
-    """What the activation's channels are multiplied by, its geometric mean 1."""
+    """Factors for the channels of the activation, with a geometric mean of 1."""
     values = np.maximum(np.abs(sample).max(0), _LEAST)
     rows = np.maximum(np.max([np.abs(weight).max(1) for weight in weights], axis=0), _LEAST)
     factors = np.log(rows) * (1 - exponent) - np.log(values) * exponent

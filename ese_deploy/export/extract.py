@@ -19,8 +19,8 @@ class Graph:
     """A target's graph.
 
     Attributes:
-        onnx: the serialised model, whose large tensors lie in the weights file.
-        weight_bytes: how much of the weights file it reads.
+        onnx: the serialized model; its large tensors are in the weights file.
+        weight_bytes: bytes of the weights file that it reads.
     """
 
     onnx: bytes
@@ -63,19 +63,19 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
 
 
 def _order_initializers(graph: ir.Graph) -> None:
-    """Put initializers in the order in which nodes use them.
+    """Sort initializers by the first node that uses them.
 
-    ``extract`` returns them in the order of a set, which differs from run to run; in this order an export is the same
-    bytes each time, and the weights file is read from front to back.
+    ``extract`` returns them in the order of a set, which differs between runs. Sorted, an export gives the same bytes
+    each time, and the weights file is read from front to back.
     """
     used = dict.fromkeys(
         value.name for node in graph for value in node.inputs if value is not None and value.is_initializer()
     )
-    held = dict(graph.initializers)
+    unsorted = dict(graph.initializers)
     graph.initializers.clear()
     for name in used:
-        if name is not None and name in held:
-            graph.initializers[name] = held[name]
+        if name is not None and name in unsorted:
+            graph.initializers[name] = unsorted[name]
 
 
 def _clear_metadata(graph: ir.Graph) -> None:

@@ -90,7 +90,7 @@ def _copy_targets(existing: Bundle, dtype: str, folder: Path, file: WeightsFile)
     """Copy the graphs of one dtype of an existing bundle, and begin the weights file with its weights.
 
     Raises:
-        BundleError: the weights are not those that were exported.
+        BundleError: the weights have another hash than in the manifest.
     """
     entries = [entry for entry in existing.manifest.targets if entry.dtype == dtype]
     tensors: set[tuple[int, int]] = set()
@@ -99,9 +99,9 @@ def _copy_targets(existing: Bundle, dtype: str, folder: Path, file: WeightsFile)
         (folder / entry.file).write_bytes(graph)
         tensors.update(external_tensors(graph, str(existing.path / entry.file)))
     if entries:
-        held = weights_of(existing, dtype)
-        file.extend(existing.path / held.file, sorted(tensors))
-        check_hash(existing.path / held.file, file.entry().sha256, held.sha256)
+        weights = weights_of(existing, dtype)
+        file.extend(existing.path / weights.file, sorted(tensors))
+        check_hash(existing.path / weights.file, file.entry().sha256, weights.sha256)
 
 
 def _write_target(

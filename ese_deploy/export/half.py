@@ -1,7 +1,7 @@
-"""Half precision where it is safe: matrices, embeddings and activations; fp32 where rounding or range would hurt.
+"""Converting a graph to fp16 or bf16, except where rounding or range would change vectors too much.
 
-In fp32 stay the statistics of norms, decomposed norms and softmax, rotary angles, whatever becomes an index, and all
-that follows the backbone: pooling, Dense modules, projection, cut and normalisation.
+These stay in fp32: statistics of norms, norms that torch decomposed, softmax, rotary angles, values that become
+indices, and everything after the backbone: pooling, Dense modules, projection, truncation and normalization.
 """
 
 import ast
@@ -18,17 +18,17 @@ __all__ = ["to_half"]
 _FLOAT = ir.DataType.FLOAT
 _HALVES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
-# Operators that move values and compute none: they keep the dtype of what they move.
+# Operators that move values without computing: they keep the dtype of their inputs.
 _MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"}) | {
     *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where")
 }
-# A module that takes means or sums of its own is a norm that torch spelt out: what it computes stays in fp32.
+# A module with such operators is a norm that torch decomposed; all of it stays in fp32.
 _STATISTICS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 _WIDE = frozenset({"Softmax", "LogSoftmax", "Pow", "Sqrt", "Reciprocal", "Exp", "Log", *_STATISTICS})
-# Norms as one operator: their statistics are in fp32 by this attribute, whatever the dtype of their inputs.
+# Norms as one operator: the attribute stash_type keeps their statistics in fp32.
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
-# Of operators whose outputs may come without a type: the input that has the same.
+# For operators whose outputs can lack a type: the input that has the same type.
 _TYPED_BY = {"Cos": 0, "Sin": 0, "Mul": 0, "DequantizeLinear": 1, "QuantizeLinear": 2}
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -49,7 +49,7 @@ def to_half(model: ir.Model, dtype: ir.DataType) -> ir.Model:
         InputError: a value has no dtype, or the model has functions.
     """
     if model.functions:
-        raise InputError(f"the traced graph holds functions, which cannot be converted to {_HALVES[dtype]}")
+        raise InputError(f"The traced graph contains functions, which cannot be converted to {_HALVES[dtype]}.")
     half = model.clone()
     graph = half.graph
     _drop_guards(graph)
@@ -68,9 +68,9 @@ def to_half(model: ir.Model, dtype: ir.DataType) -> ir.Model:
 
 
 def _drop_guards(graph: ir.Graph) -> None:
-    """Let softmax meet the product that follows it, as TensorRT wants to find attention where it is spelt out.
+    """Remove what torch puts between softmax and the next product, so that TensorRT recognizes attention.
 
-    torch puts zeros where a token sees none and softmax gives NaN; with masks of finite numbers it never does.
+    torch replaces NaN of softmax by zeros. With masks of finite numbers, softmax gives no NaN.
     """
     for node in list(graph):
         if node.op_type != "Where":
@@ -85,7 +85,7 @@ def _drop_guards(graph: ir.Graph) -> None:
 
 
 def _state_dtypes(node: ir.Node) -> None:
-    """Type the outputs that were left without a type: angles of rotary embeddings, and what quantises."""
+    """Set missing types of outputs: angles of rotary embeddings, and quantized values."""
     place = _TYPED_BY.get(node.op_type)
     typed = None if place is None else node.inputs[place]
     for value in node.outputs:
@@ -94,7 +94,7 @@ def _state_dtypes(node: ir.Node) -> None:
 
 
 def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
-    """Cast the inputs of one node to the dtype that it computes in, and state the dtype of its outputs."""
+    """Cast the inputs of a node to the dtype that it computes in, and set the dtype of its outputs."""
     if node.op_type in ("Cast", "ConstantOfShape"):
         _convert_typed(node, casts.half, wide)
         return
@@ -119,7 +119,7 @@ def _convert(node: ir.Node, casts: "_Casts", wide: bool) -> None:
 
 
 def _convert_typed(node: ir.Node, half: ir.DataType, wide: bool) -> None:
-    """A node that names the dtype of its output itself."""
+    """Convert a node whose attributes set the dtype of its output."""
     (result,) = node.outputs
     if result.dtype != _FLOAT or wide:
         return
@@ -132,7 +132,7 @@ def _convert_typed(node: ir.Node, half: ir.DataType, wide: bool) -> None:
 
 
 class _Casts:
-    """Gives values in another dtype: a converted copy of a weight, or a Cast behind what computes the value."""
+    """Gives values in another dtype: a converted copy of a weight, or a Cast after the node that computes the value."""
 
     def __init__(self, graph: ir.Graph, half: ir.DataType) -> None:
         self._graph = graph
@@ -140,7 +140,7 @@ class _Casts:
         self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def replace(self, node: ir.Node, dtype: ir.DataType) -> None:
-        """Give a node its float inputs in ``dtype``."""
+        """Replace the float inputs of a node by values of ``dtype``."""
         for place, value in enumerate(node.inputs):
             if value is not None and _is_float(value) and value.dtype != dtype:
                 node.replace_input_with(place, self.cast(value, dtype))
@@ -162,7 +162,7 @@ class _Casts:
     def _node(self, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
         producer = value.producer()
         if producer is None:
-            raise InputError(f"the input {value.name} is no integer; it cannot be converted")
+            raise InputError(f"The input {value.name} is not an integer and cannot be converted.")
         node = ir.node("Cast", [value], {"to": int(dtype)})
         (result,) = node.outputs
         result.name, result.type, result.shape = name, ir.TensorType(dtype), value.shape
@@ -171,14 +171,14 @@ class _Casts:
 
 
 def _narrow(tensor: ir.TensorProtocol, name: str, half: ir.DataType) -> ir.TensorProtocol:
-    """Round; what is beyond the range, as the numbers that make masks are, becomes the largest that there is."""
+    """Round a tensor. Values beyond the range, such as those of masks, become the largest finite value."""
     dtype = half.numpy()
     largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     return ir.Tensor(np.clip(tensor.numpy(), -largest, largest).astype(dtype), name=name, dtype=half)
 
 
 def _wide_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
-    """Nodes that compute in fp32."""
+    """The nodes that compute in fp32."""
     nodes = list(nodes)
     modules = {node: _module(node) for node in nodes}
     norms = {modules[node] for node in nodes if node.op_type in _STATISTICS}
@@ -189,7 +189,7 @@ def _wide_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
 
 
 def _module(node: ir.Node) -> tuple[str, ...] | None:
-    """The modules of PyTorch that a node comes from, the outermost first; None where it does not say."""
+    """The PyTorch modules that a node comes from, outermost first; None if the node does not name them."""
     scopes = node.metadata_props.get(_SCOPES)
     return None if scopes is None else tuple(ast.literal_eval(scopes)[:-1])
 
@@ -199,7 +199,7 @@ def _in_backbone(module: tuple[str, ...] | None) -> bool:
 
 
 def _makes_index(node: ir.Node) -> bool:
-    """Whether a node turns floats into whole numbers, which rounding before it would change."""
+    """Whether a node converts floats to integers, which earlier rounding could change."""
     if node.op_type != "Cast" or node.inputs[0] is None or not _is_float(node.inputs[0]):
         return False
     dtype = node.outputs[0].dtype
@@ -207,7 +207,7 @@ def _makes_index(node: ir.Node) -> bool:
 
 
 def _feeding(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
-    """Nodes and all that they depend on."""
+    """Nodes and everything that they depend on."""
     seen: set[ir.Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -221,5 +221,5 @@ def _feeding(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
 
 def _is_float(value: ir.Value) -> bool:
     if value.dtype is None:
-        raise InputError(f"the traced graph does not say the dtype of {value.name}; it cannot be converted")
+        raise InputError(f"The traced graph has no dtype for {value.name} and cannot be converted.")
     return value.dtype == _FLOAT or value.dtype in _HALVES

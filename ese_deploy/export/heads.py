@@ -1,4 +1,4 @@
-"""Letting Attention split and join heads itself: without a Transpose for each of its operands."""
+"""Making Attention split and join heads itself, without a Transpose for each operand."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -9,16 +9,16 @@ _SWAP = (0, 2, 1, 3)
 
 
 def absorb_heads(model: ir.Model) -> ir.Model:
-    """Give each Attention of a traced model [batch, sequence, channels] where it had [batch, heads, sequence, width].
+    """Change the operands of Attention from [batch, heads, sequence, width] to [batch, sequence, channels].
 
-    The operator takes both forms; of the first ONNX Runtime moves less memory. An operand that is more than split, such
-    as one that rotary positions have turned, is left alone with its node.
+    The operator takes both forms; with the second, ONNX Runtime copies less memory. A node stays as it is if more than
+    a split happens to an operand, such as rotary positions.
 
     Args:
         model: a traced graph; it is not changed.
 
     Returns:
-        A graph of the same inputs and outputs, which computes the same numbers.
+        A graph with the same inputs, outputs and numbers.
     """
     changed = model.clone()
     for node in list(changed.graph):
@@ -47,17 +47,17 @@ def _absorb(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _split(value: ir.Value | None) -> ir.Value | None:
-    """What was split into heads, and only that, to give a value."""
-    transpose = _maker(value, "Transpose")
+    """The value before it was split into heads; None if anything else happened to it."""
+    transpose = _producer(value, "Transpose")
     if transpose is None or tuple(transpose.attributes["perm"].as_ints()) != _SWAP:
         return None
-    reshape = _maker(transpose.inputs[0], "Reshape")
+    reshape = _producer(transpose.inputs[0], "Reshape")
     source = reshape.inputs[0] if reshape is not None else None
     return source if source is not None and source.shape is not None and len(source.shape) == 3 else None
 
 
 def _joined(value: ir.Value) -> ir.Value | None:
-    """The value in which the heads lie side by side again, where that is all that becomes of them."""
+    """The value after heads were joined; None if anything else happens to them."""
     transpose = _only_use(value, "Transpose")
     if transpose is None or tuple(transpose.attributes["perm"].as_ints()) != _SWAP:
         return None
@@ -67,13 +67,13 @@ def _joined(value: ir.Value) -> ir.Value | None:
 
 
 def _heads(value: ir.Value | None) -> int | None:
-    """How many heads a value [batch, heads, sequence, width] has."""
+    """Number of heads of a value [batch, heads, sequence, width]."""
     if value is None or value.shape is None or len(value.shape) != 4:
         return None
     return value.shape[1] if isinstance(value.shape[1], int) else None
 
 
-def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
+def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == kind else None
 

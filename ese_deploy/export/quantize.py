@@ -1,8 +1,8 @@
-"""int8: products of activations with weights as whole numbers of 8 bits, by the standard Q/DQ operators.
+"""int8: products of activations with weights are of 8-bit integers, by the standard Q/DQ operators.
 
-Weights are symmetric with a scale for each output channel, activations symmetric with one scale. The large embedding
-table is kept in 8 bits with a scale for each row. All else stays as it was: norms, attention, activations, and what
-follows the backbone; ``int8-fp16`` converts that to fp16 afterwards.
+Weights are symmetric with a scale for each output channel, activations symmetric with one scale. The token embeddings
+are stored in 8 bits with a scale for each row. Norms, attention, activation functions and everything after the backbone
+stay in fp32; ``int8-fp16`` converts them to fp16 afterwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,22 +31,22 @@ LEVELS = {8: 127, 7: 63}
 _LEVELS = LEVELS[8]
 _BACKBONE = "exits.backbone"
 _SCOPES = "pkg.torch.onnx.name_scopes"
-# A scale of zero would divide by zero; a channel of zeros has no other.
+# The scale of a channel of zeros must not be zero.
 _LEAST = 1e-12
-# fp16 holds smaller numbers too, but with too few digits.
+# Smaller numbers have too few digits in fp16.
 _LEAST_HALF = 2.0**-20
-# The engine for CPUs knows its zero point by name, and gives it another dtype; this one keeps its own.
+# Engines for CPUs find ZERO_POINT by name and change its dtype; this zero point has another name and keeps it.
 _SIGNED = "zero_point"
 
 
 @dataclass(frozen=True)
 class Activation:
-    """How one value that enters products is quantised.
+    """How one value that enters products is quantized.
 
     Attributes:
-        scale: what one step is worth, after migration.
+        scale: the value of one integer step, after migration.
         migration: float32 [channels], by which the value is multiplied before, and its weights are divided; None
-            where nothing is migrated.
+            without migration.
     """
 
     scale: float
@@ -54,9 +54,9 @@ class Activation:
 
 
 def find_activations(model: ir.Model) -> dict[str, list[ir.Node]]:
-    """Values [batch, sequence, ...] that enter products with weights within the backbone, by name, with those products.
+    """The products with weights in the backbone, by the names of the values [batch, sequence, ...] that enter them.
 
-    What does not depend on the text, such as relative positions, is left in fp32: it has no tokens to calibrate on.
+    Values that do not depend on the text, such as relative positions, stay in fp32.
     """
     found: dict[str, list[ir.Node]] = {}
     for node in model.graph:
@@ -80,9 +80,9 @@ def weight_of(node: ir.Node) -> NDArray[np.float32]:
 def round_columns(
     weight: NDArray[np.float32], levels: int, half: bool = False
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a weight, [in, out], to int8 within ``levels`` with a scale for each column; the scales come second.
+    """Round a weight [in, out] to int8 within ``levels``; returns the integers and a scale for each column.
 
-    With ``half`` they are numbers that fp16 holds, so that converting them moves no weight.
+    With ``half`` fp16 represents the scales exactly, so that converting them changes no weight.
     """
     scales = (np.maximum(np.abs(weight).max(0), _LEAST) / levels).astype(np.float32)
     scales = _in_half(scales) if half else scales
@@ -96,10 +96,10 @@ def to_int8(
 
     Args:
         model: the graph with every exit, in fp32; it is not changed.
-        activations: for each value of :func:`find_activations` how it is quantised.
-        levels: the largest weight; 127, or 63 for processors whose products of 8 bits overflow.
-        half: round by scales that fp16 holds, for a graph that is converted to fp16 next; the table of embeddings then
-            stays as it is, since TensorRT looks up no whole numbers of 8 bits.
+        activations: how each value of :func:`find_activations` is quantized.
+        levels: the largest weight: 127, or 63 for processors on which sums of 8-bit products overflow.
+        half: use scales that fp16 represents exactly, for a graph that is converted to fp16 next. The token embeddings
+            then keep their dtype, because TensorRT has no lookup of 8-bit integers.
 
     Returns:
         A graph of the same inputs and outputs.
@@ -113,9 +113,9 @@ def to_int8(
     zero = _constant(graph, _SIGNED if half else ZERO_POINT, np.array(0, np.int8))
     for name, products in found.items():
         activation = _round_to_half(activations[name]) if half else activations[name]
-        quantised = _quantise(graph, products, activation, zero)
+        quantized = _quantize(graph, products, activation, zero)
         for node in products:
-            node.replace_input_with(0, quantised)
+            node.replace_input_with(0, quantized)
             weight = weight_of(node)
             if activation.migration is not None:
                 weight = weight / activation.migration[:, None]
@@ -126,14 +126,14 @@ def to_int8(
 
 
 def _found(model: ir.Model) -> dict[str, list[ir.Node]]:
-    """What :func:`find_activations` finds, which must be something."""
+    """The result of :func:`find_activations`, which must not be empty."""
     found = find_activations(model)
     if not found:
-        raise InputError("the traced graph holds no product with a weight; it cannot be converted to int8")
+        raise InputError("The traced graph contains no product with a weight and cannot be converted to int8.")
     return found
 
 
-def _quantise(graph: ir.Graph, products: Sequence[ir.Node], activation: Activation, zero: ir.Value) -> ir.Value:
+def _quantize(graph: ir.Graph, products: Sequence[ir.Node], activation: Activation, zero: ir.Value) -> ir.Value:
     """Q and DQ before the products of one value."""
     value = products[0].inputs[0]
     assert value is not None
@@ -165,25 +165,25 @@ def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels:
 
 
 def _tables(graph: ir.Graph) -> None:
-    """Keep the embeddings of tokens in 8 bits."""
+    """Store the token embeddings in 8 bits."""
     for node in list(graph):
         if _is_token_table(graph, node):
             _table(graph, node)
 
 
 def _round_to_half(activation: Activation) -> Activation:
-    """Let fp16 hold what is undone behind: by the scale, and in the weights."""
+    """Round scale and migration to fp16, because the graph and the weights undo them in fp16."""
     migration = None if activation.migration is None else _in_half(activation.migration)
     return Activation(float(_in_half(np.array(activation.scale, np.float32))), migration)
 
 
 def _in_half(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest positive numbers that fp16 holds."""
+    """The nearest positive fp16 numbers."""
     return np.asarray(np.maximum(numbers, _LEAST_HALF).astype(np.float16), np.float32)
 
 
 def _insert(graph: ir.Graph, before: ir.Node, nodes: Sequence[ir.Node]) -> None:
-    """Put nodes before another, as coming from the same module: by that it is decided what computes in fp16."""
+    """Insert nodes before another, in the same module scope, which decides whether they compute in fp16."""
     for node in nodes:
         node.metadata_props.update({key: before.metadata_props[key] for key in {_SCOPES} & set(before.metadata_props)})
     graph.insert_before(before, nodes)
@@ -197,7 +197,7 @@ def _is_token_table(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _table(graph: ir.Graph, node: ir.Node) -> None:
-    """Look up rows of 8 bits and their scales instead."""
+    """Replace a lookup by lookups of 8-bit rows and of their scales."""
     table, ids = node.inputs
     assert table is not None and table.const_value is not None and ids is not None
     rows = np.asarray(table.const_value.numpy(), np.float32)
@@ -228,7 +228,7 @@ def _node(kind: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[
 
 
 def _axes(value: ir.Value) -> list[str]:
-    """Names or sizes of a value's axes; none where the graph does not say."""
+    """Names or sizes of the axes of a value; empty if the graph has none."""
     return [] if value.shape is None else [str(getattr(axis, "value", axis)) for axis in value.shape]
 
 

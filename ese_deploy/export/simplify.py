@@ -1,4 +1,4 @@
-"""Replacing modules of transformers by equal ones that trace to fewer nodes."""
+"""Replacing modules of transformers by equivalent modules that trace to fewer nodes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["simplify"]
 
 
 def simplify(backbone: nn.Module) -> None:
-    """Change a backbone in place; it computes the same as before, up to rounding."""
+    """Replace modules of a backbone in place; results change by rounding only."""
     for path, module in list(backbone.named_modules()):
         kind = type(module).__name__
         if kind == "NewGELUActivation":
@@ -19,7 +19,7 @@ def simplify(backbone: nn.Module) -> None:
 
 
 class _MPNetAttention(nn.Module):
-    """MPNet's attention as one call, which becomes one Attention node; transformers spells it out."""
+    """The attention of MPNet as one call, which becomes one Attention node."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One weights file for all targets of a dtype: every tensor is written once, found by its content."""
+"""One weights file for all targets of a dtype, in which equal tensors are stored once."""
 
 import hashlib
 import mmap
@@ -14,10 +14,10 @@ from ese_deploy.errors import BundleError
 
 __all__ = ["INLINE_BYTES", "WeightsFile", "external_tensors"]
 
-# Tensors up to this size stay in the graph: shapes and scalars, which engines fold.
+# Smaller tensors stay in the graph: shapes and scalars, which engines fold.
 INLINE_BYTES = 256
 
-# Large tensors begin on a page, so that engines can map them; small ones on a cache line.
+# Large tensors are aligned to pages, so that engines can map them; small ones to cache lines.
 _LARGE = 1 << 16
 _PAGE, _LINE = 4096, 64
 
@@ -36,7 +36,7 @@ class WeightsFile:
         self.path = path
         self.dtype = dtype
         self._placed: dict[bytes, tuple[int, int]] = {}
-        # By identity, so that a tensor is hashed once and not once for each target; holding it keeps its id taken.
+        # By id, so that a tensor is not hashed again for each target. The tensor is kept, or its id could be reused.
         self._seen: dict[int, tuple[ir.TensorProtocol, tuple[int, int]]] = {}
         self._digest = hashlib.sha256()
         self._end = 0
@@ -49,11 +49,11 @@ class WeightsFile:
         self._file.close()
 
     def extend(self, existing: Path, tensors: Iterable[tuple[int, int]]) -> None:
-        """Begin with the content of another weights file, so that graphs that point into it stay valid.
+        """Begin with the content of another weights file, so that its graphs stay valid.
 
         Args:
             existing: the other file.
-            tensors: (offset, bytes) of each tensor that lies in it.
+            tensors: (offset, bytes) of each tensor in it.
         """
         with existing.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start in range(0, len(content), _COPY):
@@ -62,7 +62,7 @@ class WeightsFile:
                 self._placed.setdefault(_key(content[offset : offset + length]), (offset, length))
 
     def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        """Write a tensor, unless one of the same bytes is there already, and return the reference to it."""
+        """Write a tensor unless the file contains the same bytes already, and return a reference to it."""
         if id(tensor) not in self._seen:
             self._seen[id(tensor)] = (tensor, self._place_bytes(tensor.tobytes()))
         offset, length = self._seen[id(tensor)][1]
@@ -77,7 +77,7 @@ class WeightsFile:
         )
 
     def entry(self) -> WeightsEntry:
-        """What the manifest says of the file."""
+        """The entry of the file in the manifest."""
         self._file.flush()
         return WeightsEntry(file=self.path.name, bytes=self._end, sha256=self._digest.hexdigest(), dtype=self.dtype)
 
@@ -97,15 +97,15 @@ class WeightsFile:
 
 
 def external_tensors(graph: bytes, where: str) -> list[tuple[int, int]]:
-    """The (offset, bytes) of every tensor that a graph keeps in its weights file.
+    """The (offset, bytes) of every tensor of a graph that is in the weights file.
 
     Raises:
-        BundleError: the bytes are no ONNX model.
+        BundleError: the bytes are not an ONNX model.
     """
     try:
         model = ir.from_proto(onnx.load_from_string(graph))
     except Exception as error:
-        raise BundleError(f"{where} is no ONNX graph: {error}") from error
+        raise BundleError(f"{where} is not an ONNX graph: {error}") from error
     found = []
     for value in model.graph.initializers.values():
         tensor = value.const_value

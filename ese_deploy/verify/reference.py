@@ -1,6 +1,6 @@
-"""The reference: the checkpoint loaded anew at one depth by transformers, which knows nothing of the exporter.
+"""The reference: a model of one depth that transformers loads from the checkpoint, independent of the exporter.
 
-Nothing here comes from ``backbones/exits``, ``backbones/pooling`` or ``export``, so that a mistake there cannot hide.
+Nothing here uses ``backbones/exits``, ``backbones/pooling`` or ``export``, so that verification finds mistakes there.
 """
 
 import copy
@@ -45,28 +45,28 @@ _ACTIVATIONS: dict[str, Callable[[Vector], Vector]] = {
 
 
 class Reference:
-    """A PyTorch model of ``depth`` blocks, in fp32, with eager attention; what follows it is computed by numpy.
+    """A PyTorch model of ``depth`` layers in fp32 with eager attention. numpy computes pooling, head and projection.
 
-    The checkpoint's default prompt, if it has one, stands before every text.
+    The default prompt of the checkpoint, if it has one, is put before every text.
 
     Args:
         checkpoint: the checkpoint to load from.
-        depth: number of blocks, from 1.
-        fitted: the projection of this exit, where the bundle has one.
+        depth: number of layers, from 1.
+        projection: the projection of this exit, if the bundle has one.
 
     Attributes:
         model: the model of transformers.
 
     Raises:
-        InputError: transformers did not build ``depth`` blocks.
+        InputError: transformers did not build ``depth`` layers.
     """
 
-    def __init__(self, checkpoint: Checkpoint, depth: int, fitted: Projection | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, depth: int, projection: Projection | None = None) -> None:
         folder = checkpoint.backbone_path
         self._poolings = checkpoint.pooling.split("+")
         self._prompt = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
         self._max_length = checkpoint.max_seq_length
-        self._fitted = fitted
+        self._projection = projection
         self._final_norm = checkpoint.architecture.final_norm
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.padding_side = "right"
@@ -76,7 +76,7 @@ class Reference:
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         loader: Any = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-        with quiet_transformers():  # it would report the weights of the blocks left out
+        with quiet_transformers():  # it would report the weights of the layers that are left out
             self.model: Any = loader.from_pretrained(
                 folder,
                 config=_truncate(config, depth),
@@ -89,26 +89,26 @@ class Reference:
         self._head = [(layer, _load(layer)) for layer in checkpoint.head]
         ids = torch.tensor([[1, 2]])
         with torch.no_grad():
-            blocks = len(self.model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
-        if blocks != depth:
+            layers = len(self.model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
+        if layers != depth:
             raise InputError(
-                f"transformers built {blocks} blocks where {depth} were asked for; it cannot be a reference"
+                f"transformers built {layers} layers instead of {depth}, so that there is no reference to verify with."
             )
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text, special tokens included, nothing cut."""
+        """Number of tokens of a text with special tokens, without truncation."""
         return len(self._tokenizer(self._prompt + text, truncation=False, verbose=False)["input_ids"])
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of a text as the model gets them."""
+        """Token ids of a text, with special tokens and truncated."""
         ids: list[int] = self._tokenizer(self._prompt + text, truncation=True, max_length=self._max_length)["input_ids"]
         return ids
 
     def pool(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts one by one, so that no padding is involved.
+        """Embed texts one by one, without padding.
 
         Returns:
-            float32 [n, inputs], what the projection takes; without one [n, width], not normalised.
+            float32 [n, inputs], the inputs of the projection; without one [n, width], not normalized.
         """
         options = {"truncation": True, "max_length": self._max_length, "return_tensors": "pt"}
         rows = [self._tokenizer(self._prompt + text, **options) for text in texts]
@@ -116,7 +116,7 @@ class Reference:
         return vectors
 
     def pool_ids(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Embed token ids as they are, as :meth:`pool` does."""
+        """Embed token ids without a tokenizer; see :meth:`pool`."""
         features = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row))} for row in rows]
         vectors: NDArray[np.float32] = np.stack([self._pool(row) for row in features]).astype(np.float32)
         return vectors
@@ -124,8 +124,8 @@ class Reference:
     def cut(self, pooled: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
         """Project [n, inputs], keep the first ``dim`` columns and scale rows to norm 1."""
         vectors = pooled.astype(np.float64)
-        if self._fitted is not None:
-            vectors = vectors @ self._fitted.matrix.astype(np.float64).T
+        if self._projection is not None:
+            vectors = vectors @ self._projection.matrix.astype(np.float64).T
         cut: NDArray[np.float32] = _unit(vectors[:, :dim]).astype(np.float32)
         return cut
 
@@ -133,8 +133,8 @@ class Reference:
         known = {name: value for name, value in features.items() if name in self._arguments}
         with torch.no_grad():
             output = self.model(**known, output_hidden_states=True)
-            if self._fitted is not None and self._fitted.states:
-                hidden = [self._state(output, state) for state in self._fitted.states]
+            if self._projection is not None and self._projection.states:
+                hidden = [self._state(output, state) for state in self._projection.states]
                 return np.concatenate([_unit(self._pooled(state)[None])[0] for state in hidden])
         vector = self._pooled(output.last_hidden_state)
         for layer, tensors in self._head:
@@ -142,7 +142,7 @@ class Reference:
         return vector
 
     def _state(self, output: Any, state: int) -> torch.Tensor:
-        """The tokens after a block as a model that ends there would give them; state 0 is before the first."""
+        """The token states after a layer, as a model that ends there gives them; state 0 is before the first layer."""
         if state == len(output.hidden_states) - 1:
             return cast(torch.Tensor, output.last_hidden_state)
         hidden: torch.Tensor = output.hidden_states[state]
@@ -154,7 +154,7 @@ class Reference:
 
 
 def _truncate(config: Any, depth: int) -> Any:
-    """A copy of the config with ``depth`` blocks; lists with one item per block are cut too."""
+    """A copy of the config with ``depth`` layers; lists with one item per layer are truncated too."""
     full = config.num_hidden_layers
     truncated = copy.deepcopy(config)
     truncated.num_hidden_layers = depth

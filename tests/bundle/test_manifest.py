@@ -31,9 +31,9 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
 
 
 def test_another_schema_version_says_what_to_do() -> None:
-    with pytest.raises(BundleError, match=f"reads {SCHEMA_VERSION}; update ese-deploy"):
+    with pytest.raises(BundleError, match=f"reads {SCHEMA_VERSION}. Update ese-deploy"):
         decode_manifest(b'{"schema_version": 99}', "here")
-    with pytest.raises(BundleError, match="export the bundle again"):
+    with pytest.raises(BundleError, match="Export the bundle again"):
         decode_manifest(b'{"schema_version": 0}', "here")
 
 
@@ -60,5 +60,5 @@ def test_what_could_not_be_read_again_is_not_written(tiny_bundle: Bundle) -> Non
     manifest = tiny_bundle.manifest
     quality = [msgspec.structs.replace(one, value=math.nan) for one in manifest.targets[0].quality]
     targets = [msgspec.structs.replace(manifest.targets[0], quality=quality), *manifest.targets[1:]]
-    with pytest.raises(BundleError, match="what was to be written does not follow the schema"):
+    with pytest.raises(BundleError, match="the new manifest does not follow the schema"):
         encode_manifest(msgspec.structs.replace(manifest, targets=targets))

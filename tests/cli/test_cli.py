@@ -174,7 +174,13 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
     assert main(command) == 0
     np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "3x16").encode_query(lines), atol=2e-6)
     command[1] = str(tiny_bundle.path)
-    fails(capsys, "(space exit02) cannot search documents of target 3x16 (space exit03)", *command, "--target", "2x16")
+    fails(
+        capsys,
+        "(embedding space exit02) cannot be compared with documents of target 3x16 (embedding space exit03)",
+        *command,
+        "--target",
+        "2x16",
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_inspect_shows_a_bundle_and_the_schema(tiny_bundle: Bundle, capsys: Capt
     assert main(["inspect", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out)["$schema"].startswith("https://json-schema.org/")
     fails(capsys, "Name a bundle, or pass --schema.", "inspect")
-    fails(capsys, "there is no bundle at nowhere", "inspect", "nowhere")
+    fails(capsys, "There is no bundle at nowhere", "inspect", "nowhere")
 
 
 def test_doctor_checks_every_target_on_the_golden_texts(tiny_bundle: Bundle, capsys: Capture) -> None:

@@ -219,11 +219,11 @@ def test_two_targets_load_two_graphs_and_one_target_named_twice_loads_one(
     [
         (
             {"query_target": "1x16", "document_target": "3x16"},
-            r"1x16 \(space exit01\) cannot search documents of target 3x16 \(space aligned\); name two of one space",
+            r"1x16 \(embedding space exit01\) cannot be compared with documents of target 3x16 \(embedding ",
         ),
         (
             {"query_target": "2x16", "document_target": "3x32"},
-            "queries of target 2x16 have 16 dimensions, documents of target 3x32 32; name two targets of one dim",
+            "Queries of target 2x16 have 16 dimensions, documents of target 3x32 have 32. Choose two targets",
         ),
         ({"query_target": "2x32", "document_target": "3x32"}, "holds no target 2x32; it holds 1x16, 2x16, 3x16, 3x32"),
         ({"query_target": "2x16"}, "`document_target` together, without `target`. Got `query_target=2x16`"),

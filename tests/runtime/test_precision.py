@@ -130,7 +130,7 @@ def test_a_bundle_without_ranges_gives_floats_and_bits_and_says_what_int8_lacks(
     for precision in ("float32", "binary", "ubinary"):
         found = old.encode(TEXTS[:3], precision=precision)
         np.testing.assert_array_equal(found, encoder.encode(TEXTS[:3], precision=precision))
-    with pytest.raises(InputError, match="has no ranges for target 3x32, which int8 and uint8 vectors need; export"):
+    with pytest.raises(InputError, match=r"has no ranges for target 3x32, which int8 and uint8 vectors need\. Export"):
         old.encode("a", precision="int8")
 
 

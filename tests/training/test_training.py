@@ -90,7 +90,8 @@ def test_exits_trained_to_be_aligned_share_a_space_up_to_the_encoder(
     encoder = Encoder.open(bundle, query_target="2x16", document_target="3x16")
     assert (encoder.encode_query("a cat") == Encoder.open(bundle, "2x16").encode_query("a cat")).all()
     with pytest.raises(
-        InputError, match=r"queries of target 1x16 \(space exit01\) cannot search documents of target 3x16"
+        InputError,
+        match=r"Queries of target 1x16 \(embedding space exit01\) cannot be compared with documents of target 3x16",
     ):
         Encoder.open(bundle, query_target="1x16", document_target="3x16")
     command = ["--model_name_or_path", str(tiny_checkpoint), "--train_name_or_path", str(data["C"])]
