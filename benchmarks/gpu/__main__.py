@@ -17,12 +17,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.gpu.records import FAILED, SKIPPED, TIMED_OUT, append, read, states
 from benchmarks.gpu.shapes import shapes
-from benchmarks.gpu.unpack import unpack
+from benchmarks.gpu.unpack import COMMON, TRAINING, unpack
 
-__all__ = ["STEPS", "StepPlan", "main"]
+__all__ = ["STEPS", "StepPlan", "main", "run_step"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Between asking a step to start no further case and ending its process.
@@ -38,10 +39,12 @@ class StepPlan:
     Attributes:
         name: of its module in ``benchmarks/gpu/steps``.
         seconds: after which its process is ended.
+        trains: whether it is given the packages for training.
     """
 
     name: str
     seconds: float
+    trains: bool = False
 
 
 # In order of worth; together 8 minutes.
@@ -55,7 +58,7 @@ STEPS = (
     StepPlan("memory", 20),
     StepPlan("tensorrt", 15),
     StepPlan("server", 5),
-    StepPlan("training", 35),
+    StepPlan("training", 35, trains=True),
 )
 
 
@@ -70,7 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="ese-gpu-kit-") as temporary:
         work = (options.work or Path(temporary) / "work").resolve()
         work.mkdir(parents=True, exist_ok=True)
-        environment = _environment(options.kit, Path(temporary) / "packages", options.device, results)
+        packages = Path(temporary) / "packages"
+        environment = _environment(options.kit, packages, options.device, results)
         if options.tiny:
             # Threads cost more than they bring where a product takes microseconds.
             environment["OMP_NUM_THREADS"] = "1"
@@ -79,7 +83,9 @@ def main(arguments: Sequence[str]) -> int:
         with log.open("ab") as output, _exports(work, options.tiny, environment, output):
             for step in chosen:
                 limit = min(step.seconds if not options.tiny else _TINY_SECONDS, end - time.monotonic())
-                _run_step(step, limit, results, [str(results), str(work), *flags], environment, output)
+                paths = [environment["PYTHONPATH"], *([str(packages / TRAINING)] if step.trains else [])]
+                variables = {**environment, "PYTHONPATH": os.pathsep.join(paths)}
+                run_step(step, limit, results, [str(results), str(work), *flags], variables, output)
     found = states(read(results))
     bad = [name for name, state in found.items() if state["state"] in (FAILED, TIMED_OUT)]
     print(f"{results}: {len(found) - len(bad)} of {len(found)} steps are ok or skipped with a reason", flush=True)
@@ -106,7 +112,7 @@ def _environment(kit: Path, packages: Path, device: str, results: Path) -> dict[
         print(f"unpack: {note}", flush=True)
     return {
         **os.environ,
-        "PYTHONPATH": _paths("PYTHONPATH", [packages, _ROOT]),
+        "PYTHONPATH": _paths("PYTHONPATH", [packages / COMMON, _ROOT]),
         # ONNX Runtime looks for CUDA beside its own package, and here that lies elsewhere.
         "LD_LIBRARY_PATH": _paths("LD_LIBRARY_PATH", _cuda_folders()),
         "HF_HUB_OFFLINE": "1",
@@ -129,7 +135,7 @@ def _cuda_folders() -> list[Path]:
 
 
 @contextmanager
-def _exports(work: Path, tiny: bool, environment: dict[str, str], output: object) -> Iterator[None]:
+def _exports(work: Path, tiny: bool, environment: dict[str, str], output: BinaryIO) -> Iterator[None]:
     """Make the models in the background: one process for each where there are cores for that, else one for all."""
     names = [name for name in shapes(tiny) if not (work / f"{name}.json").is_file()]
     cores = os.cpu_count() or 1
@@ -145,16 +151,18 @@ def _exports(work: Path, tiny: bool, environment: dict[str, str], output: object
             _end(process)
 
 
-def _run_step(
-    step: StepPlan, limit: float, results: Path, arguments: list[str], environment: dict[str, str], output: object
+def run_step(
+    step: StepPlan, limit: float, results: Path, arguments: list[str], environment: dict[str, str], output: BinaryIO
 ) -> None:
+    """Run one step in a process of its own, and end that process after ``limit`` seconds."""
+
     def close(state: str, reason: str, seconds: float = 0.0) -> None:
         append(results, {"kind": "step", "step": step.name, "state": state, "reason": reason, "seconds": seconds})
 
     if limit < _GRACE / 2:
         close(SKIPPED, "no time was left")
     else:
-        start, earlier = time.monotonic(), len(read(results))
+        start, earlier, written = time.monotonic(), len(read(results)), output.tell()
         soft = str(max(1.0, limit - _GRACE))
         command = [sys.executable, "-m", f"benchmarks.gpu.steps.{step.name}", *arguments, "--seconds", soft]
         process = _start(command, environment, output)
@@ -169,19 +177,20 @@ def _run_step(
             if code is None:
                 close(TIMED_OUT, f"after {limit:.0f} s", seconds)
             else:
-                close(FAILED, f"the process ended with {_cause(code)}; log.txt has its output", seconds)
+                said = _last_line(Path(output.name), written)
+                close(FAILED, f"the process ended with {_cause(code)}{': ' if said else ''}{said}", seconds)
     found = states(read(results))[step.name]
     reason = f": {found['reason']}" if found["reason"] else ""
     print(f"{step.name} ({found['seconds']} s): {found['state']}{reason}", flush=True)
 
 
-def _start(command: list[str], environment: dict[str, str], output: object) -> "subprocess.Popen[bytes]":
+def _start(command: list[str], environment: dict[str, str], output: BinaryIO) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         command,
         cwd=_ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=output,  # type: ignore[arg-type]
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
@@ -192,6 +201,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _last_line(log: Path, start: int) -> str:
+    """The last line that was written after ``start``."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _cause(code: int) -> str:

@@ -31,6 +31,7 @@ class Step:
         tiny: a dry run with small shapes.
         end: ``time.monotonic()`` at which the last case must have started.
         errors: of the cases that failed.
+        skipped: reasons of the cases that were skipped.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     tiny: bool
     end: float
     errors: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def late(self) -> bool:
@@ -69,6 +71,7 @@ class Step:
             yield found
         except Skip as skip:
             found["skipped"] = str(skip)
+            self.skipped.append(str(skip))
         except Exception as error:
             traceback.print_exc()
             found["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -89,10 +92,11 @@ def run(name: str, work: Callable[[Step], None]) -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
-    start = time.monotonic()
+    start, earlier = time.monotonic(), len(read(options.results))
     step = Step(name, options.results, options.work, options.device, options.tiny, start + options.seconds)
     state, reason = OK, ""
     try:
+        _require_device(step)
         work(step)
     except Skip as skip:
         state, reason = SKIPPED, str(skip)
@@ -102,7 +106,20 @@ def run(name: str, work: Callable[[Step], None]) -> None:
     seconds = round(time.monotonic() - start, 1)
     if state == OK and step.errors:
         state, reason = FAILED, f"{len(step.errors)} cases failed, the first with {step.errors[0]}"
+    elif state == OK and step.skipped:
+        measured = any("skipped" not in one for one in cases(read(step.results)[earlier:], name))
+        state = OK if measured else SKIPPED
+        reason = f"{len(step.skipped)} cases were skipped, the first since {step.skipped[0]}"
     elif state == OK and step.late:
         reason = "cases were left out: no time"
     append(step.results, {"kind": "step", "step": name, "state": state, "reason": reason, "seconds": seconds})
     sys.exit(1 if state == FAILED else 0)
+
+
+def _require_device(step: Step) -> None:
+    """Skip a step for a GPU where there is none; the step ``peak`` says more about the machine."""
+    if step.device == "cuda" and step.name != "peak":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Skip("PyTorch sees no GPU")

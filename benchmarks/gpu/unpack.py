@@ -7,18 +7,21 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
-__all__ = ["DESCRIPTION", "unpack"]
+__all__ = ["COMMON", "DESCRIPTION", "TRAINING", "unpack"]
 
 DESCRIPTION = "kit.json"
+COMMON, TRAINING = "common", "training"
+"""Folders of packages: for all steps, and for the step that trains."""
 
 
 def unpack(kit: Path, out: Path, *, gpu: bool) -> list[str]:
-    """Unpack packages into a folder for ``PYTHONPATH``.
+    """Unpack packages into folders for ``PYTHONPATH``.
 
     Args:
         kit: the folder that prepare.sh made.
-        out: where packages go.
+        out: where the folders :data:`COMMON` and :data:`TRAINING` go.
         gpu: whether onnxruntime-gpu is wanted instead of the onnxruntime that is installed.
 
     Returns:
@@ -28,11 +31,10 @@ def unpack(kit: Path, out: Path, *, gpu: bool) -> list[str]:
     if not description.is_file():
         return [f"there is no kit in {kit}; run benchmarks/gpu/prepare.sh first, or use what is installed"]
     parts = json.loads(description.read_text())["parts"]
-    out.mkdir(parents=True, exist_ok=True)
-    return [_unpack_part(kit, out, part, gpu) for part in parts]
+    return [_unpack_part(kit, out / part["folder"], part, gpu) for part in parts]
 
 
-def _unpack_part(kit: Path, out: Path, part: dict[str, str], gpu: bool) -> str:
+def _unpack_part(kit: Path, out: Path, part: dict[str, Any], gpu: bool) -> str:
     name = f"{part['package']} {part['version']}"
     installed = importlib.util.find_spec(part["module"]) is not None
     wanted = gpu or not installed if part["package"] == "onnxruntime-gpu" else not installed
@@ -42,6 +44,7 @@ def _unpack_part(kit: Path, out: Path, part: dict[str, str], gpu: bool) -> str:
         return f"{name}: not unpacked, since it is for Python {part['python']} and this is {_python()}"
     if part["machine"] not in ("any", platform.machine()):
         return f"{name}: not unpacked, since it is for {part['machine']} and this is {platform.machine()}"
+    out.mkdir(parents=True, exist_ok=True)
     path = kit / part["file"]
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.__main__ import STEPS, main
+from benchmarks.gpu.__main__ import STEPS, StepPlan, main, run_step
 from benchmarks.gpu.pack_onnxruntime import codes, keep_architecture
 from benchmarks.gpu.records import append, read, states
+from benchmarks.gpu.report import main as report
+from benchmarks.gpu.report import summary, update_docs
 from benchmarks.gpu.shapes import SHAPES, flops
 from benchmarks.gpu.unpack import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
-DRY = ["--device", "cpu", "--tiny"]
+DRY = ["--device", "cpu", "--tiny", "--kit", "none"]
 
 
 def test_the_steps_fit_into_eight_minutes() -> None:
@@ -111,7 +113,7 @@ def test_without_a_kit_that_is_said(tmp_path: Path) -> None:
 
 
 def test_packages_that_are_installed_or_for_another_python_stay_packed(tmp_path: Path) -> None:
-    common = {"version": "1", "machine": "any", "file": "none"}
+    common = {"version": "1", "machine": "any", "file": "none", "folder": "common"}
     parts = [
         {"package": "onnxruntime-gpu", "module": "json", "python": "2.7", **common},
         {"package": "msgspec", "module": "msgspec", "python": "any", **common},
@@ -127,6 +129,82 @@ def test_steps_that_need_what_is_missing_are_skipped_with_a_reason(tmp_path: Pat
     found = states(read(tmp_path / "out" / "results.jsonl"))
     assert {name: found[name]["state"] for name in found} == {"tensorrt": "skipped", "server": "skipped"}
     assert all(state["reason"] for state in found.values())
+
+
+@pytest.mark.parametrize(
+    ("start", "state", "reason"),
+    [
+        ("import time; time.sleep(60)", "timed out", "after 5 s"),
+        ("import os; os.kill(os.getpid(), 11)", "failed", "the process ended with signal SIGSEGV"),
+        (
+            "import os; print('no GPU', flush=True); os._exit(3)",
+            "failed",
+            "the process ended with exit code 3: no driver",
+        ),
+    ],
+)
+def test_a_step_that_hangs_or_crashes_is_recorded(tmp_path: Path, start: str, state: str, reason: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(start)
+    results = tmp_path / "results.jsonl"
+    with (tmp_path / "log.txt").open("ab") as log:
+        run_step(StepPlan("server", 5), 5.0, results, [], {**os.environ, "PYTHONPATH": str(tmp_path)}, log)
+    found = states(read(results))["server"]
+    assert (found["state"], found["reason"]) == (state, reason)
+
+
+def test_without_a_gpu_a_step_says_so(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main([str(tmp_path), "--kit", "none", "--tiny", "--only", "latency", "--work", str(tmp_path)]) == 0
+    found = states(read(tmp_path / "results.jsonl"))["latency"]
+    assert (found["state"], found["reason"]) == ("skipped", "PyTorch sees no GPU")
+
+
+def _gpu_run() -> list[dict[str, object]]:
+    """What a run on a GPU might record, with invented figures."""
+    main_case = {"what": "texts", "model": "bert-base", "dtype": "fp16", "batch": 128, "length": 128, "depth": 12}
+    speed = {"kind": "case", "step": "throughput", "case": "speed", **main_case}
+    versions = {"onnxruntime": "1.31.1 (CUDAExecutionProvider)", "torch": "2.11.0"}
+    parity = {"kind": "case", "step": "correctness", "case": "parity", "model": "bert-base", "depth": 12}
+    figures = {"cosine_min": 0.9999, "max_abs": 1e-3, "batch_max_abs": 0.0, "padding_max_abs": 0.0}
+    return [
+        {"kind": "run", "date": "2027-01-02", "device": "cuda", "tiny": False},
+        {"kind": "case", "step": "peak", "case": "machine", "gpu": "NVIDIA H100", "machine": "M", "versions": versions},
+        {"kind": "case", "step": "peak", "case": "matmul", "dtype": "fp16", "tflops": 700.0},
+        {**parity, "dtype": "fp16", **figures},
+        {**parity, "dtype": "bf16", "skipped": "no time"},
+        {**speed, "contender": "ese-deploy", "texts_per_second": 3000.0},
+        {**speed, "contender": "sdpa", "texts_per_second": 2000.0},
+        {**speed, "contender": "flash", "skipped": "flash_attn is not installed"},
+        {**speed, "what": "tokens", "contender": "ese-deploy", "texts_per_second": 4000.0, "share_of_peak": 0.5},
+        {"kind": "step", "step": "peak", "state": "ok", "reason": "", "seconds": 1.0},
+    ]
+
+
+def test_the_summary_compares_with_the_goals() -> None:
+    text = summary(_gpu_run())
+    assert "| 1.3 | 1.50 (reached) |" in text
+    assert "| 0.6 | 0.50 (missed) |" in text
+    assert "| 3.5 | not measured |" in text
+    assert "| all | 1 of 1 checks passed |" in text
+    assert "skipped: flash_attn is not installed" in text
+
+
+def test_the_documents_say_what_ran_where_and_keep_what_did_not() -> None:
+    page = (ROOT / "docs/guides/gpu.md").read_text()
+    again = update_docs(page, [{"kind": "run", "date": "2027-01-02", "device": "cpu", "tiny": True}])
+    assert again == page
+    rows = [line for line in update_docs(page, _gpu_run()).splitlines() if line.startswith("| `onnxruntime-cuda`")]
+    assert "| `onnxruntime-cuda`, fp16, encoders | NVIDIA H100, onnxruntime 1.31.1, torch 2.11.0, 2027-01-02 |" in rows
+    assert "| `onnxruntime-cuda`, bf16, encoders | not run |" in rows
+
+
+def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in _gpu_run()))
+    assert report([str(tmp_path / "results.jsonl")]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"throughput.png", "share.png"}
 
 
 @pytest.mark.slow

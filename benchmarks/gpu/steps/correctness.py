@@ -90,8 +90,9 @@ def _check_threads(step: Step) -> None:
         expected = encoder.encode(texts)
 
         def encode(worker: int) -> float:
-            vectors = encoder.encode(texts[worker:] + texts[:worker], batch_size=1 + worker % 4)
-            return float(np.abs(np.roll(vectors, worker, axis=0) - expected).max())
+            first = worker % len(texts)
+            vectors = encoder.encode(texts[first:] + texts[:first], batch_size=1 + worker % 4)
+            return float(np.abs(np.roll(vectors, first, axis=0) - expected).max())
 
         with ThreadPoolExecutor(_THREADS) as pool:
             found["max_abs"] = max(pool.map(encode, range(_THREADS)))
