@@ -13,6 +13,7 @@ import pytest
 
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines.onnxruntime_cpu import NO_TELEMETRY
+from ese_deploy.system.install import install_hint
 
 PACKAGE = Path(__file__).parent.parent / "ese_deploy"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -231,13 +232,13 @@ def test_the_commands_of_the_runtime_need_no_torch(tiny_bundle: Bundle, tmp_path
 def test_commands_that_need_an_extra_name_it(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy.cli.app import main\nsys.stderr = sys.stdout\nprint(main(['verify', BUNDLE]))"
     out = run_blocked(code, tiny_bundle.path, ("torch",))
-    assert out == "error: This command needs torch. Run: pip install 'ese-deploy[export]'\n2\n"
+    assert out == f"error: This command needs torch. {install_hint('export')}\n2\n"
 
 
 def test_without_the_cli_extra_the_program_names_it(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy.cli import run\nsys.stderr = sys.stdout\ntry: run()\nexcept SystemExit as e: print(e)"
     out = run_blocked(code, tiny_bundle.path, ("typer",))
-    assert out == "error: The command line needs typer. Run: pip install 'ese-deploy[cli]'\n2\n"
+    assert out == f"error: The command line needs typer. {install_hint('cli')}\n2\n"
 
 
 def test_without_an_engine_the_error_names_the_extra(tiny_bundle: Bundle) -> None:

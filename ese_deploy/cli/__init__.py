@@ -4,6 +4,7 @@ import io
 import sys
 
 from ese_deploy.errors import EseDeployError
+from ese_deploy.system.install import install_hint
 
 __all__ = ["run"]
 
@@ -19,6 +20,6 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "click"):
             raise
-        print(f"error: The command line needs {error.name}. Run: pip install 'ese-deploy[cli]'", file=sys.stderr)
+        print(f"error: The command line needs {error.name}. {install_hint('cli')}", file=sys.stderr)
         sys.exit(EseDeployError.exit_code)
     sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from ese_deploy import __version__
 from ese_deploy.errors import CheckFailedError, EseDeployError
+from ese_deploy.system.install import install_hint
 
 __all__ = ["COMMANDS", "Command", "load_command", "main"]
 
@@ -211,7 +212,7 @@ def _report(error: Exception) -> int:
         print(f"error: {_as_options(error)}", file=sys.stderr)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := _EXTRAS.get(error.name.partition(".")[0])):
-        print(f"error: This command needs {error.name}. Run: pip install 'ese-deploy[{extra}]'", file=sys.stderr)
+        print(f"error: This command needs {error.name}. {install_hint(extra)}", file=sys.stderr)
         return EseDeployError.exit_code
     if isinstance(error, typer.Abort):
         print("interrupted; nothing was changed", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.cli.console import megabytes
 from ese_deploy.errors import InputError
+from ese_deploy.system.install import install_hint
 
 if TYPE_CHECKING:
     from ese_deploy.verify import TargetCheck
@@ -24,7 +25,7 @@ def extra_error(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(f"This command needs {error.name}. Run: pip install 'ese-deploy[{extra}]'") from error
+        raise InputError(f"This command needs {error.name}. {install_hint(extra)}") from error
 
 
 def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[list[str], list[list[str]]]:

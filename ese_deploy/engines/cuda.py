@@ -107,8 +107,8 @@ class CudaMemory:
         Raises:
             OutOfMemoryError: the GPU has not enough free memory.
         """
-        address, held = self._buffers.get(name, (0, 0))
-        if held < size:
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < size:
             if address:
                 del self._buffers[name]
                 self._check(self._runtime.cudaFree(address))

@@ -46,15 +46,15 @@ def import_openvino() -> Any:
 def _without_module(name: str) -> Iterator[None]:
     """Make imports of a module fail within the block."""
     absent = object()
-    held: Any = sys.modules.get(name, absent)
+    loaded: Any = sys.modules.get(name, absent)
     sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if held is absent:
+        if loaded is absent:
             del sys.modules[name]
         else:
-            sys.modules[name] = held
+            sys.modules[name] = loaded
 
 
 class _Session:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import write_atomic
+from ese_deploy.system.install import install_hint
 
 __all__ = ["INK", "Front", "figure_of", "heat_map", "pareto_plot"]
 
@@ -138,7 +139,7 @@ def figure_of(path: Path, size: tuple[float, float], text: str = "path") -> Iter
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise InputError(f"Plots need {error.name}. Run: pip install 'ese-deploy[evaluate]'") from error
+        raise InputError(f"Plots need {error.name}. {install_hint('evaluate')}") from error
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -261,5 +261,5 @@ def test_embed_says_what_a_profile_means(
     assert main([*arguments, "--profile", "mine"]) == 2
     assert "Choose one of: edge, balanced, server, full" in capsys.readouterr().err
     assert main([*arguments, "--profiles", str(mine)]) == 2
-    assert "--profiles names a file; say with --profile NAME" in capsys.readouterr().err
+    assert "--profiles needs --profile NAME" in capsys.readouterr().err
     assert main([*arguments, "--profile", "edge", "--target", "1x8"]) == 2

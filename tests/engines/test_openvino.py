@@ -1,4 +1,4 @@
-"""OpenVINO runs the same graphs, equals PyTorch, and tells nobody."""
+"""OpenVINO runs the same graphs, equals PyTorch, and sends no telemetry."""
 
 import json
 import shutil
@@ -43,6 +43,7 @@ def test_every_target_equals_pytorch(engine: OpenVino, tiny_bundle: Bundle, caps
         assert check["parity"]["max_abs"] <= TOLERANCES["fp32"].max_abs
 
 
+@pytest.mark.slow
 def test_the_real_model_equals_onnx_runtime(engine: OpenVino, minilm_bundle: Bundle) -> None:
     for target in ("1x64", "6x384"):
         expected = Encoder.open(minilm_bundle, target).encode(TEXTS)
@@ -79,6 +80,7 @@ def test_many_threads_get_their_own_vectors_and_keep_them(engine: OpenVino, tiny
         list(pool.map(work, range(4)))
 
 
+@pytest.mark.slow
 def test_batches_run_at_once_from_the_first_call_of_a_process(tiny_bundle: Bundle) -> None:
     script = f"""
 from ese_deploy import Encoder
@@ -92,12 +94,13 @@ assert abs(found - Encoder.open({str(tiny_bundle.path)!r}).encode(texts)).max() 
         subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
-def test_a_graph_that_it_refuses_is_one_line(engine: OpenVino, tmp_path: Path) -> None:
+def test_the_error_for_a_graph_that_does_not_load_is_one_line(engine: OpenVino, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="OpenVINO cannot load the graph: ") as caught:
         engine.load(input_of(b"no graph", tmp_path), 1)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_bf16_is_near_and_not_equal_where_the_cpu_has_it(engine: OpenVino, minilm_bundle: Bundle) -> None:
     try:
         narrow = OpenVino(bf16=True)
@@ -142,9 +145,7 @@ def test_without_it_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         import_openvino()
 
 
-def test_bf16_is_asked_for_by_name_and_has_the_gate_of_bf16(
-    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bf16_is_opt_in_and_has_the_tolerance_of_bf16(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EngineError, match="Write openvino or openvino:bf16"):
         load_engine("openvino:fp16")
     try:

@@ -82,6 +82,7 @@ def test_ranges_are_the_ends_over_the_collection_for_every_target(tiny_bundle: B
         assert (described.data, described.data_sha256, described.n) == (SAMPLE_CORPUS_NAME, sample_corpus_sha256(), 384)
 
 
+@pytest.mark.slow
 def test_calibration_texts_decide_the_ranges_and_an_update_keeps_those_there_are(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

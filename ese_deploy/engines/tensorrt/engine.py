@@ -51,9 +51,9 @@ class TensorRt:
             InputError: the cache cannot be written.
         """
         key = self._key(source)
-        held, why = find_plan(key)
-        if held is not None and not force:
-            return held, ""
+        existing, why = find_plan(key)
+        if existing is not None and not force:
+            return existing, ""
         return self._build(key, source, progress), why or "--force was given"
 
     def load(self, source: EngineInput, threads: int) -> TensorRtSession:

@@ -168,23 +168,23 @@ def _entries(graph: str) -> list[_Entry]:
     return [entry for path in paths if (entry := _read(path)) is not None and entry.key.graph == graph]
 
 
-def _runs_here(held: PlanKey, wanted: PlanKey) -> bool:
-    same = (held.flavour, held.version) == (wanted.flavour, wanted.version)
-    return same and held.architecture in (wanted.architecture, ANY_AMPERE)
+def _runs_here(existing: PlanKey, wanted: PlanKey) -> bool:
+    same = (existing.flavour, existing.version) == (wanted.flavour, wanted.version)
+    return same and existing.architecture in (wanted.architecture, ANY_AMPERE)
 
 
-def _differences(held: PlanKey, wanted: PlanKey) -> list[str]:
+def _differences(existing: PlanKey, wanted: PlanKey) -> list[str]:
     """How another plan of the graph differs from the one to find."""
     found = []
-    if (held.flavour, held.version) != (wanted.flavour, wanted.version):
+    if (existing.flavour, existing.version) != (wanted.flavour, wanted.version):
         here = f"{wanted.flavour} {wanted.version}"
-        found.append(f"{held.flavour} {held.version}, here is {here}")
-    if held.architecture != wanted.architecture:
-        found.append(f"a GPU of {held.architecture}, this one is {wanted.architecture}")
-    if held.settings != wanted.settings:
-        names = [name for name in wanted.settings if held.settings.get(name) != wanted.settings[name]]
+        found.append(f"{existing.flavour} {existing.version}, here is {here}")
+    if existing.architecture != wanted.architecture:
+        found.append(f"a GPU of {existing.architecture}, this one is {wanted.architecture}")
+    if existing.settings != wanted.settings:
+        names = [name for name in wanted.settings if existing.settings.get(name) != wanted.settings[name]]
         found.append(f"other settings ({', '.join(names)})")
-    elif held.profiles != wanted.profiles:
+    elif existing.profiles != wanted.profiles:
         found.append("other lengths")
     return found
 

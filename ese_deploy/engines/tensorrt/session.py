@@ -98,7 +98,7 @@ class TensorRtSession:
         memory.use()
         if number != self._active:
             if not context.set_optimization_profile_async(number, memory.stream):
-                raise EngineError(f"TensorRT refused profile {number}: {self._log.first_error}")
+                raise EngineError(f"TensorRT rejects profile {number}: {self._log.first_error}")
             memory.wait()
             self._active = number
         held = []
@@ -107,7 +107,7 @@ class TensorRtSession:
             address = memory.buffer(name, array.nbytes)
             memory.copy_in(address, array)
             if not (context.set_input_shape(name, array.shape) and context.set_tensor_address(name, address)):
-                raise EngineError(f"TensorRT refused the shape {array.shape} of {name}: {self._log.first_error}")
+                raise EngineError(f"TensorRT rejects the shape {array.shape} of {name}: {self._log.first_error}")
             held.append(array)
         address = memory.buffer(self._output, rows * self._dim * 4)
         context.set_tensor_address(self._output, address)
