@@ -1,4 +1,4 @@
-"""What a machine is, so that a figure can say where it was measured."""
+"""A description of the machine, which is stored with each measurement."""
 
 import hashlib
 import importlib.metadata
@@ -23,12 +23,12 @@ _LIBRARIES = (
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A kind of machine: two that are alike in all of this count as one.
+    """A kind of machine. Two machines with equal attributes count as one.
 
     Attributes:
         cpu: the processor's name.
-        cores: logical processors of the machine; a process may be given fewer.
-        memory_bytes: main memory, 0 where the system does not say.
+        cores: logical processors of the machine; a process may have fewer.
+        memory_bytes: main memory; 0 if the system does not report it.
         architecture: such as ``x86_64``.
         system: such as ``Linux``.
     """
@@ -44,8 +44,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that name the machine in the cache."""
-        # Memory is left out: a virtual machine is given a few MB more or less at each start.
+        """Twelve hexadecimal digits that identify the machine in the cache."""
+        # Without the memory: that of a virtual machine differs by a few MB at each start.
         kept = f"{self.cpu}|{self.cores}|{self.architecture}|{self.system}"
         return hashlib.sha256(kept.encode()).hexdigest()[:12]
 
@@ -54,7 +54,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
     """Describe this machine.
 
     Args:
-        root: where ``proc`` is found.
+        root: the folder that contains ``proc``.
     """
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return Machine(
@@ -67,7 +67,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a figure may depend on, as far as they are installed."""
+    """Versions of Python and of the installed libraries that a measurement may depend on."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""How many threads this process may use."""
+"""The number of threads that this process may use."""
 
 import math
 import os
@@ -8,13 +8,13 @@ __all__ = ["available_threads"]
 
 
 def available_threads(root: Path = Path("/")) -> int:
-    """The number of processors that this process is given, at least 1.
+    """Count the processors that this process may use, at least 1.
 
-    It is the smaller of the scheduler's affinity and the quota of the control group (version 2 or 1), so that a
-    container with two cores on a machine with 64 gets 2.
+    This is the smaller of the CPU affinity and the quota of the control group (version 2 or 1): a container limited to
+    two cores on a machine with 64 gets 2.
 
     Args:
-        root: where ``proc`` and ``sys`` are found.
+        root: the folder that contains ``proc`` and ``sys``.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
@@ -22,7 +22,7 @@ def available_threads(root: Path = Path("/")) -> int:
 
 
 def _quota(root: Path) -> float | None:
-    """The tightest quota on the way from this process's control group to the top, in processors."""
+    """The smallest quota of this process's control group and its parents, in processors."""
     quotas = []
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)

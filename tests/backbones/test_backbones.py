@@ -32,16 +32,18 @@ from ese_deploy.verify.reference import Reference
 
 DIMS = (16, 64)
 SHAPES = ((1, 1), (1, MAX_LENGTH), (7, 5), (2, 33))
-# Positions are counted from the first column, padding or not: PyTorch itself gives other vectors under left padding.
+# The others are marked slow: an encoder, a decoder, one with alternating attention, one with relative positions.
+FAST = {"BERT", "ModernBERT", "Qwen3", "T5 encoder"}
+# Positions are counted from the first column, so PyTorch itself gives other vectors under left padding.
 ABSOLUTE = {"BERT", "DistilBERT", "ELECTRA", "ALBERT", "ERNIE", "DeBERTa-v2"}
 DECODERS = {"Qwen2", "Qwen3", "Llama", "Gemma 3", "Mistral"}
-# transformers spells their attention out; the operator cannot hold the product of content and position.
-SPELT_OUT = {"DeBERTa-v2", "DeBERTa-v3"}
+# Exported node by node: the operator has no product of content and position.
+DECOMPOSED = {"DeBERTa-v2", "DeBERTa-v3"}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A backbone's graphs at every exit and dim, those of fp16 at full width, and what they came from."""
+    """The graphs of a backbone at every exit and dim, those of fp16 at full width, and their source."""
 
     name: str
     opset: int
@@ -53,7 +55,10 @@ class Exported:
     references: dict[int, Reference]
 
 
-@pytest.fixture(scope="module", params=list(BACKBONES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in BACKBONES],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Checkpoint]:
     model_type, settings = BACKBONES[request.param]
     pooling = "lasttoken" if request.param in DECODERS else "mean"
@@ -93,9 +98,9 @@ def exported(
 
 @pytest.fixture(scope="module")
 def mixed(exported: Exported) -> dict[int, bytes]:
-    """Graphs of int8 with fp16 around at every exit and full width; of opset 23, since 18 has no scales of fp16."""
+    """Graphs of int8-fp16 at every exit and full width, at opset 23, because opset 18 has no fp16 scales."""
     if exported.opset < OPSET:
-        pytest.skip(f"opset {exported.opset} has no scales of fp16")
+        pytest.skip(f"opset {exported.opset} has no fp16 scales")
     recipe = QuantizationSettings(
         describe_quantization(None, 8), calibrate_int8(exported.checkpoint, exported.traced, None)
     )
@@ -145,7 +150,7 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
     engine = load_engine("onnxruntime")
     batches = [_batch(exported.checkpoint, shape, "right") for shape in SHAPES]
     for depth, graph in exported.half.items():
-        # Without rounding of results only that of the weights remains, which is of the order of 2 ** -11.
+        # Without rounding of results, only the weights are rounded, by about 2 ** -11.
         plain = engine.load(input_of(widen(graph, rounding=False), exported.folder, "fp16"), 1)
         rounded = Emulated(engine).load(input_of(graph, exported.folder, "fp16"), 1)
         reference = exported.references[depth]
@@ -157,7 +162,7 @@ def test_every_exit_in_fp16_equals_pytorch_once_cast_back(exported: Exported) ->
             assert float(np.abs(np.linalg.norm(found, axis=1) - 1).max()) <= NORM_TOLERANCE
 
 
-def test_int8_with_fp16_around_keeps_its_vectors(exported: Exported, mixed: dict[int, bytes]) -> None:
+def test_int8_fp16_keeps_the_vectors(exported: Exported, mixed: dict[int, bytes]) -> None:
     session = Emulated(load_engine("onnxruntime")).load(input_of(mixed[LAYERS], exported.folder, "int8-fp16"), 1)
     cosines: list[float] = []
     for shape in SHAPES:
@@ -177,9 +182,9 @@ def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tenso
     for depth, graph in exported.half.items():
         layers = layers_of(tensorrt_api, input_of(graph, exported.folder, "fp16"))
         if exported.opset >= 23:
-            # One attention layer for each block: what TensorRT fuses into one kernel.
-            assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
-            assert layers["SOFTMAX"] == (depth if exported.name in SPELT_OUT else 0)
+            # One attention layer for each layer of the model, which TensorRT fuses into one kernel.
+            assert layers["ATTENTION_INPUT"] == (0 if exported.name in DECOMPOSED else depth)
+            assert layers["SOFTMAX"] == (depth if exported.name in DECOMPOSED else 0)
         profiles = profiles_for(settings, MAX_LENGTH)
         plan, _ = build_plan(
             tensorrt_api,
@@ -193,7 +198,7 @@ def test_tensorrt_parses_and_builds_every_exit_in_fp16(exported: Exported, tenso
 
 
 @pytest.mark.tensorrt
-def test_tensorrt_parses_and_builds_every_exit_in_int8_with_fp16_around(
+def test_tensorrt_parses_and_builds_every_exit_in_int8_fp16(
     exported: Exported, mixed: dict[int, bytes], tensorrt_api: Api
 ) -> None:
     settings = BuildSettings(lengths=(16, MAX_LENGTH))
@@ -205,35 +210,35 @@ def test_tensorrt_parses_and_builds_every_exit_in_int8_with_fp16_around(
         assert layers["DEQUANTIZE"] == held["DequantizeLinear"] >= 8 * depth
         weights = held["DequantizeLinear"] - held["QuantizeLinear"]
         assert products_of(tensorrt_api, source)["DEQUANTIZE", "DEQUANTIZE", "HALF"] == weights
-        assert layers["ATTENTION_INPUT"] == (0 if exported.name in SPELT_OUT else depth)
+        assert layers["ATTENTION_INPUT"] == (0 if exported.name in DECOMPOSED else depth)
         profiles = profiles_for(settings, MAX_LENGTH)
         plan, _ = build_plan(tensorrt_api, source, profiles, settings)
         assert len(plan) > 10_000
 
 
-def test_a_graph_holds_nothing_of_deeper_blocks(exported: Exported) -> None:
+def test_a_graph_contains_no_weights_of_deeper_layers(exported: Exported) -> None:
     for depth in range(1, LAYERS + 1):
         held = _tensor_hashes(exported.graphs[depth, DIMS[-1]], exported.folder)
-        for block in range(1, LAYERS + 1):
-            weights = _block_hashes(exported.references[LAYERS], block)
+        for layer in range(1, LAYERS + 1):
+            weights = _layer_hashes(exported.references[LAYERS], layer)
             if exported.checkpoint.architecture.shared_layers:
-                weights = set() if block > 1 else weights
-            # A block that is wanted is there: without this the test would pass on graphs of no weights at all.
-            assert bool(held & weights) == (block <= depth and bool(weights)), (depth, block)
+                weights = set() if layer > 1 else weights
+            # The layers up to the exit must be there, or the test would pass for a graph without weights.
+            assert bool(held & weights) == (layer <= depth and bool(weights)), (depth, layer)
 
 
-def test_a_graph_computes_no_deeper_block(exported: Exported) -> None:
+def test_a_graph_computes_no_deeper_layer(exported: Exported) -> None:
     counts = [_operators(exported.graphs[depth, DIMS[0]]) for depth in range(1, LAYERS + 1)]
-    # Each block costs the same; the first may hold what all of them use.
+    # Each layer has the same operators; the first may also have shared ones.
     for kind in ("MatMul", "Gemm", "Softmax", "Attention"):
         assert counts[2][kind] - counts[1][kind] == counts[1][kind] - counts[0][kind], kind
     if exported.opset >= 23:
-        expected = [0 if exported.name in SPELT_OUT else depth for depth in range(1, LAYERS + 1)]
+        expected = [0 if exported.name in DECOMPOSED else depth for depth in range(1, LAYERS + 1)]
         assert [count["Attention"] for count in counts] == expected
 
 
 def test_no_graph_groups_query_heads(exported: Exported) -> None:
-    # OpenVINO refuses the Attention operator with fewer key heads than query heads, or gives an empty tensor.
+    # OpenVINO rejects the Attention operator with fewer key heads than query heads, or returns an empty tensor.
     for graph in exported.graphs.values():
         for node in onnx.load_from_string(graph).graph.node:
             if node.op_type == "Attention":
@@ -242,7 +247,7 @@ def test_no_graph_groups_query_heads(exported: Exported) -> None:
 
 
 def _batch(checkpoint: Checkpoint, shape: tuple[int, int], side: str) -> tuple[dict[str, np.ndarray], list[list[int]]]:
-    """Inputs of a batch padded on one side, and its rows without padding."""
+    """A batch padded on one side, and its rows without padding."""
     batch, sequence = shape
     rng = np.random.default_rng(sequence)
     lengths = [sequence, *rng.integers(1, sequence + 1, batch - 1)]
@@ -266,11 +271,11 @@ def _tensor_hashes(graph: bytes, folder: Path) -> set[bytes]:
     return {_hash(value.const_value.numpy()) for value in model.graph.initializers.values()}
 
 
-def _block_hashes(reference: Reference, block: int) -> set[bytes]:
-    """The matrices of a block, as torch keeps them and transposed."""
+def _layer_hashes(reference: Reference, layer: int) -> set[bytes]:
+    """Hashes of the matrices of a layer, also transposed."""
     model: Any = reference.model
-    blocks = next(part for part in model.modules() if type(part).__name__ == "ModuleList")
-    matrices = [p.detach().numpy() for p in blocks[min(block, len(blocks)) - 1].parameters() if p.ndim == 2]
+    layers = next(part for part in model.modules() if type(part).__name__ == "ModuleList")
+    matrices = [p.detach().numpy() for p in layers[min(layer, len(layers)) - 1].parameters() if p.ndim == 2]
     return {_hash(array) for matrix in matrices for array in (matrix, matrix.T)}
 
 

@@ -1,4 +1,4 @@
-"""Small checkpoints made on the spot: real architectures with random, non-trivial weights and a real tokenizer."""
+"""Small checkpoints for tests: real architectures with random weights and a real tokenizer."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ HIDDEN = 32
 LAYERS = 3
 MAX_LENGTH = 48
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Where RoBERTa and its kin have the padding token.
+# RoBERTa-like models have the padding token at id 1.
 SPECIAL_PAD_1 = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 _SMALL = {
@@ -41,7 +41,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "t5": {},
 }
 
-# Settings of a small model of every backbone; heads of 16, the least that accelerators build.
+# Settings of a small model of every backbone. Heads have 16 dimensions, the minimum of accelerators.
 _ENCODER = {
     "hidden_size": 64,
     "num_attention_heads": 4,
@@ -88,7 +88,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {**_DECODER, "sliding_window": 8, "sliding_window_pattern": 2, "use_bidirectional_attention": True},
     ),
-    # In no table of the package: the general rule carries them.
+    # Not in the table of architectures.
     "ERNIE": ("ernie", _ENCODER),
     "Mistral": ("mistral", {**_DECODER, "sliding_window": 4}),
 }
@@ -103,10 +103,10 @@ def _bert_tokenizer() -> Tokenizer:
 
 @functools.cache
 def _vocabulary(special: tuple[str, ...]) -> dict[str, int]:
-    """600 pieces, the same in every process.
+    """A vocabulary of 600 pieces, the same in every process.
 
-    The trainer breaks ties by number, and numbers the continuing letters as its hash maps happen to give them, unless
-    they are there before.
+    The trainer breaks ties by id, and gives ids to continuation letters in the order of a hash map. Adding the letters
+    first makes their ids the same each time.
     """
     texts = [item.text for item in sample_corpus()]
     tokenizer = _bert_tokenizer()
@@ -119,7 +119,7 @@ def _vocabulary(special: tuple[str, ...]) -> dict[str, int]:
 
 
 def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on the shipped collection, with the special tokens first."""
+    """A WordPiece tokenizer trained on the sample corpus, with the special tokens first."""
     tokenizer = _bert_tokenizer()
     tokenizer.model = models.WordPiece(_vocabulary(special), unk_token="[UNK]")
     tokenizer.add_special_tokens(list(special))
@@ -140,7 +140,7 @@ def wordpiece_tokenizer(special: tuple[str, ...] = SPECIAL, **settings: Any) -> 
 
 
 def make_backbone(model_type: str = "bert", **settings: Any) -> torch.nn.Module:
-    """A small backbone whose every weight, norms and biases included, differs from its neutral value."""
+    """A small backbone in which every weight, including norms and biases, differs from its neutral value."""
     small = {**_CONFIGS.get(model_type, _SMALL), "vocab_size": 600, **settings}
     config = AutoConfig.for_model(model_type, **small)
     torch.manual_seed(7)
@@ -195,7 +195,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of what lies in a folder, sorted."""
+    """Sorted names of the files and folders in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Principal components: what is fitted, what the graphs make of it, and what is refused."""
+"""PCA projections: fitting, the graphs, and errors."""
 
 import json
 import shutil

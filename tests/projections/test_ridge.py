@@ -1,4 +1,4 @@
-"""Exits mapped into the full model's space: what is fitted, what the graphs make of it, and what may be compared."""
+"""Ridge projections: fitting, the graphs, and comparing exits in the embedding space of the full model."""
 
 import json
 from pathlib import Path
@@ -64,13 +64,13 @@ def test_a_linear_relation_is_found_and_batches_make_no_difference() -> None:
 def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     shown = random.normal(size=(600, 10))
-    # Half of what the full model says cannot be seen from here.
+    # Half of the full model's components cannot be predicted.
     full = np.concatenate([shown[:, :6], random.normal(size=(600, 6))], axis=1) * np.linspace(2, 0.5, 12)
     full /= np.linalg.norm(full, axis=1, keepdims=True)
     batches = [({1: shown[start : start + 50]}, full[start : start + 50]) for start in range(0, 600, 50)]
-    turned = full @ fit_ridge_projections(2, 12, {1: (1,)}, batches)[2].matrix.T
+    rotated = full @ fit_ridge_projections(2, 12, {1: (1,)}, batches)[2].matrix.T
     plain, restored = (fit_ridge_projections(2, 12, {1: (1,)}, batches, restore=of)[1].matrix for of in (False, True))
-    small, same = (np.square(shown @ matrix.T).mean(0) / np.square(turned).mean(0) for matrix in (plain, restored))
+    small, same = (np.square(shown @ matrix.T).mean(0) / np.square(rotated).mean(0) for matrix in (plain, restored))
     np.testing.assert_allclose(same, 1, rtol=1e-4)
     assert small.max() < 1.01 and small.min() < 0.3
     half = fit_ridge_projections(
@@ -92,7 +92,7 @@ def test_a_further_exit_is_fitted_into_the_space_that_is_there(
     np.testing.assert_allclose(found[1].matrix, projections[1].matrix[::-1], atol=1e-4)
 
 
-def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states() -> None:
+def test_a_projection_reads_at_most_six_states_from_the_embeddings_to_the_exit() -> None:
     assert input_states(1) == (0, 1)
     assert input_states(3) == (0, 1, 2, 3)
     assert input_states(12) == (0, 2, 5, 7, 10, 12)
@@ -101,22 +101,22 @@ def test_a_map_reads_from_the_embeddings_to_the_exit_and_no_more_than_six_states
         assert (states[0], states[-1]) == (0, depth) and len(set(states)) == min(depth + 1, 6)
 
 
-def test_all_exits_share_a_space_in_which_the_full_model_is_turned(
+def test_all_exits_share_a_space_in_which_the_full_model_is_rotated(
     bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Its cosines stay, and its first dimensions say the most."""
+    """Its cosines stay, and its first dimensions have most of the variance."""
     assert len({entry.space for entry in bundle.manifest.targets}) == 1
     assert bundle.manifest.projection == "aligned"
     projections = decode_projections(read_projection(bundle) or b"", "")
     assert (projections[1].states, projections[2].states, projections[3].states) == ((0, 1), (0, 1, 2), ())
     assert projections[2].matrix.shape == (32, 96)
     plain = Encoder.open(export(tiny_checkpoint, tmp_path / "plain", None, [Target(3, 32)]), "3x32").encode(TEXTS)
-    turned = Encoder.open(bundle, "3x32").encode(TEXTS)
-    np.testing.assert_allclose(turned @ turned.T, plain @ plain.T, atol=1e-5)
-    assert turned[:, :16].var(0).sum() > 1.5 * plain[:, :16].var(0).sum()
+    rotated = Encoder.open(bundle, "3x32").encode(TEXTS)
+    np.testing.assert_allclose(rotated @ rotated.T, plain @ plain.T, atol=1e-5)
+    assert rotated[:, :16].var(0).sum() > 1.5 * plain[:, :16].var(0).sum()
 
 
-def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> None:
+def test_the_graphs_compute_the_projections(bundle: Bundle, tiny_checkpoint: Path) -> None:
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     engine, projections = load_engine("onnxruntime"), bundle_projections(bundle)
     checks = check_targets(bundle, checkpoint, engine, bundle.manifest.targets, projections)
@@ -124,7 +124,7 @@ def test_the_graphs_compute_the_maps(bundle: Bundle, tiny_checkpoint: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8", "int8-fp16"])
-def test_maps_are_computed_in_fp32_in_graphs_of_every_dtype(
+def test_projections_are_computed_in_fp32_in_graphs_of_every_dtype(
     dtype: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path
 ) -> None:
     made = export(tiny_checkpoint, tmp_path / "bundle", texts, [Target(2, 16, dtype)])
@@ -147,7 +147,7 @@ def test_a_shallow_exit_comes_nearer_to_the_full_model(bundle: Bundle, tiny_chec
     assert agreement(aligned, full) > agreement(plain, full)
 
 
-def test_queries_that_stop_early_find_more_in_an_index_of_full_depth(
+def test_shallow_queries_find_more_in_an_index_of_full_depth(
     bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     encoder = Encoder.open(bundle, query_target="2x16", document_target="3x16")
