@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from ese_deploy.backbones.source import locate
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
@@ -118,7 +119,7 @@ class CheckedRequest:
 
 
 def check_request(request: ExportRequest) -> CheckedRequest:
-    """Check the arguments, the calibration file and the output folder.
+    """Check the arguments, and that the checkpoint, the calibration file and the output folder can be used.
 
     Raises:
         InputError: an argument is wrong, a file cannot be read, or the folder must not be replaced.
@@ -157,6 +158,8 @@ def check_request(request: ExportRequest) -> CheckedRequest:
         )
     out = expand(request.out).resolve()
     existing = check_output(out, request.update, request.force)
+    # Fails early for a wrong name. A checkpoint of the hub is downloaded here and later found in the cache.
+    locate(str(request.model), revision=request.revision, allow_pickle=request.allow_pickle)
     calibration = None if request.calibration is None else read_calibration(request.calibration)
     return CheckedRequest(request, out, targets, depths, dims, dtypes, existing, calibration)
 
