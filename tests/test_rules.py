@@ -42,10 +42,6 @@ PENDING = {
     "settings training": "training passes argparse.Namespace",
     "refused export ./nope --out x": "reading a checkpoint imports torch before it looks at the path",
     "refused export . --out x --target 3*128": "export checks its arguments after it has imported torch",
-    **dict.fromkeys(
-        ("refused evaluate nowhere", "refused evaluate BUNDLE --engine magic"),
-        "evaluate looks at its arguments after it has imported its libraries",
-    ),
     "refused verify nowhere": "verify looks at the bundle after it has imported torch",
     "refused verify BUNDLE --engine magic": "verify looks at the engine after it has imported torch",
 }

@@ -1,11 +1,10 @@
-"""Evaluate every exit of a checkpoint or a bundle: ``python -m training.evaluate MODEL``."""
+"""Evaluate a checkpoint or a bundle: ``python -m training.evaluate MODEL``, the same as ``ese-deploy evaluate``."""
 
 import sys
 
 from ese_deploy.cli.app import main
-from ese_deploy.cli.evaluate_checkpoint import app
 
-__all__ = ["app"]
+__all__: list[str] = []
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], app))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,17 +1,39 @@
-"""What a target is worth: the only place where quality is computed."""
+"""Quality: similarity (STS), retrieval, and agreement with the full model. Nothing else in the package computes it."""
 
-from ese_deploy.evaluate.agreement import AGREEMENT, agreement, neighbour_overlap
-from ese_deploy.evaluate.data import RetrievalData, StsData, read_retrieval, read_sts
-from ese_deploy.evaluate.exits import BundleExits, Exit, ExitModel
-from ese_deploy.evaluate.grid import AsymmetricCell, Figures, evaluate_grid, with_shares
-from ese_deploy.evaluate.retrieval import RetrievalScore, evaluate_retrieval, score_retrieval
-from ese_deploy.evaluate.sts import CanEncode, StsScore, evaluate_sts, score_sts
+from typing import TYPE_CHECKING
+
+from ese_deploy.bundle.metrics import AGREEMENT
+from ese_deploy.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
+    from ese_deploy.evaluate.api import Evaluation, evaluate
+    from ese_deploy.evaluate.data import RetrievalData, StsData, read_retrieval, read_sts
+    from ese_deploy.evaluate.exits import BundleExits, Exit, ExitModel
+    from ese_deploy.evaluate.grid import AsymmetricCell, Figures, evaluate_grid, with_shares
+    from ese_deploy.evaluate.retrieval import RetrievalScore, evaluate_retrieval, score_retrieval
+    from ese_deploy.evaluate.sts import CanEncode, StsScore, evaluate_sts, score_sts
+else:
+    # Scores need scipy and checkpoints need torch; arguments are checked without them.
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "ese_deploy.evaluate.full_model": ["agreement", "neighbour_overlap"],
+            "ese_deploy.evaluate.api": ["Evaluation", "evaluate"],
+            "ese_deploy.evaluate.data": ["RetrievalData", "StsData", "read_retrieval", "read_sts"],
+            "ese_deploy.evaluate.exits": ["BundleExits", "Exit", "ExitModel"],
+            "ese_deploy.evaluate.grid": ["AsymmetricCell", "Figures", "evaluate_grid", "with_shares"],
+            "ese_deploy.evaluate.retrieval": ["RetrievalScore", "evaluate_retrieval", "score_retrieval"],
+            "ese_deploy.evaluate.sts": ["CanEncode", "StsScore", "evaluate_sts", "score_sts"],
+        },
+    )
 
 __all__ = [
     "AGREEMENT",
     "AsymmetricCell",
     "BundleExits",
     "CanEncode",
+    "Evaluation",
     "Exit",
     "ExitModel",
     "Figures",
@@ -20,6 +42,7 @@ __all__ = [
     "StsData",
     "StsScore",
     "agreement",
+    "evaluate",
     "evaluate_grid",
     "evaluate_retrieval",
     "evaluate_sts",

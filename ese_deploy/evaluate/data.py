@@ -70,7 +70,7 @@ class RetrievalData:
     first_missing: str
 
 
-def read_sts(path: Path) -> StsData:
+def read_sts(path: str | Path) -> StsData:
     """Read scored pairs from ``.tsv``, ``.csv`` or ``.jsonl``, plain or with ``.gz``.
 
     The columns are sentence1, sentence2, score and, if there is one, subset. A ``.tsv`` knows no quoting: every
@@ -80,6 +80,7 @@ def read_sts(path: Path) -> StsData:
         InputError: the file is missing, empty or of another kind, a column is missing, all scores are equal, or a
             score is not a number from 0 to 5; the message names the line.
     """
+    path = Path(path)
     if kind_of(path) not in _STS_KINDS:
         raise InputError(f"{path} is not a .tsv, .csv or .jsonl file (or one of them with .gz); those can be read")
     first, second, scores, subsets = [], [], [], []
@@ -103,7 +104,7 @@ def read_sts(path: Path) -> StsData:
     )
 
 
-def read_retrieval(folder: Path) -> RetrievalData:
+def read_retrieval(folder: str | Path) -> RetrievalData:
     """Read a folder as BEIR lays it out: ``corpus.jsonl``, ``queries.jsonl``, ``qrels.tsv`` or ``qrels/test.tsv``.
 
     Each may end in ``.gz``. Ids stand under ``_id`` or ``id``; a judgement is query-id, corpus-id, score.
@@ -111,6 +112,7 @@ def read_retrieval(folder: Path) -> RetrievalData:
     Raises:
         InputError: a file is missing, empty or broken, or no judgement names a query that is there.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; --retrieval names a folder with corpus, queries and qrels")
     corpus = _find(folder, "corpus.jsonl")

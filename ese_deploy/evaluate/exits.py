@@ -95,7 +95,7 @@ class BundleExits:
         threads: threads for one batch; without it, as many as this process is given.
 
     Attributes:
-        left_out: targets whose dtype the engine does not compute in.
+        skipped: targets whose dtype the engine does not compute in.
 
     Raises:
         EngineError: the engine is missing, or runs none of the targets.
@@ -107,9 +107,9 @@ class BundleExits:
         self._threads = threads
         groups: dict[tuple[str, int, str], list[TargetEntry]] = {}
         entries = bundle.manifest.targets
-        self.left_out = [entry.target for entry in entries if not runs_dtype(self._engine.name, entry.dtype)]
+        self.skipped = [entry.target for entry in entries if not runs_dtype(self._engine.name, entry.dtype)]
         for entry in entries:
-            if entry.target in self.left_out:
+            if entry.target in self.skipped:
                 continue
             groups.setdefault((entry.dtype, entry.depth, entry.space), []).append(entry)
         self._exits = tuple(

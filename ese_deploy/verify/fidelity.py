@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.bundle.manifest import Fidelity
-from ese_deploy.evaluate.agreement import agreement, neighbour_overlap
+from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
 
 __all__ = ["MINIMUM_FIDELITY", "fidelity_failures", "measure_fidelity"]
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from ese_deploy.bundle.manifest import encode_manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.app import main
-from ese_deploy.cli.evaluate_checkpoint import app as training_app
+from ese_deploy.evaluate import evaluate, read_sts
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, encode_projections
 from ese_deploy.target import Target
-from ese_deploy.texts.sample import sample_corpus
+from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
 
 Capture = pytest.CaptureFixture[str]
 
@@ -57,7 +57,7 @@ def test_figures_are_printed_saved_and_drawn(
     assert main([*arguments, "--save", "--out", str(out), "--plots", str(plots)]) == 0
     printed = capsys.readouterr()
     assert "sts_spearman x 100 on pairs" in printed.out
-    assert "1 judgements of search name what is not there" in printed.err
+    assert "1 judgements of search name a missing query or document" in printed.err
     assert f"{retrieval / 'qrels.tsv'} line 7 names document 'd99'" in printed.err
     document = json.loads(out.read_text())
     assert [one["target"] for one in document["targets"]] == ["1x8", "2x16", "3x16", "3x32"]
@@ -71,7 +71,7 @@ def test_figures_are_printed_saved_and_drawn(
     drawn = names(plots)
     assert {"search.asymmetric.k016.png", "search.asymmetric.k016.svg", "pairs.sts_spearman.fp32.png"} <= set(drawn)
     assert "search.asymmetric.k032.png" not in drawn, "one exit alone is no matrix"
-    title = "ndcg_at_10 x 100 on search, queries of one depth among documents of another, 16 dims"
+    title = "ndcg_at_10 x 100 on search, queries of one depth and documents of another, 16 dims"
     matrix = printed.out[printed.out.index(title) :].splitlines()
     cells = {(one["query"], one["document"]): one for one in document["asymmetric"] if one["dim"] == 16}
     assert matrix[1].split() == ["queries", "\\", "documents", "2", "3"]
@@ -79,7 +79,7 @@ def test_figures_are_printed_saved_and_drawn(
         other = cells[query, 5 - query]
         assert f"{other['score']['ndcg_at_10'] * 100:.1f} ({other['share']:.0%})*" in line
         assert line.count("*") == 1 and line.startswith(str(query))
-    assert matrix[5] == "*: the two exits do not share a space"
+    assert matrix[5] == "*: the two exits have different embedding spaces."
     saved = {entry.name: entry for entry in open_bundle(folder).manifest.targets}
     assert {quality.data for quality in saved["d01_k008.fp32"].quality} >= {"pairs", "search"}
     assert main(["choose", str(folder), "--min-quality", "1% pairs", "--json"]) == 0
@@ -95,7 +95,7 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     (folder / "manifest.json").write_bytes(encode_manifest(part))
     assert main(["evaluate", str(folder), "--sts", str(sts), "--json"]) == 0
     printed = capsys.readouterr()
-    assert f"shares are taken of {tiny_checkpoint} in PyTorch" in printed.err
+    assert f"shares are of {tiny_checkpoint} in PyTorch" in printed.err
     found = {one["target"]: one["quality"] for one in json.loads(printed.out)["targets"]}
     assert main(["evaluate", str(tiny_bundle.path), "--sts", str(sts), "--json"]) == 0
     whole = {one["target"]: one["quality"] for one in json.loads(capsys.readouterr().out)["targets"]}
@@ -115,7 +115,7 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     assert "set --allow-pickle if you trust its author" in capsys.readouterr().err
     assert main([*command, "--allow-pickle"]) == 2
     assert "is not the checkpoint that" in capsys.readouterr().err, "another file has another hash"
-    assert main([str(pickled), "--depths", "1", "--dims", "8", "--allow-pickle"], training_app) == 0
+    assert main(["evaluate", str(pickled), "--depths", "1", "--dims", "8", "--allow-pickle"]) == 0
 
 
 def test_a_bundle_without_the_trained_maps_is_compared_with_a_full_model_without_them(
@@ -131,12 +131,12 @@ def test_a_bundle_without_the_trained_maps_is_compared_with_a_full_model_without
     assert found["quality"][0]["value"] == pytest.approx(entry.quality[0].value, abs=1e-3)
 
 
-def test_the_script_takes_a_checkpoint_or_a_bundle(
+def test_a_checkpoint_and_its_bundle_have_the_same_figures(
     tiny_bundle: Bundle, tiny_checkpoint: Path, sts: Path, capsys: Capture
 ) -> None:
     figures = []
     for model, options in ((tiny_checkpoint, ["--depths", "1,3", "--dims", "8"]), (tiny_bundle.path, [])):
-        assert main([str(model), "--sts", str(sts), "--json", *options], training_app) == 0
+        assert main(["evaluate", str(model), "--sts", str(sts), "--json", *options]) == 0
         document = json.loads(capsys.readouterr().out)
         figures.append({one["target"]: one["quality"][0]["value"] for one in document["targets"]})
     checkpoint, bundle = figures
@@ -155,6 +155,43 @@ def test_two_sets_of_one_name_are_refused(
         assert f"{first} and {second} are both named '{sts.stem if option == '--sts' else 'search'}'" in (
             capsys.readouterr().err
         )
+
+
+def test_the_python_function_takes_strings_and_has_a_short_repr(tiny_bundle: Bundle, sts: Path) -> None:
+    found = evaluate(str(tiny_bundle.path), sts=[str(sts)])
+    assert repr(found) == f"Evaluation({tiny_bundle.path.name}: 4 targets on {SAMPLE_CORPUS_NAME}, pairs)"
+    full = found.find("3x32", "sts_spearman", "pairs")
+    assert full is not None and full.share_of_full == 1
+    assert found.find("3x32", "sts_spearman", "other") is None
+    assert evaluate(tiny_bundle, sts=read_sts(str(sts))).figures == found.figures  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("bundle", ["--depths", "1"], "--depths need a checkpoint, and "),
+        ("bundle", ["--device", "cpu", "--bf16"], "--device and --bf16 need a checkpoint, and "),
+        ("bundle", ["--against", "checkpoint"], "--against is for a bundle without the full model"),
+        ("checkpoint", ["--engine", "onnxruntime"], "--engine need a bundle, and "),
+        ("checkpoint", ["--save", "--threads", "1"], "--save and --threads need a bundle, and "),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, capsys: Capture, model: str, options: list[str], message: str
+) -> None:
+    path = tiny_bundle.path if model == "bundle" else tiny_checkpoint
+    assert main(["evaluate", str(path), *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_a_missing_plot_library_is_found_before_anything_is_embedded(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["evaluate", str(tiny_bundle.path), "--plots", str(tmp_path / "plots")]) == 2
+    out, err = capsys.readouterr()
+    assert "This command needs matplotlib. Run: pip install" in err and out == ""
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_an_engine_that_does_not_compute_in_fp16_refuses(bundle: Bundle, tmp_pat
     assert Encoder.open(bundle).target == Target(3, 32)
     model = BundleExits(bundle)
     assert {one.dtype for one in model.exits} == {"fp32"}
-    assert [str(target) for target in model.left_out] == ["2x16:fp16", "3x32:fp16"]
+    assert [str(target) for target in model.skipped] == ["2x16:fp16", "3x32:fp16"]
 
 
 def test_doctor_and_verify_say_what_they_did_with_fp16(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.reader import Bundle, read_graph, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
-from ese_deploy.evaluate.agreement import agreement
+from ese_deploy.evaluate.full_model import agreement
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.calibrate import fit_projections
 from ese_deploy.export.texts import read_calibration
