@@ -6,10 +6,10 @@ from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
     from ese_deploy.evaluate.api import Evaluation, evaluate
     from ese_deploy.evaluate.data import RetrievalData, StsData, read_retrieval, read_sts
     from ese_deploy.evaluate.exits import BundleExits, Exit, ExitModel
+    from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
     from ese_deploy.evaluate.grid import AsymmetricCell, Figures, evaluate_grid, with_shares
     from ese_deploy.evaluate.retrieval import RetrievalScore, evaluate_retrieval, score_retrieval
     from ese_deploy.evaluate.sts import CanEncode, StsScore, evaluate_sts, score_sts

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from ese_deploy.bundle.manifest import Quality
 from ese_deploy.bundle.metrics import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.errors import InputError
-from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
 from ese_deploy.evaluate.data import RetrievalData, StsData
 from ese_deploy.evaluate.exits import Exit, ExitModel, cut
+from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
 from ese_deploy.evaluate.retrieval import RetrievalScore, score_retrieval
 from ese_deploy.evaluate.sts import StsScore, score_sts
 from ese_deploy.system.progress import Progress, silent

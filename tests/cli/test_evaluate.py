@@ -163,7 +163,7 @@ def test_the_python_function_takes_strings_and_has_a_short_repr(tiny_bundle: Bun
     full = found.find("3x32", "sts_spearman", "pairs")
     assert full is not None and full.share_of_full == 1
     assert found.find("3x32", "sts_spearman", "other") is None
-    assert evaluate(tiny_bundle, sts=read_sts(str(sts))).figures == found.figures  # type: ignore[arg-type]
+    assert evaluate(tiny_bundle, sts=[read_sts(str(sts))]).figures == found.figures
 
 
 @pytest.mark.parametrize(
