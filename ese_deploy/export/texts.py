@@ -54,7 +54,7 @@ def read_calibration(path: str | Path, wanted: int = MIN_TEXTS) -> CalibrationTe
         InputError: the file is missing or broken, or contains too few texts.
     """
     path = expand(path)
-    texts = replace(open_texts(path, "text"), advice="rename the field to 'text'")
+    texts = replace(open_texts(path, "text"), advice="Rename the field to 'text'.")
     count = filled = 0
     for row in texts:
         count += 1

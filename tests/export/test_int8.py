@@ -261,7 +261,7 @@ def test_a_calibration_file_with_another_field_is_told_what_export_can_read(
     file = tmp_path / "texts.jsonl"
     file.write_text('{"sentence": "a"}\n' * 200)
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16, "int8")], calibration=file)
-    with pytest.raises(InputError, match=r"line 1 has no 'text', .* it has sentence; rename the field to 'text'"):
+    with pytest.raises(InputError, match=r"line 1 has no 'text'; it has sentence\. Rename the field to 'text'"):
         export_bundle(request)
 
 
