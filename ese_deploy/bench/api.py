@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ese_deploy.bench.baselines import BaselineEntry, read_baselines
+from ese_deploy.bench.baselines import read_baselines
 from ese_deploy.bench.plan import BATCH_TOKENS, Request, select_entries
 from ese_deploy.bench.results import Results, read_results
 from ese_deploy.bench.texts import BenchTexts, bench_texts
@@ -133,20 +133,18 @@ def _engines(bundle: Bundle, names: Sequence[str]) -> tuple[tuple[str, ...], dic
             )
     if names:
         return tuple(dict.fromkeys(names)), {}
-    present, absent = [], {}
+    absent = {}
     for name in ENGINES:
         try:
             load_engine(name)
         except EngineError as error:
             absent[name] = str(error)
-            continue
-        if any(name in entry.engines for entry in bundle.manifest.targets):
-            present.append(name)
         else:
-            absent[name] = "the bundle contains no target for it"
-    if not present:
+            if not any(name in entry.engines for entry in bundle.manifest.targets):
+                absent[name] = "the bundle contains no target for it"
+    if len(absent) == len(ENGINES):
         raise EngineError("; ".join(absent.values()))
-    return tuple(present), absent
+    return tuple(name for name in ENGINES if name not in absent), absent
 
 
 def _lengths(texts: BenchTexts, names: Sequence[str], full: bool) -> tuple[str, ...]:
@@ -178,29 +176,21 @@ def _baseline_plan(bundle: Bundle, folder: str | Path | None, names: Sequence[st
     Raises:
         InputError: there are no such baselines, the bundle lacks the full model, or its checkpoint is not available.
     """
-    from ese_deploy.bench.baseline_runs import BaselinePlan
-
     if folder is None:
         if names:
             raise InputError("`baseline` needs `baselines`, a folder such as benchmarks/baselines.")
         return None
     entries = read_baselines(Path(folder))
-    return BaselinePlan(Path(folder), _select(entries, names, folder), _checkpoint_folder(bundle))
-
-
-def _select(entries: Sequence[BaselineEntry], names: Sequence[str], folder: str | Path) -> tuple[BaselineEntry, ...]:
     known = {entry.name for entry in entries}
     for name in names:
         if name not in known:
             raise InputError(f"{folder} has no baseline '{name}'. Choose from: {', '.join(sorted(known))}.")
-    return tuple(entry for entry in entries if not names or entry.name in names)
-
-
-def _checkpoint_folder(bundle: Bundle) -> Path:
     manifest = bundle.manifest
     full = Target(manifest.depth, manifest.width)
     if manifest.projection != "prefix" or full not in [entry.target for entry in manifest.targets]:
         raise InputError(f"Baselines run the full model, which {bundle.path} does not contain. Export {full} too.")
     from ese_deploy.backbones.bundled import checkpoint_of
+    from ese_deploy.bench.baseline_runs import BaselinePlan
 
-    return checkpoint_of(bundle).location.path
+    chosen = tuple(entry for entry in entries if not names or entry.name in names)
+    return BaselinePlan(Path(folder), chosen, checkpoint_of(bundle).location.path)

@@ -12,7 +12,7 @@ __all__ = ["measure_costs"]
 
 
 def measure_costs(
-    bundle: Bundle, runs: Sequence[Run], threads: int, text: str, rounds: int, advance: Callable[[], None]
+    bundle: Bundle, runs: Sequence[Run], threads: int, text: str, rounds: int, advance: Callable[[float], None]
 ) -> list[Cost]:
     """Start processes for each target, in interleaved rounds.
 
@@ -22,19 +22,18 @@ def measure_costs(
         threads: threads of each process.
         text: the text that is embedded.
         rounds: processes of each kind for each target.
-        advance: called after each process.
+        advance: called after each target with how much is done, from 0 to 1.
 
     Raises:
         EngineError: a process failed.
     """
     memory: list[list[MemoryUse]] = [[] for _ in runs]
     cold: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
+    for number in range(rounds):
         for position, run in enumerate(runs):
             memory[position].append(measure_memory(bundle, run.entry.target, run.engine, threads, text))
-            advance()
             cold[position].append(cold_start(bundle, run.entry.target, run.engine, threads, text))
-            advance()
+            advance((number + (position + 1) / len(runs)) / rounds)
     return [
         Cost(
             target=str(run.entry.target),

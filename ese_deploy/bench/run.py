@@ -121,25 +121,29 @@ def run_bench(
         if out is not None:
             write_results(out, results)
 
-    done = {group.key for group in results.groups}
     every = plan_groups(request)
+    done = {group.key for group in results.groups}
     plans = [plan for plan in every if plan.key not in done]
-    costly, rounds = () if results.costs else every[0].runs, _COST_ROUNDS[request.effort]
-    steps = _Steps(progress, [_weight(plan, texts) for plan in plans], len(costly) * rounds)
+    # Each group is one step of the progress, and so are the costs.
+    step, steps = 0, len(plans) + (not results.costs)
+
+    def advance(share: float) -> None:
+        progress("bench", round(100 * (step + share)), 100 * steps)
+
     state = _State(bundle, request, texts)
     keep()
     with ExitStack() as stack:
         if baselines is not None and any(plan.with_baselines for plan in plans):
             state.baselines = start_baselines(bundle, request, texts, baselines, stack, progress)
-        for plan in plans:
-            group = _time_group(state, plan, steps.advance, progress)
+        for step, plan in enumerate(plans):  # noqa: B007, advance reads it
+            group = _time_group(state, plan, advance, progress)
             listed = _merge(results.baselines, state.baselines.listed)
             results = msgspec.structs.replace(results, groups=[*results.groups, group], baselines=listed)
             keep()
-            steps.next()
-    if costly:
-        text = texts.lengths[request.lengths[0]][0]
-        costs = measure_costs(bundle, costly, request.threads[0], text, rounds, steps.tick)
+    if not results.costs:
+        step, text = len(plans), texts.lengths[request.lengths[0]][0]
+        rounds = _COST_ROUNDS[request.effort]
+        costs = measure_costs(bundle, every[0].runs, request.threads[0], text, rounds, advance)
         results = msgspec.structs.replace(results, costs=costs)
     results = msgspec.structs.replace(results, complete=True)
     keep()
@@ -211,36 +215,3 @@ def _count(state: _State, target: Target) -> OperationCount:
         graph = read_graph(state.bundle, choose_entry(state.bundle, target))
         state.counts[target] = OperationCount.of(graph)
     return state.counts[target]
-
-
-def _weight(plan: GroupPlan, texts: BenchTexts) -> float:
-    """Approximate duration of a group, without unit: words times depth."""
-    words = sum(len(text.split()) for text in texts.lengths[plan.length]) if plan.kind == "throughput" else 100
-    return words * (sum(run.entry.depth for run in plan.runs) + 100 * plan.with_baselines) + 20_000
-
-
-class _Steps:
-    """One progress bar for groups of unequal duration."""
-
-    def __init__(self, progress: Progress, weights: Sequence[float], costs: int) -> None:
-        self._progress = progress
-        self._weights = [*weights, *([costs * 10_000.0] if costs else [])]
-        self._done = 0
-        self._ticks, self._costs = 0, costs
-        self.advance(0.0)
-
-    def advance(self, share: float) -> None:
-        """How much of the present group is done."""
-        before = sum(self._weights[: self._done])
-        weight = self._weights[self._done] if self._done < len(self._weights) else 0.0
-        self._progress("bench", round(before + share * weight), round(sum(self._weights)))
-
-    def next(self) -> None:
-        """The present group is done."""
-        self._done += 1
-        self.advance(0.0)
-
-    def tick(self) -> None:
-        """One more process was started."""
-        self._ticks += 1
-        self.advance(self._ticks / (2 * self._costs))

@@ -18,7 +18,10 @@ EXAMPLES = (
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(help="Files that ese-deploy bench wrote. Several are compared side by side.")
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS...", help="Files that ese-deploy bench wrote. Several are compared side by side."
+        ),
     ],
     out: Annotated[
         Path,
