@@ -44,7 +44,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "benchmarks/quality/texts.py",
         "docs/guides/evaluate-and-choose.md",
         "docs/guides/train.md",
-        "ese_deploy/bench/upgrade.py",
         "ese_deploy/choose/profiles.py",
         "ese_deploy/choose/profiles.toml",
         "ese_deploy/cli/choice_text.py",

@@ -19,7 +19,7 @@ def upgrade(old: dict[str, Any]) -> dict[str, Any]:
     """
     new = {**old, "schema_version": 2}
     new["groups"] = [_group(group) for group in new["groups"]]
-    new["baselines"] = [_baseline(peer) for peer in new.pop("peers")]
+    new["baselines"] = [_baseline(one) for one in new.pop("peers")]
     new["restricted"] = dict(item.split(" ", 1) for item in old["restricted"].split(", ") if item)
     return new
 
