@@ -15,7 +15,7 @@ import typer
 
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
-from ese_deploy.system.progress import Progress
+from ese_deploy.system.progress import Progress, silent
 
 __all__ = [
     "BundleArgument",
@@ -189,11 +189,13 @@ def megabytes(size: int) -> str:
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Bars on standard error, one for each stage; silent where it is not a terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -202,7 +204,7 @@ def progress_bars() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
