@@ -51,22 +51,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "ese_deploy/evaluate/data.py",
         "ese_deploy/evaluate/exits.py",
         "ese_deploy/evaluate/grid.py",
-        "ese_deploy/losses/callback.py",
-        "ese_deploy/losses/exits.py",
-        "ese_deploy/losses/loss.py",
-        "ese_deploy/losses/projections.py",
-        "ese_deploy/losses/published.py",
-        "ese_deploy/training/arguments.py",
-        "ese_deploy/training/columns.py",
-        "ese_deploy/training/fit.py",
-        "ese_deploy/training/flags.py",
-        "ese_deploy/training/model.py",
-        "ese_deploy/training/presets/mixed.toml",
-        "ese_deploy/training/projections.py",
-        "ese_deploy/training/recipes.py",
-        "ese_deploy/training/run_folder.py",
-        "ese_deploy/training/save.py",
-        "ese_deploy/training/trainer.py",
     }
 )
 

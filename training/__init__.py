@@ -1,1 +1,1 @@
-"""Scripts that train and evaluate checkpoints, run from the checkout with ``python -m``."""
+"""Thin scripts that train and evaluate checkpoints from a checkout with ``python -m``."""

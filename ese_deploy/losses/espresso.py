@@ -1,4 +1,4 @@
-"""The default variant: exits that learn from the full model, by similarities that no rotation changes."""
+"""The default variant: exits learn the full model's similarities, which do not depend on the basis."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Cell = tuple[int, int]
-"""A depth and a dim."""
+"""(depth, dim)."""
 
 TEACHERS = ("frozen", "self")
 
@@ -34,20 +34,20 @@ class EspressoSettings:
     """Weights and sampling of the default variant.
 
     Attributes:
-        express_w: the objective on labelled data at every sampled cell; nothing where there is no objective.
-        distill_w: similarities of every sampled cell against those of the teacher's full vectors.
-        compress_w: similarities of every sampled prefix against those of as many principal components of the teacher.
-        hold_w: similarities and directions of the full model against the frozen teacher's; beside labels it earned
-            nothing, since the full model's prefixes are distilled anyway.
-        train_full: whether the full model is trained and held beside the cells; without it only the cells are, for a
-            model of few sizes.
-        align_w: directions of every shallower cell against the full model's of the step, and its similarities to that
-            model's vectors against the teacher's; then queries of one exit can search documents of another.
+        express_w: weight of the objective on labelled data, at every cell of the step.
+        distill_w: weight of matching the similarities of the teacher's full vectors, at every cell of the step.
+        compress_w: weight of matching the similarities of the teacher's leading principal components, at every prefix
+            of the step.
+        hold_w: weight of keeping the full model's similarities and directions at the frozen teacher's. It improved
+            nothing together with labels: the full model's prefixes are distilled anyway.
+        train_full: whether the full model is trained besides the cells. False suits a model of few sizes.
+        align_w: weight of matching, at every shallower cell, the full model's directions and the teacher's similarities
+            to its vectors. Queries of one exit can then search documents of another.
         temperature: factor of the cosines before the softmax.
-        teacher: ``frozen``, a copy of the model as it was when training began, or ``self``, the full model of the
-            step, without gradient; then nothing holds the full model but the objective.
-        cells_per_step: how many (exit, prefix) are drawn in each step; None takes all.
-        covariance_momentum: share of the past that one batch leaves in the running covariance.
+        teacher: ``frozen``, a copy of the model before training, or ``self``, the model's own full depth without
+            gradient, where only the objective holds the full model.
+        cells_per_step: number of (exit, prefix) pairs drawn in each step; None takes all.
+        covariance_momentum: weight of earlier batches in the running covariance.
     """
 
     express_w: float = 0.5
@@ -63,23 +63,27 @@ class EspressoSettings:
 
     def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
-            raise InputError(f"teacher '{self.teacher}' is unknown; choose one of {', '.join(TEACHERS)}")
+            raise InputError(f"Unknown teacher '{self.teacher}'. Choose one of: {', '.join(TEACHERS)}.")
         check_weights(self)
         if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}; it multiplies cosines and must be above 0 and finite")
+            raise InputError(
+                f"temperature is {self.temperature}. It multiplies cosines: it must be finite and above 0."
+            )
         if self.cells_per_step is not None and self.cells_per_step < 1:
-            raise InputError(f"cells_per_step is {self.cells_per_step}; it must be at least 1, or left out for all")
+            raise InputError(
+                f"cells_per_step is {self.cells_per_step}. It must be at least 1; leave it out to take all."
+            )
         if not 0 <= self.covariance_momentum < 1:
-            raise InputError(f"covariance_momentum is {self.covariance_momentum}; it must be at least 0 and below 1")
+            raise InputError(f"covariance_momentum is {self.covariance_momentum}. It must be at least 0 and below 1.")
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the exits learn from, without gradient.
+    """What the exits learn, without gradient.
 
     Attributes:
         vectors: float [n, width], the teacher's full vectors.
-        components: float [width, width], its principal components, a column each.
+        components: float [width, width], its principal components as columns.
     """
 
     vectors: Tensor
@@ -93,17 +97,14 @@ def espresso_parts(
     settings: EspressoSettings,
     objective: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The parts of the loss; their sum is the loss.
-
-    Each cell has the same weight. The full model is trained by the objective and held to the teacher, unless
-    ``train_full`` is off.
+    """The parts of the loss; their sum is the loss. All cells have the same weight.
 
     Args:
         exits: float [n, width] by depth, the full depth included.
         cells: what is trained in this step besides the full model.
-        targets: of the teacher.
+        targets: the teacher's vectors and components.
         settings: weights.
-        objective: the loss of AnglE, or None without labels.
+        objective: the loss of AnglE; None without labels.
 
     Returns:
         Scalars by name.
@@ -128,7 +129,7 @@ def espresso_parts(
 def _learn(
     exits: Mapping[int, Tensor], cells: Sequence[Cell], targets: Targets, settings: EspressoSettings
 ) -> dict[str, Tensor]:
-    """The similarities of every cell against the teacher's, and against those of its principal components."""
+    """``distill`` and ``compress``: KL of every cell's similarities to the teacher's."""
     width = targets.vectors.shape[1]
     unit = normalize(targets.vectors, dim=-1)
     wanted = similarity_logits(unit, settings.temperature)
@@ -149,10 +150,8 @@ def _learn(
 
 
 def _align(exits: Mapping[int, Tensor], cells: Sequence[Cell], targets: Targets, temperature: float) -> Tensor:
-    """How far every cell is from the full model's prefix of its dim, and from finding there what the teacher finds.
-
-    The full model stays where it is: an index that it made is what the shallower exits' queries have to fit.
-    """
+    """Distance of every cell to the full model's prefix, plus KL of its similarities to the full model's vectors."""
+    # No gradient for the full model: its index must stay valid for the shallower exits' queries.
     full = exits[max(exits)].detach()
     wanted = similarity_logits(targets.vectors, temperature)
     losses = []
@@ -163,17 +162,17 @@ def _align(exits: Mapping[int, Tensor], cells: Sequence[Cell], targets: Targets,
 
 
 def _away(vectors: Tensor, targets: Tensor) -> Tensor:
-    """One minus the cosine of each vector with its target, the mean over texts."""
+    """One minus the cosine of each vector with its target, averaged over texts."""
     return 1 - (normalize(vectors, dim=-1) * normalize(targets, dim=-1)).sum(-1).mean()
 
 
 def similarity_logits(vectors: Tensor, temperature: float, index: Tensor | None = None) -> Tensor:
-    """Cosines of all pairs times the temperature, without a text's own: float [n, n - 1].
+    """Cosines of all pairs of different texts, times the temperature: float [n, n - 1].
 
     Args:
         vectors: float [n, k].
         temperature: factor of the cosines.
-        index: float [n, k], other vectors of the same texts to compare with; None compares vectors among themselves.
+        index: float [n, k], other vectors of the same texts to compare with; None means ``vectors``.
     """
     count = len(vectors)
     unit = normalize(vectors, dim=-1)
@@ -183,10 +182,9 @@ def similarity_logits(vectors: Tensor, temperature: float, index: Tensor | None 
 
 
 def similarity_kl(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """How far each text's neighbourhood is from the teacher's.
+    """KL(softmax(teacher's similarities) || softmax(similarities)) over the other texts of the batch.
 
-    KL(softmax(teacher's similarities) || softmax(similarities)) over the other texts of the batch, the mean over
-    texts. It does not depend on the basis of either space.
+    The mean over texts. It does not depend on the basis of either embedding space.
 
     Args:
         vectors: float [n, k].
@@ -206,10 +204,10 @@ def espresso_settings(settings: Mapping[str, Any]) -> EspressoSettings:
     """Settings from keywords.
 
     Raises:
-        InputError: one is unknown or not fit.
+        InputError: a setting is unknown or out of range.
     """
     known = [field.name for field in fields(EspressoSettings)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise InputError(f"the loss has no setting '{unknown[0]}'; it has: {', '.join(known)}")
+        raise InputError(f"Unknown setting '{unknown[0]}' of the loss. Choose from: {', '.join(known)}.")
     return EspressoSettings(**settings)

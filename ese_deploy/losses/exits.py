@@ -1,4 +1,4 @@
-"""The vectors at every exit of a sentence-transformers model, from one forward pass of the trainer's model."""
+"""The vectors of every exit of a sentence-transformers model, from one forward pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ __all__ = ["ModelParts", "exit_vectors", "model_parts", "pooled_states", "text_k
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Where the exits of a model are found.
+    """The parts of a model that define its exits.
 
     Attributes:
-        backbone: the model of transformers.
-        architecture: what is special about its exits.
-        pooling: poolings joined by ``+``.
-        head: the modules after the pooling.
-        depth: number of blocks.
+        backbone: the transformers model.
+        architecture: how its exits are read.
+        pooling: pooling modes joined by ``+``.
+        head: the modules after the pooling, without a final Normalize.
+        depth: number of layers.
         width: dimensions of the full vector.
     """
 
@@ -43,16 +43,16 @@ def model_parts(model: SentenceTransformer) -> ModelParts:
     """Find the parts of a model.
 
     Raises:
-        InputError: it is not built of a Transformer, a Pooling and what may follow.
+        InputError: the model is not a Transformer followed by a Pooling.
     """
     modules: list[Any] = list(model)
     names = [type(module).__name__ for module in modules]
     if len(modules) < 2 or not isinstance(modules[0], Transformer) or not isinstance(modules[1], Pooling):
-        raise InputError(f"the model is built of {names}; exits need a Transformer followed by a Pooling")
+        raise InputError(f"The model consists of {names}. Exits need a Transformer followed by a Pooling.")
     backbone = modules[0].model
     pooling: Any = modules[1].pooling_mode
     if not modules[1].include_prompt:
-        raise InputError("the model leaves prompts out of the pooling, which no graph can do; set include_prompt")
+        raise InputError("The model excludes prompts from pooling, which no graph can do. Set include_prompt.")
     width = model.get_embedding_dimension()
     return ModelParts(
         backbone=backbone,
@@ -70,11 +70,10 @@ def exit_vectors(
     """Run a model once and pool every exit.
 
     Args:
-        model: the SentenceTransformer, or the trainer's wrapper of it, whose forward hooks keep processes in step.
+        model: the SentenceTransformer, or the trainer's distributed wrapper of it.
         parts: the parts of the model.
-        features: what the trainer's collator made of one column of texts.
-        raw: give the embeddings' output as the first vector, and the states of pre-norm models without the final
-            norm, as the authors' code takes them.
+        features: the collator's output for one column of texts.
+        raw: also return the embeddings' output, and skip the final norm of pre-norm models, as the authors' code does.
 
     Returns:
         float32 [n, width] for exits 1 to depth, not normalised; with ``raw`` for 0 to depth.
@@ -87,16 +86,16 @@ def exit_vectors(
 def pooled_states(
     model: nn.Module, parts: ModelParts, features: Mapping[str, Any], wanted: Sequence[int]
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Run a model once and pool the token states of some blocks, and the full model's.
+    """Run a model once and pool the token states of some layers and of the full model.
 
     Args:
         model: as in :func:`exit_vectors`.
         parts: the parts of the model.
-        features: what the trainer's collator made of one column of texts.
-        wanted: blocks from 1; 0 is the embeddings' output.
+        features: the collator's output for one column of texts.
+        wanted: layers, counted from 1; 0 is the embeddings' output.
 
     Returns:
-        float32 [n, pooled] for each that was wanted, and float32 [n, width], the full model's vectors; none normalised.
+        float32 [n, pooled] by wanted layer, and the full model's vectors, float32 [n, width]; not normalised.
     """
     states, mask = _states(model, parts, features)
     with torch.autocast(mask.device.type, enabled=False):
@@ -105,10 +104,10 @@ def pooled_states(
 
 
 def text_keys(features: Mapping[str, Any]) -> Tensor:
-    """A number for each text, equal for equal texts, int64 [n]."""
+    """A hash of each text, int64 [n]."""
     ids, mask = features["input_ids"], features["attention_mask"]
     place = mask.cumsum(1)
-    # Sums of products that wrap around at 64 bits; padding adds nothing.
+    # Products wrap around at 64 bits. Padding adds nothing.
     keys: Tensor = ((ids + 1) * (place * 2654435761 + 1) * (place * 40503 + ids * 2246822519 + 7) * mask).sum(1)
     return keys
 
@@ -116,7 +115,7 @@ def text_keys(features: Mapping[str, Any]) -> Tensor:
 def _states(
     model: nn.Module, parts: ModelParts, features: Mapping[str, Any], raw: bool = False
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Token states of the embeddings and of every block, and the mask of the tokens."""
+    """Token states of the embeddings and of every layer, and the attention mask."""
     with _hidden_states(parts.backbone):
         output = model(dict(features))
     hidden, last = output["all_layer_embeddings"], output["token_embeddings"]
@@ -132,7 +131,7 @@ def _hidden_states(backbone: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        config.output_hidden_states = before  # it would be saved with the model
+        config.output_hidden_states = before  # the config is saved with the model
 
 
 def _apply_head(parts: ModelParts, vectors: Tensor) -> Tensor:

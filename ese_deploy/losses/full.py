@@ -1,4 +1,4 @@
-"""The objective of AnglE on the full model alone."""
+"""The objective of AnglE on the full model, without exits."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["AngleLoss"]
 
 
 class AngleLoss(nn.Module):
-    """The objective of AnglE on the full model alone.
+    """The objective of AnglE on the full model, without exits.
 
     Args:
         model: a sentence-transformers model.
@@ -32,7 +32,7 @@ class AngleLoss(nn.Module):
     def forward(
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The loss of one batch, as ``{"express": scalar}``; arguments as of :meth:`EseLoss.forward`.
+        """The loss of one batch, as ``{"express": scalar}``; same arguments as :meth:`EseLoss.forward`.
 
         Raises:
             TrainingError: it is not finite.

@@ -1,4 +1,4 @@
-"""Joining what is coupled over a batch from all processes, with gradient."""
+"""Gathers rows from all processes, with gradient."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ __all__ = ["gather", "world_size"]
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of processes that train together; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Join the rows of all processes, in order of their ranks; numbers of rows may differ.
+    """Concatenate the rows of all processes by rank. Processes may have different numbers of rows.
 
-    The gradient of a row is the sum over what every process does with it. Where all of them compute the same loss of
-    the joined batch, the mean of gradients that DistributedDataParallel takes is then the gradient of that one loss.
+    The gradient of a row is the sum over all processes. If all of them compute the same loss of the gathered batch,
+    DistributedDataParallel's mean of gradients is then the gradient of that loss.
 
     Args:
-        rows: [n, ...] of this process.
+        rows: [n, ...], the rows of this process.
 
     Returns:
         [sum of n, ...]; ``rows`` itself in a single process.
@@ -40,7 +40,7 @@ class _Gather(torch.autograd.Function):
         dist.all_gather(counts, count)
         sizes = [int(size) for size in counts]
         ctx.start, ctx.count = sum(sizes[: dist.get_rank()]), len(rows)
-        # The collectives want equal shapes.
+        # all_gather needs equal shapes.
         padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in sizes]

@@ -1,4 +1,4 @@
-"""How AnglE's losses are put together for each format of training data."""
+"""Combines AnglE's losses for each format of training data."""
 
 import dataclasses
 import math
@@ -20,15 +20,14 @@ LOSS_VERSIONS: tuple[LossVersion, ...] = ("0.6", "paper")
 
 @dataclass(frozen=True)
 class AngleObjective:
-    """Weights and factors of AnglE's losses, by the names of the authors' command.
+    """Weights and factors of AnglE's losses, named as in the authors' command.
 
-    What they mean depends on the format of the data, which its columns tell:
+    Their effect depends on the format of the data:
 
     - A, (text1, text2, label): ``cosine_w`` CoSENT + ``ibn_w`` in-batch negatives + ``angle_w`` angle.
-    - B, (query, positive): in-batch negatives with ``ibn_tau``; all weights are ignored.
-    - C, (query, positive, negative): ``(ibn_w B + cln_w hard) / 2 + angle_w`` angle ``+ cosine_w`` CoSENT, where hard
-      has the negatives among the candidates, and angle and CoSENT see (query, positive) as 1 and (query, negative)
-      as 0.
+    - B, (query, positive): in-batch negatives with ``ibn_tau``. Weights do not apply.
+    - C, (query, positive, negative): ``(ibn_w B + cln_w hard) / 2 + angle_w`` angle ``+ cosine_w`` CoSENT. ``hard``
+      adds the negatives to the candidates; angle and CoSENT label (query, positive) 1 and (query, negative) 0.
 
     Attributes:
         cosine_w: weight of the CoSENT loss.
@@ -38,10 +37,10 @@ class AngleObjective:
         cosine_tau: factor of the cosines in the CoSENT loss.
         ibn_tau: factor of the cosines among in-batch negatives.
         angle_tau: factor of the angle's scores.
-        loss_version: ``0.6`` as above. ``paper``, before January 2025, is ``ibn_w hard + angle_w`` angle ``+ cosine_w``
-            CoSENT for format C: what published flags of ESE mean.
-        mask_false_negatives: leave out in-batch negatives that are the query's own text, its positive, or belong to
-            the same query; formats B and C. The authors do not.
+        loss_version: ``0.6``: as above. ``paper``: format C before January 2025, ``ibn_w hard + angle_w`` angle
+            ``+ cosine_w`` CoSENT, which the published ESE command assumes.
+        mask_false_negatives: exclude in-batch negatives that equal the query or its positive, or are a positive of the
+            same query; formats B and C. The authors' code does not.
     """
 
     cosine_w: float = 0.0
@@ -56,25 +55,23 @@ class AngleObjective:
 
     def __post_init__(self) -> None:
         if self.loss_version not in LOSS_VERSIONS:
-            raise InputError(f"loss_version '{self.loss_version}' is unknown; choose one of {', '.join(LOSS_VERSIONS)}")
+            raise InputError(f"Unknown loss_version '{self.loss_version}'. Choose one of: {', '.join(LOSS_VERSIONS)}.")
         check_weights(self)
         for name in ("cosine_tau", "ibn_tau", "angle_tau"):
             if not 0 < getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; a factor of cosines must be above 0 and finite, usual is 20"
-                )
+                raise InputError(f"{name} is {getattr(self, name)}. It must be finite and above 0; 20 is common.")
 
 
 def check_weights(settings: Any) -> None:
     """Check the weights of a loss: the fields of a dataclass whose names end in ``_w``.
 
     Raises:
-        InputError: one is no number from 0.
+        InputError: a weight is negative or not finite.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name.endswith("_w") and not 0 <= value < math.inf:
-            raise InputError(f"{field.name} is {value}; a weight is a number from 0, which leaves its part out")
+            raise InputError(f"{field.name} is {value}. A weight is at least 0, and 0 turns its part off.")
 
 
 def angle_objective(
@@ -89,19 +86,19 @@ def angle_objective(
         objective: weights and factors.
         columns: float [n, d] for each column of texts: two with labels (format A), two without (B), or a query, its
             positive and one or more negatives (C).
-        labels: [n] or [n, 1]; higher for pairs that are more alike.
+        labels: [n] or [n, 1]; higher for more similar pairs.
         keys: int64 [n] for each column, equal for equal texts; needed to mask false negatives.
 
     Returns:
         A scalar in the dtype of the columns.
 
     Raises:
-        InputError: the columns are of no format.
+        InputError: the columns match no format.
     """
     if len(columns) < 2:
         raise InputError(
-            f"the objective needs text1, text2 and label, or query, positive and perhaps negative; got {len(columns)} "
-            "column of texts; give it pairs, or train without labels"
+            f"The objective needs text1, text2 and label, or query, positive and optionally negative. Got "
+            f"{len(columns)} column of texts. Pass pairs, or train without labels."
         )
     first, second, *negatives = columns
     if labels is not None and not negatives:
@@ -147,7 +144,7 @@ def _triplets(
 
 
 def _false_negatives(keys: Sequence[Tensor]) -> Tensor:
-    """Bool [n, m]: candidates that are the query's text or its positive, or a positive of the same query."""
+    """Bool [n, m]: candidates that equal the query or its positive, or are a positive of the same query."""
     queries, positives = keys[0], keys[1]
     candidates = torch.cat(list(keys[1:]))
     ignored = (candidates[None, :] == positives[:, None]) | (candidates[None, :] == queries[:, None])

@@ -1,4 +1,4 @@
-"""Texts of a batch computed in the order of their lengths, so that little is spent on padding."""
+"""Computes the texts of a batch sorted by length, to spend little on padding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,25 +11,25 @@ from ese_deploy.losses.gather import world_size
 
 __all__ = ["compute_in_pieces"]
 
-# Fewer texts at once cost a CPU more than the padding that they save.
+# On a CPU, smaller pieces cost more time than they save in padding.
 _ROWS = 32
 
 Features = Mapping[str, Any]
 
 
 def compute_in_pieces(columns: Sequence[Features], compute: Callable[[Features], Tensor]) -> list[Tensor]:
-    """Compute the texts of all columns in pieces of like length, and give each column its own.
+    """Compute the texts of all columns in pieces of similar length.
 
-    What couples texts must come after. There are as many pieces as columns on accelerators, where calls cost more than
-    padding, and with several processes, all of which have to make as many calls. Columns padded on the left, or that
-    differ in what they hold, are computed as they come.
+    On accelerators, where a call costs more than padding, there are as many pieces as columns; likewise with several
+    processes, which must all make the same number of calls. Columns that are padded on the left or have different
+    features are computed unchanged.
 
     Args:
-        columns: for each column of texts what the trainer's collator made of it.
-        compute: from such a column of n texts to [n, ...]; a text's result must not depend on the others.
+        columns: the collator's output for each column of texts.
+        compute: from the features of n texts to [n, ...]; a text's result must not depend on the other texts.
 
     Returns:
-        For each column [n, ...], in its order.
+        [n, ...] for each column, in the order of its texts.
     """
     if not _can_mix(columns):
         return [compute(column) for column in columns]
@@ -62,7 +62,7 @@ def _can_mix(columns: Sequence[Features]) -> bool:
 
 
 def _join(columns: Sequence[Features]) -> dict[str, Tensor]:
-    """All columns as one, filled up on the right to the longest; what fills is masked."""
+    """All columns as one, padded on the right with zeros, which the mask excludes."""
     longest = max(column["attention_mask"].shape[1] for column in columns)
     joined = {}
     for name, value in columns[0].items():

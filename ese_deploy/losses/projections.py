@@ -1,4 +1,4 @@
-"""Maps of exits into the full model's space that training goes on with."""
+"""Trainable projections of the exits into the full model's embedding space."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -15,21 +15,21 @@ from ese_deploy.projections.projection import Projection, input_states
 from ese_deploy.projections.ridge import fit_ridge_projections
 from ese_deploy.system.progress import Progress, silent
 
-__all__ = ["ExitMaps", "blank_projections", "fit_projections"]
+__all__ = ["ExitProjections", "blank_projections", "fit_projections"]
 
 _CHARACTERS = 16_384
 _WINDOW = 2048
 
 
-class ExitMaps(nn.Module):
-    """A trained matrix for each exit, that of the full depth included.
+class ExitProjections(nn.Module):
+    """A trainable matrix for each exit and for the full depth.
 
     Args:
-        maps: for each exit its map, that of the full depth included.
+        projections: the initial projection of each exit and of the full depth.
 
     Attributes:
-        reads: the states that some map reads, ascending.
-        components: float32 [width, width], what the full depth's map was to begin with, which stays: it turns the
+        reads: the layers whose states some projection reads, ascending.
+        components: float32 [width, width], the full depth's initial projection, which is not trained: it rotates the
             teacher's vectors.
     """
 
@@ -38,38 +38,38 @@ class ExitMaps(nn.Module):
     def __init__(self, projections: Mapping[int, Projection]) -> None:
         super().__init__()
         self.depth = max(projections)
-        self._states = {depth: fitted.states for depth, fitted in projections.items() if depth != self.depth}
+        self._states = {depth: projection.states for depth, projection in projections.items() if depth != self.depth}
         self.reads = tuple(sorted({state for states in self._states.values() for state in states}))
         self.matrices = nn.ParameterDict(
             {
-                _name(depth): nn.Parameter(torch.from_numpy(fitted.matrix.copy()))
-                for depth, fitted in projections.items()
+                _name(depth): nn.Parameter(torch.from_numpy(projection.matrix.copy()))
+                for depth, projection in projections.items()
             }
         )
         self.register_buffer("components", torch.from_numpy(projections[self.depth].matrix.copy()))
 
     def forward(self, pooled: Mapping[int, Tensor], full: Tensor) -> dict[int, Tensor]:
-        """Map every exit.
+        """Project every exit.
 
         Args:
-            pooled: float32 [n, pooled] for each of ``reads``.
+            pooled: float32 [n, pooled] for each layer of ``reads``.
             full: float32 [n, width], the full model's vectors.
 
         Returns:
             float32 [n, width] for each exit and the full depth.
         """
-        mapped = {
+        projected = {
             depth: linear(join_states([pooled[state] for state in states]), self.matrices[_name(depth)])
             for depth, states in self._states.items()
         }
-        return {**mapped, self.depth: linear(full, self.matrices[_name(self.depth)])}
+        return {**projected, self.depth: linear(full, self.matrices[_name(self.depth)])}
 
-    def turn(self, vectors: Tensor) -> Tensor:
-        """Turn vectors of the teacher, [n, width], onto its principal components."""
+    def rotate(self, vectors: Tensor) -> Tensor:
+        """Rotate the teacher's vectors, [n, width], onto its principal components."""
         return linear(vectors, self.components)
 
-    def fitted(self) -> dict[int, Projection]:
-        """The maps as they are now."""
+    def export(self) -> dict[int, Projection]:
+        """A copy of the present projections."""
         return {
             depth: Projection(self.matrices[_name(depth)].detach().cpu().numpy().copy(), self._states.get(depth, ()))
             for depth in sorted({*self._states, self.depth})
@@ -89,20 +89,20 @@ def fit_projections(
     trained: Mapping[int, Projection] = MappingProxyType({}),
     share: float = 1.0,
 ) -> dict[int, Projection]:
-    """Fit maps by ridge regression onto the full model's vectors of plain texts.
+    """Fit projections onto the full model's vectors of plain texts, by ridge regression.
 
     Args:
-        model: on the device where it shall compute; it is not changed.
-        texts: of all kinds that it shall serve; thousands.
+        model: on the device where it is to compute; it is not changed.
+        texts: thousands of texts of all kinds that the model will embed.
         exits: depths to fit.
         max_length: longest text in tokens.
         progress: called between batches.
-        trained: maps as training left them; fitted ones are mixed into them, and components get the full model's mean
-            squares. Without, they are what training begins with.
-        share: of the fitted ones in that, 0 to 1.
+        trained: projections after training. Fitted ones are mixed into them, and each component is scaled to the mean
+            square that it has in the full model. Leave it out before training.
+        share: weight of the fitted projections in that mixture, 0 to 1.
 
     Returns:
-        A map for each exit, and for the full depth.
+        A projection for each exit and for the full depth.
 
     Raises:
         InputError: there are fewer texts than twice the width.
@@ -124,7 +124,7 @@ def fit_projections(
 
 
 def blank_projections(model: SentenceTransformer, exits: Sequence[int]) -> dict[int, Projection]:
-    """Maps of the right shapes that hold nothing yet, for a run that goes on with those that it saved."""
+    """Projections of the right shapes without content, for a run that resumes with those that it saved."""
     parts = model_parts(model)
     config: Any = parts.backbone.config
     pooled = int(config.hidden_size) * (parts.pooling.count("+") + 1)
@@ -143,19 +143,19 @@ def _vectors(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    progress("fit maps", 0, len(texts))
+    progress("fit projections", 0, len(texts))
     for first in range(0, len(texts), _WINDOW):
         for batch in _batches(texts[first : first + _WINDOW]):
             features = model.preprocess(batch, max_length=max_length)
             for name, value in features.items():
                 features[name] = value.to(device) if isinstance(value, Tensor) else value
             yield pooled_states(model, parts, features, states)
-        progress("fit maps", min(first + _WINDOW, len(texts)), len(texts))
+        progress("fit projections", min(first + _WINDOW, len(texts)), len(texts))
     model.train(training)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts of like lengths together, many short ones or few long ones."""
+    """Batches of similar length: many short texts or few long ones."""
     batch: list[str] = []
     for text in sorted(texts, key=len):
         if batch and (len(batch) + 1) * len(text) > _CHARACTERS:

@@ -1,4 +1,4 @@
-"""ESE as it was published (arXiv 2402.14776): the authors' code to the letter, and the paper's equations."""
+"""ESE as published (arXiv 2402.14776): the authors' code, and the equations of the paper."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ def layer_weight(place: int) -> float:
 
 
 def project(vectors: Tensor, k: int, exact: bool = False, seed: int = 0) -> Tensor:
-    """The published target of compression.
+    """The published compression target.
 
-    A = softmax(X^T X / sqrt(d)) by rows, A = U S V^T, target = X U[:, :k] S[:k]. Neither centred nor scaled by the
-    batch, so it is no principal component analysis, though it is called so.
+    A = softmax(X^T X / sqrt(d)) by rows, A = U S V^T, target = X U[:, :k] S[:k]. The paper calls it PCA, but the data
+    is neither centred nor divided by the batch size.
 
     Args:
         vectors: float [n, d], X.
-        k: dimensions of the target; more than d give d.
-        exact: a full singular value decomposition in place of the authors' randomised one (``svd_lowrank``).
-        seed: of the randomised one.
+        k: dimensions of the target, at most d.
+        exact: use a full singular value decomposition, not the authors' randomised one (``svd_lowrank``).
+        seed: seed of the randomised decomposition.
 
     Returns:
         [n, min(k, d)] without gradient. The signs of its columns are arbitrary.
@@ -40,7 +40,7 @@ def project(vectors: Tensor, k: int, exact: bool = False, seed: int = 0) -> Tens
         if exact:
             u, s, _ = torch.linalg.svd(dependencies)
         else:
-            # Every process must draw the same directions, and a resumed run those that it would have drawn.
+            # Every process, and a resumed run, must draw the same directions.
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
                 torch.manual_seed(seed)
                 u, s, _ = torch.svd_lowrank(dependencies, q=k)
@@ -54,7 +54,7 @@ def align(vectors: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     Args:
         vectors: float [n, k].
         target: float [n, k].
-        temperature: T; 0 leaves the second term out.
+        temperature: T; 0 removes the KL term.
     """
     total = mse_loss(vectors, target)
     if temperature > 0:
@@ -68,29 +68,29 @@ def align(vectors: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
 def reference_parts(
     states: Sequence[Tensor], objective: Objective, k: int, temperature: float, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The authors' code (angle.py of SeanLee97/AnglE 0.6.1), with the layers that it takes.
+    """The authors' code (angle.py of SeanLee97/AnglE 0.6.1), with the layers that it trains.
 
-    With n blocks: the full model, at full width and k, and the states 0 (the embeddings' output) to n - 2, at k alone,
-    weighted 1 / (1 + ln(1 + i)) and divided by n - 1. State n - 1 is never trained.
+    With n layers: the full model at full width and at k, and the states 0 (the embeddings' output) to n - 2 at k only,
+    with weights 1 / (1 + ln(1 + i)) / (n - 1). State n - 1 is never trained.
 
     Args:
-        states: float [m, d] for the embeddings and each block, not normed, not normalised.
+        states: float [m, d] for the embeddings and each layer, without a final norm, not normalised.
         objective: the loss of AnglE.
         k: dimensions of the prefix.
         temperature: T of :func:`align`.
-        seed: of the randomised decomposition.
+        seed: seed of the randomised decomposition.
 
     Returns:
         Scalars by name; their sum is the loss.
     """
     *shallow, full = states
-    blocks = len(shallow)
+    layers = len(shallow)
     parts = {
         "express_full": objective(full) + objective(full[:, :k]),
         "compress_full": align(full[:, :k], project(full, k, seed=seed), temperature),
     }
-    if blocks > 1:
-        weights = [layer_weight(1 + place) / (blocks - 1) for place in range(blocks - 1)]
+    if layers > 1:
+        weights = [layer_weight(1 + place) / (layers - 1) for place in range(layers - 1)]
         parts["express_shallow"] = _weighted(weights, [objective(x[:, :k]) for x in shallow[:-1]])
         aligned = [align(x[:, :k], project(x, k, seed=seed), temperature) for x in shallow[:-1]]
         parts["compress_shallow"] = _weighted(weights, aligned)
@@ -103,7 +103,7 @@ def paper_parts(states: Sequence[Tensor], objective: Objective, k: int) -> dict[
     L_le = sum of w_i loss(X_i^k) + loss(X_n^k), L_lc likewise with :func:`align`, w_i = 1 / (1 + ln i), i = 1..n-1.
 
     Args:
-        states: float [m, d] for each block.
+        states: float [m, d] for each layer.
         objective: the loss of AnglE.
         k: dimensions of the prefix.
 

@@ -1,152 +1,129 @@
-"""From a command line, and the recipe that it names, to one set of settings."""
+"""Reads the settings of a training run from options of the command line, Python keywords and a preset."""
 
-import argparse
-import difflib
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
-from ese_deploy.target import parse_range
-from ese_deploy.training.flags import ALIASES, FLAGS, REFUSED, SILENT
-from ese_deploy.training.recipes import check_loss_settings, parse_setting, read_recipe
-
-__all__ = ["parse_arguments"]
-
-_NEEDED = ("model_name_or_path", "save_dir")
-_LOSS_FLAGS = {
-    "ese_variant": "variant",
-    "exits": "exits",
-    "dims": "dims",
-    "maps": "projections",
-    "align_w": "align_w",
-    "ese_compression_size": "compression_size",
-    "ese_kl_temperature": "kl_temperature",
-}
-_OBJECTIVE = (
-    "cosine_w",
-    "ibn_w",
-    "cln_w",
-    "angle_w",
-    "cosine_tau",
-    "ibn_tau",
-    "angle_tau",
-    "loss_version",
-    "mask_false_negatives",
+from ese_deploy.training.presets import (
+    OLD_NAMES,
+    check_loss_settings,
+    check_names,
+    parse_loss_setting,
+    read_preset,
 )
+from ese_deploy.training.settings import LOSS_OPTIONS, OPTIONS, Option, TrainingSettings
+
+__all__ = ["REFUSED", "build_settings"]
+
+logger = logging.getLogger(__name__)
+
 _DEFAULT_SEED = 42
 
+_NOT_LLM = "Encoders and decoders are trained as they are. Name the model with `model`."
+_LORA = "All weights are trained. An adapter on layers that several exits share cannot be exported."
+_HUB = "Training uploads nothing. Run 'hf upload REPO FOLDER' afterwards."
+_REMOVED = "AnglE 0.6 removed this option."
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m training.train --help")
+REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "pretrained_model_path": ((), "Name the checkpoint to continue from with `model`."),
+    "pretrained_lora_path": ((), _LORA),
+    "load_mlm_model": (("0",), "No loss here uses a language-modelling head."),
+    "tokenizer_name_or_path": ((), "A checkpoint has its own tokenizer. Save another one into the model's folder."),
+    "tokenizer_padding": (("longest",), "Padding to the full length takes more time and changes no vector."),
+    "streaming": (("0",), "Batches without duplicates and exact resuming need all rows in memory."),
+    "apply_lora": (("0",), _LORA),
+    "lora_r": ((), _LORA),
+    "lora_alpha": ((), _LORA),
+    "lora_dropout": ((), _LORA),
+    "lora_target_modules": ((), _LORA),
+    "load_kbit": ((), "Quantized weights cannot be trained without adapters. Export quantizes to int8."),
+    "torch_dtype": (("float32",), "Weights stay in float32. Use `bf16=1` or `fp16=1` for mixed precision."),
+    "push_to_hub": (("0",), _HUB),
+    "hub_model_id": ((), _HUB),
+    "hub_private_repo": ((), _HUB),
+    "is_llm": (("0",), _NOT_LLM),
+    "apply_billm": (("0",), _NOT_LLM),
+    "billm_model_class": ((), _NOT_LLM),
+    "teacher_name_or_path": ((), "The variant espresso learns from the model's own full depth."),
+    "teacher_pooling_strategy": ((), "The variant espresso learns from the model's own full depth."),
+    "coword_random_mask_rate": (("0", "0.0"), _REMOVED),
+    "fix_data": ((), _REMOVED),
+    "do_eval": ((), "Evaluation runs whenever `valid` or `scored` is given."),
+}
+"""Unsupported options of AnglE's trainer: the values that turn them off, and why every other value is an error."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read a command line.
+def build_settings(given: Mapping[str, Any]) -> TrainingSettings:
+    """Merge options with those of the preset that they name.
 
-    Returns:
-        A value for each of :data:`ese_deploy.training.flags.FLAGS` but those of the loss. Instead of them: ``loss``,
-        settings for ``EseLoss``; ``objective``, settings for ``AngleObjective``; ``notes``, lines for a person.
+    Args:
+        given: values by option name: text, or Python values.
 
     Raises:
-        InputError: a flag is unknown, refused, of the wrong kind or missing; or the recipe is.
+        InputError: an option is unknown, unsupported, missing or has a bad value, or the preset does.
     """
-    parser = _build_parser()
-    given, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        _refuse_unknown(unknown[0])
-    named = vars(given)
-    flags: dict[str, Any] = {}
+    own = _read(given, "")
+    chosen: dict[str, Any] = {}
     loss: dict[str, Any] = {}
-    notes: list[str] = []
-    if "recipe" in named:
-        recipe = read_recipe(named["recipe"])
-        flags = vars(parser.parse_args(recipe.arguments))
-        loss = dict(recipe.loss)
-        notes.append(f"recipe {named['recipe']}: {recipe.description}")
-    for old, new in ALIASES.items():
-        if old in named:
-            named.setdefault(new, named.pop(old))
-            notes.append(f"--{old} is --{new} now")
-    if "epochs" in named:
-        # Else the recipe's would end the run before.
-        flags.pop("max_steps", None)
-    flags.update(named)
-    _refuse(flags)
-    merged = {flag.name: flag.default for flag in FLAGS} | {
-        name: value for name, value in flags.items() if name not in (*REFUSED, *SILENT, *ALIASES)
-    }
-    for name in _NEEDED:
-        if not merged[name]:
-            raise InputError(f"--{name} is missing; see python -m training.train --help")
-    merged["save_dir"] = str(expand(merged["save_dir"]))
-    if merged["fp16"] and merged["bf16"]:
-        raise InputError("--fp16 1 and --bf16 1 were both given; choose one")
-    for name in ("train_name_or_path", "valid_name_or_path", "valid_name_or_path_for_callback"):
-        merged[name] = [part for item in merged[name] or [] for part in item.split(",") if part]
-    merged["seed"] = _DEFAULT_SEED if merged["seed"] < 0 else merged["seed"]
-    asked = _loss_settings(flags)
-    if asked and not merged["apply_ese"]:
-        notes.append(f"not used with --apply_ese 0: {', '.join(asked)}")
-    if "variant" in loss and asked.get("variant", loss["variant"]) != loss["variant"]:
-        notes.append(f"not used by {asked['variant']}: the recipe's settings of the loss")
+    if own.get("preset"):
+        preset = read_preset(own["preset"])
+        logger.info("Preset %s: %s", own["preset"], preset.description)
+        chosen = _read(preset.options, f"{own['preset']}: ")
+        loss = preset.loss
+    if "epochs" in own:
+        # The preset's step limit would end the run earlier.
+        chosen.pop("max_steps", None)
+    variant = own.get("variant") or own.get("loss_setting", {}).get("variant")
+    if variant not in (None, loss.get("variant", variant)):
+        logger.warning("The variant %s does not use the preset's settings of the loss.", variant)
         loss = {}
-    loss |= asked
-    objective = {name: flags[name] for name in _OBJECTIVE if name in flags}
-    for name in (*_OBJECTIVE, *_LOSS_FLAGS, "loss_setting"):
-        del merged[name]
-    return argparse.Namespace(**merged, loss=loss, objective=objective, notes=notes)
+    chosen |= own
+    chosen["loss_setting"] = {**loss, **chosen.get("loss_setting", {})}
+    for name in ("model", "out"):
+        if not chosen.get(name):
+            raise InputError(f"`{name}` is missing.")
+    if chosen.get("fp16") and chosen.get("bf16"):
+        raise InputError("`fp16` and `bf16` exclude each other. Choose one.")
+    if chosen.get("seed") == -1:
+        chosen["seed"] = _DEFAULT_SEED
+    unused = [name for name in (*LOSS_OPTIONS, "loss_setting") if name in own]
+    if unused and not chosen.get("apply_ese", True):
+        logger.warning("Not used without ESE: %s.", ", ".join(unused))
+    return TrainingSettings(**{**chosen, "out": str(expand(chosen["out"]))})
 
 
-def _build_parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m training.train",
-        description="Train a sentence-embedding model so that it can stop at any depth and keep any prefix.",
-        epilog="Flags have the names of AnglE's trainer; docs/training.md has the rest.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.MetavarTypeHelpFormatter,
-    )
-    for flag in FLAGS:
-        settings: dict[str, Any] = {"action": "append"} if flag.repeated else {}
-        shown = (
-            ""
-            if flag.default is None
-            else f" ({int(flag.default) if flag.kind.__name__ == 'switch' else flag.default})"
-        )
-        parser.add_argument(f"--{flag.name}", type=flag.kind, choices=flag.choices, help=flag.help + shown, **settings)
-    for name in REFUSED:
-        parser.add_argument(f"--{name}", type=str, nargs="?", const="1", help=argparse.SUPPRESS)
-    for name in (*SILENT, *ALIASES):
-        kind = next((flag.kind for flag in FLAGS if flag.name == ALIASES.get(name)), str)
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
-    return parser
+def _read(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Typed values by option name; errors begin with ``where``."""
+    named = {OLD_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    check_names([name for name in named if name not in REFUSED], OPTIONS, "Training", "an option")
+    values = {}
+    for name, value in named.items():
+        try:
+            if name in REFUSED:
+                allowed, reason = REFUSED[name]
+                if _as_text(value) not in allowed:
+                    raise InputError(f"'{_as_text(value)}' is not supported. {reason}")
+            else:
+                values[name] = _value(OPTIONS[name], value)
+        except ValueError as error:
+            raise InputError(f"{where}`{name}`: {error}") from None
+    return values
 
 
-def _as_typed(value: Any) -> str:
-    return str(int(value)) if isinstance(value, bool) else f"{value}"
+def _value(option: Option, value: Any) -> Any:
+    if option.name == "loss_setting":
+        settings = dict(value) if isinstance(value, Mapping) else dict(parse_loss_setting(item) for item in value)
+        check_loss_settings(settings, "The loss")
+        return settings
+    if option.repeated:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(part for item in items for part in str(item).split(",") if part)
+    return option.read(_as_text(value))
 
 
-def _refuse(flags: dict[str, Any]) -> None:
-    for name, (allowed, reason) in REFUSED.items():
-        if name in flags and flags[name] not in allowed:
-            raise InputError(f"--{name} {flags[name]} is refused: {reason}")
-
-
-def _refuse_unknown(flag: str) -> NoReturn:
-    names = [f"--{flag.name}" for flag in FLAGS]
-    close = difflib.get_close_matches(flag.partition("=")[0], names, n=1)
-    advice = f"did you mean {close[0]}?" if close else "see python -m training.train --help"
-    raise InputError(f"'{flag}' is no flag of training.train; {advice}")
-
-
-def _loss_settings(flags: dict[str, Any]) -> dict[str, Any]:
-    """Settings for ``EseLoss`` that the command line names."""
-    settings = dict(parse_setting(item) for item in flags.get("loss_setting", []))
-    check_loss_settings(settings, "--loss_setting")
-    for flag, name in _LOSS_FLAGS.items():
-        if flag in flags:
-            value = flags[flag]
-            settings[name] = parse_range(value, f"--{flag}") if flag in ("exits", "dims") else value
-    return settings
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(map(str, value)) if isinstance(value, list | tuple | range) else str(value)

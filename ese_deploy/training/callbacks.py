@@ -1,6 +1,6 @@
-"""What is done beside the steps: a line and a bar for people, whole checkpoints, Spearman after each epoch."""
+"""Callbacks of the trainer: log lines and progress, complete checkpoints, Spearman after each epoch."""
 
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,40 +9,37 @@ import torch.distributed
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from torch import nn
-from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ese_deploy.losses.batch import check_parameters
 from ese_deploy.system.files import write_atomic
+from ese_deploy.system.progress import Progress
 from ese_deploy.training.data import TrainingData
 from ese_deploy.training.run_folder import finish_checkpoint
 
-__all__ = ["Console", "SpearmanEachEpoch", "WholeCheckpoints"]
+__all__ = ["CompleteCheckpoints", "SpearmanEachEpoch", "StepLog"]
+
+logger = logging.getLogger(__name__)
 
 _KNOWN = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch", "train_loss", "total_flos")
 _BEST = "best-checkpoint"
 _BEST_SCORE = "best-checkpoint.txt"
 
 
-class Console(TrainerCallback):
-    """A bar where standard error is a terminal, and in any case a line for each log, with the parts of the loss."""
+class StepLog(TrainerCallback):
+    """Reports progress after each step, and logs the loss and its parts.
 
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+    Args:
+        progress: called on the main process.
+    """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin the bar where the run begins."""
-        if state.is_world_process_zero:
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="training", disable=None, dynamic_ncols=True
-            )
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n if not self._bar.disable else 0)
+        """Report the step."""
+        if state.is_world_process_zero:
+            self._progress("training", state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -52,7 +49,7 @@ class Console(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write a line."""
+        """Log a line."""
         loss = next((name for name in ("loss", "eval_loss") if name in (logs or {})), None)
         if not state.is_world_process_zero or logs is None or loss is None:
             return
@@ -61,24 +58,17 @@ class Console(TrainerCallback):
         cells += [f"{name} {value:.4g}" for name, value in parts.items()]
         if "grad_norm" in logs:
             cells += [f"gradient {logs['grad_norm']:.3g}", f"rate {logs['learning_rate']:.3g}"]
-        tqdm.write("  ".join(cells), file=sys.stderr)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        logger.info("%s", "  ".join(cells))
 
 
-class WholeCheckpoints(TrainerCallback):
-    """Marks a checkpoint when everything of it is written, and removes older ones only then.
+class CompleteCheckpoints(TrainerCallback):
+    """Marks a checkpoint as complete, and only then removes older ones.
 
-    Comes after the callbacks that write into checkpoints.
+    Must come after the callbacks that write into checkpoints.
 
     Args:
-        kept: how many checkpoints remain.
-        loss: the trainer's; its parameters and the model's must be finite.
+        kept: number of checkpoints to keep.
+        loss: the trainer's loss, whose parameters must be finite.
     """
 
     def __init__(self, kept: int, loss: nn.Module) -> None:
@@ -86,10 +76,10 @@ class WholeCheckpoints(TrainerCallback):
         self._loss = loss
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Wait for all processes, then mark and tidy up; the main process alone.
+        """Wait for all processes, then mark the checkpoint on the main process.
 
         Raises:
-            TrainingError: what was written is not finite.
+            TrainingError: a weight is not finite.
         """
         check_parameters(self._loss)
         if torch.distributed.is_initialized():
@@ -99,12 +89,12 @@ class WholeCheckpoints(TrainerCallback):
 
 
 class SpearmanEachEpoch(TrainerCallback):
-    """Spearman's correlation of the full model with scored pairs after each epoch; the best model is kept.
+    """Logs the full model's Spearman correlation on scored pairs after each epoch, and keeps the best model.
 
-    Its figure lies beside it, for a run that goes on.
+    The best score is stored beside the model, for resuming.
 
     Args:
-        data: format A.
+        data: data of format A.
         save: writes the model into a folder.
     """
 
@@ -119,7 +109,7 @@ class SpearmanEachEpoch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Know the best model of the run that goes on."""
+        """Read the best score of the run that resumes."""
         path = Path(str(args.output_dir)) / _BEST_SCORE
         if state.global_step > 0 and path.is_file():
             self._best = float(path.read_text("utf-8"))
@@ -132,7 +122,7 @@ class SpearmanEachEpoch(TrainerCallback):
         model: SentenceTransformer | None = None,
         **kwargs: Any,
     ) -> None:
-        """Evaluate, say it, and save the model if it is the best so far; the main process alone."""
+        """Evaluate, log the score, and save the model if it is the best so far; on the main process only."""
         if not state.is_world_process_zero or model is None:
             return
         plain: SentenceTransformer = getattr(model, "module", model)
@@ -140,7 +130,7 @@ class SpearmanEachEpoch(TrainerCallback):
         scores = self._evaluator(plain.eval())
         plain.train(training)
         score = float(scores[str(self._evaluator.primary_metric)])
-        tqdm.write(f"step {state.global_step}/{state.max_steps}  spearman {100 * score:.2f}", file=sys.stderr)
+        logger.info("step %d/%d  spearman %.2f", state.global_step, state.max_steps, 100 * score)
         if score > self._best:
             self._best = score
             folder = Path(str(args.output_dir))

@@ -1,4 +1,4 @@
-"""From rows to a batch: one text out of each list, its prompt around it, cut to the length of training."""
+"""Makes batches from rows: draws one text of each list, adds its prompt, tokenizes and truncates it."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from ese_deploy.errors import InputError
 __all__ = ["Collator", "column_prompts", "kept_prompts"]
 
 _SLOT = "{text}"
-_PROMPT_FLAGS = {"query": "--query_prompt", "positive": "--doc_prompt", "negative": "--doc_prompt"}
+_PROMPTS = {"query": "query_prompt", "positive": "doc_prompt", "negative": "doc_prompt"}
 
 
 @dataclass
 class Collator:
-    """Makes the trainer's batches: for each text column its token ids and mask, and the labels.
+    """Makes the trainer's batches: token ids and mask for each text column, and the labels.
 
-    Where a row has a list of texts, one is drawn. The draw depends on the seed and on the batch alone, so that it is
-    the same after a resume and in every number of workers, and another in every epoch.
+    If a row has a list of texts, one is drawn. The draw depends only on the seed and the batch, so that it is the same
+    after resuming and with any number of workers, and different in every epoch.
 
     Attributes:
-        model: tokenises.
-        texts: the text columns, in order; of several formats, each row has those of one.
-        prompts: a template with ``{text}`` for columns that have one.
+        model: its tokenizer is used.
+        texts: the text columns of all formats, in order.
+        prompts: templates with ``{text}``, by column.
         max_length: longest text in tokens.
-        seed: of the draws.
-        valid_label_columns: the trainer asks for it.
+        seed: seed of the draws.
+        valid_label_columns: read by the trainer.
     """
 
     model: SentenceTransformer
@@ -44,8 +44,8 @@ class Collator:
         """Build a batch.
 
         Returns:
-            ``{column}_input_ids`` and ``{column}_attention_mask`` (int64 [batch, sequence]) and what else the model
-            takes; ``label`` (float32 [batch]) where the rows have one.
+            ``{column}_input_ids`` and ``{column}_attention_mask`` (int64 [batch, sequence]), other inputs of the model,
+            and ``label`` (float32 [batch]) if the rows have labels.
         """
         batch: dict[str, Any] = {}
         columns = [column for column in self.texts if column in rows[0]]
@@ -60,7 +60,7 @@ class Collator:
         return batch
 
     def prompted(self, column: str, text: str) -> str:
-        """A text with the prompt of its column around it."""
+        """A text in the prompt of its column."""
         return self.prompts.get(column, _SLOT).replace(_SLOT, text)
 
     def _draw(self, rows: list[dict[str, Any]], column: str) -> random.Random:
@@ -75,29 +75,29 @@ def column_prompts(texts: Sequence[str], text: str | None, query: str | None, do
 
     Args:
         texts: the text columns.
-        text: ``--text_prompt``, for format A and plain texts.
-        query: ``--query_prompt``, for the column ``query``.
-        document: ``--doc_prompt``, for ``positive`` and ``negative``.
+        text: for format A and plain texts.
+        query: for the column ``query``.
+        document: for ``positive`` and ``negative``.
 
     Raises:
-        InputError: a template has no ``{text}``, or is for columns that are not there.
+        InputError: a template has no ``{text}``, or its columns are missing.
     """
-    given = {"--text_prompt": text, "--query_prompt": query, "--doc_prompt": document}
-    flags = {column: _PROMPT_FLAGS.get(column, "--text_prompt") for column in texts}
-    for flag, template in given.items():
+    given = {"text_prompt": text, "query_prompt": query, "doc_prompt": document}
+    names = {column: _PROMPTS.get(column, "text_prompt") for column in texts}
+    for name, template in given.items():
         if template is None:
             continue
         if template.count(_SLOT) != 1:
-            raise InputError(f"{flag} is '{template}'; it must have {_SLOT} once, where the text goes")
-        if flag not in flags.values():
-            fitting = " and ".join(dict.fromkeys(flags.values()))
-            raise InputError(f"{flag} is not for data with {', '.join(texts)}; use {fitting}")
-    by_column = {column: given[flag] for column, flag in flags.items()}
+            raise InputError(f"`{name}` is '{template}'. It must contain {_SLOT} once, where the text goes.")
+        if name not in names.values():
+            fitting = " and ".join(f"`{name}`" for name in dict.fromkeys(names.values()))
+            raise InputError(f"`{name}` does not apply to data with {', '.join(texts)}. Use {fitting}.")
+    by_column = {column: given[name] for column, name in names.items()}
     return {column: template for column, template in by_column.items() if template is not None}
 
 
 def kept_prompts(prompts: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
-    """What of the templates a sentence-transformers folder can keep: prefixes by name.
+    """The templates that a sentence-transformers folder can store: prefixes by name.
 
     Returns:
         The prefixes under the names ``query``, ``document`` or ``text``, and the name of the default one, if any.

@@ -1,4 +1,4 @@
-"""From the columns of a data set to the format that the losses know."""
+"""Recognises the format of training data by its columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ FORMATS = {
     "C": ("query", "positive", "negative"),
     "texts": ("text",),
 }
-"""Columns of each format, in the order in which the losses take them; ``label`` is a number, the others are texts."""
+"""Columns of each format, in the order of the losses' arguments; ``label`` is a number, the others are texts."""
 
-# Names under which published data sets have these columns; all of one line together.
+# Column names of published data sets, one tuple per data set.
 _SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "C": (
         ("text", "positive", "negative"),
@@ -45,12 +45,12 @@ _SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How the columns of a data set become a format.
+    """How the columns of a data set map to a format.
 
     Attributes:
         format: ``A``, ``B``, ``C`` or ``texts``.
-        sources: for each column of the format the column of the data, in order.
-        label_free: whether labels, if there are any, are left out.
+        sources: the column of the data for each column of the format, in order.
+        label_free: whether labels are ignored.
     """
 
     format: str
@@ -64,11 +64,11 @@ class Layout:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Those of them that are texts."""
+        """Its text columns."""
         return tuple(column for column in self.columns if column != "label")
 
     def describe(self, present: Sequence[str]) -> str:
-        """A line on the format, what was renamed and what is not used."""
+        """One line: the format, renamed columns and unused columns."""
         renamed = [f"'{old}' as {new}" for old, new in zip(self.sources, self.columns, strict=True) if old != new]
         unused = [column for column in present if column not in self.sources]
         name = "texts" if self.format == "texts" else f"format {self.format}"
@@ -76,78 +76,78 @@ class Layout:
             [
                 f"{name} ({', '.join(self.columns)})",
                 ", without labels" if self.label_free and self.format != "texts" else "",
-                f"; taking {', '.join(renamed)}" if renamed else "",
-                f"; not used: {', '.join(unused)}" if unused else "",
+                f"; renamed: {', '.join(renamed)}" if renamed else "",
+                f"; unused: {', '.join(unused)}" if unused else "",
             ]
         )
 
 
 def find_layout(present: Sequence[str], label_free: bool | None, where: str) -> Layout:
-    """Find the format in the names of the columns: exact names first, then names that published data use.
+    """Find the format by column names: exact names first, then those of published data sets.
 
     Args:
         present: the columns of the data.
-        label_free: learn from texts alone; None: only where there are texts and nothing else.
-        where: how messages name the data.
+        label_free: ignore labels; None ignores them only in data that has none.
+        where: the data's name in messages.
 
     Raises:
-        InputError: the columns make up no format, or the format has labels that were not to be had.
+        InputError: the columns match no format, or labels are required and missing.
     """
     found = _match(present)
     if found is None:
         wanted = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in FORMATS.items())
         raise InputError(
-            f"{where} has the columns {', '.join(present) or '(none)'}, which make up no format ({wanted}); "
-            "rename them with --column_rename_mapping 'old:new;old2:new2'"
+            f"{where} has the columns {', '.join(present) or '(none)'}, which match no format ({wanted}). Rename them "
+            "with `column_rename_mapping`, 'old:new;old2:new2'."
         )
     name, sources = found
     if name == "texts" and label_free is False:
-        raise InputError(f"{where} has texts alone, and --label_free 0 asks for labelled data: format A, B or C")
+        raise InputError(f"{where} has only texts, but `label_free` is off. Name labelled data: format A, B or C.")
     if label_free and name == "A":
         sources = sources[:2]
     return Layout(name, sources, label_free=bool(label_free) or name == "texts")
 
 
-def parse_mapping(text: str | None) -> dict[str, str]:
+def parse_mapping(text: str) -> dict[str, str]:
     """Read ``old:new;old2:new2``.
 
     Raises:
-        InputError: it is not of that form.
+        InputError: the text has another form.
     """
     mapping = {}
-    for item in (text or "").split(";"):
+    for item in text.split(";"):
         old, colon, new = (part.strip() for part in item.partition(":"))
         if not item.strip():
             continue
         if not (old and colon and new):
-            raise InputError(f"--column_rename_mapping has '{item.strip()}'; it must read 'old:new;old2:new2'")
+            raise InputError(f"`column_rename_mapping` has '{item.strip()}'. Write it as 'old:new;old2:new2'.")
         mapping[old] = new
     return mapping
 
 
 def check_mapping(mapping: Mapping[str, str], files: Mapping[str, Iterable[str]]) -> None:
-    """Check that every column to rename is in some file.
+    """Check that every column to rename exists in some file.
 
     Args:
-        mapping: new names by old ones.
-        files: for each file its columns.
+        mapping: new names by old names.
+        files: columns by file.
 
     Raises:
-        InputError: the mapping names a column that is nowhere.
+        InputError: no file has a column of the mapping.
     """
     present = {column for columns in files.values() for column in columns}
     absent = [old for old in mapping if old not in present]
     if absent:
         found = "; ".join(f"{name} has {', '.join(columns)}" for name, columns in files.items())
-        raise InputError(f"--column_rename_mapping names '{absent[0]}'; {found}")
+        raise InputError(f"`column_rename_mapping` names '{absent[0]}', which no file has: {found}.")
 
 
 def rename(present: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    """The columns of the data by the names that they shall have."""
+    """The columns of the data by their new names."""
     renamed: dict[str, str] = {}
     for column in present:
         name = mapping.get(column, column)
-        # A column that was there before gives way to one that was asked for by name.
+        # A renamed column replaces one that already has the new name.
         if name not in renamed or column in mapping:
             renamed[name] = column
     return renamed
@@ -157,5 +157,5 @@ def _match(present: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
     columns = set(present)
     exact = [("C", FORMATS["C"]), ("A", FORMATS["A"]), ("B", FORMATS["B"])]
     known = [(name, names) for name in ("C", "A", "B") for names in _SYNONYMS[name]]
-    alone = [("texts", FORMATS["texts"]), *(("texts", names) for names in _SYNONYMS["texts"])]
-    return next(((name, names) for name, names in (*exact, *known, *alone) if columns.issuperset(names)), None)
+    plain = [("texts", FORMATS["texts"]), *(("texts", names) for names in _SYNONYMS["texts"])]
+    return next(((name, names) for name, names in (*exact, *known, *plain) if columns.issuperset(names)), None)

@@ -1,4 +1,4 @@
-"""Reading what to train on: local files, folders of ``datasets``, data sets of the hub."""
+"""Reads training data: local files, folders saved by ``datasets``, data sets of the hub."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _KINDS = (*_TABLES, ".json", ".parquet", ".txt")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SAVED = ("dataset_dict.json", "state.json")
 
-# Where a row stands, for messages, and the row.
+# (place for messages, row)
 PlacedRow = tuple[str, Mapping[str, Any]]
 
 
@@ -33,10 +33,10 @@ class TrainingData:
     """Data in one of the formats.
 
     Attributes:
-        dataset: the columns of the layout alone, in order; texts are strings, or lists of which each step takes one;
-            labels are float32 as given.
+        dataset: the columns of the layout, in order. Texts are strings, or lists of which each step draws one; labels
+            are float32 as given.
         layout: the format.
-        description: what was found, in lines for a person.
+        description: log lines on what was found.
     """
 
     dataset: Dataset
@@ -53,9 +53,7 @@ def load_data(
     strict: bool = True,
     label_free: bool | None = None,
 ) -> TrainingData:
-    """Read data of one format.
-
-    Takes the arguments of :func:`load_formats`.
+    """Read data of one format; same arguments as :func:`load_formats`.
 
     Raises:
         InputError: as there, or the files have several formats.
@@ -64,7 +62,7 @@ def load_data(
     first, *others = found
     if others:
         raise InputError(
-            f"{first.description[0]}, but {others[0].description[0]}; here all files have one format: rename columns"
+            f"{first.description[0]}, but {others[0].description[0]}. All files must have one format: rename columns."
         )
     return first
 
@@ -78,29 +76,29 @@ def load_formats(
     strict: bool = True,
     label_free: bool | None = None,
 ) -> tuple[TrainingData, ...]:
-    """Read data and bring it into its formats.
+    """Read data and group it by format.
 
     Args:
-        names: local files, or one folder, or one name of the hub.
-        subset: configuration of a data set of the hub.
-        split: split of a folder or of a data set of the hub.
-        mapping: new names of columns by their old ones.
-        strict: whether each of these must be in some file.
-        label_free: learn from texts alone; None: only where there are texts and nothing else.
+        names: local files, one folder, or one hub data set.
+        subset: configuration of a hub data set.
+        split: split of a folder or a hub data set.
+        mapping: new column names by old names.
+        strict: whether each column of the mapping must exist in some file.
+        label_free: ignore labels; None ignores them only in data that has none.
 
     Returns:
-        For each format its data, in the order of the files; without labels all texts together, if formats differ.
+        The data of each format, in the order of the files. If labels are ignored and formats differ: all texts.
 
     Raises:
-        InputError: the data cannot be had, has not the columns of a format, or a row is not what it must be; the
-            message names the file and line.
+        InputError: the data cannot be read, its columns match no format, or a row is invalid; the message names the
+            file and line.
     """
     paths = [expand(name) for name in names]
     if all(path.is_file() for path in paths):
         if subset is not None or split != "train":
             raise InputError(
-                f"{names[0]} is a local file, which has no subsets and splits; leave out their names, or name the file "
-                "of that split"
+                f"{names[0]} is a local file, which has no subsets or splits. Leave them out, or name the file of that "
+                "split."
             )
         files = [_open(path) for path in paths]
         if strict:
@@ -108,7 +106,7 @@ def load_formats(
         return _by_format([_from_file(*file, mapping or {}, label_free) for file in files])
     if len(names) > 1:
         absent = next(name for name, path in zip(names, paths, strict=True) if not path.is_file())
-        raise InputError(f"there is no file {absent}; several sources must all be local files")
+        raise InputError(f"There is no file {absent}. Several sources must all be local files.")
     dataset = _from_folder(paths[0], split) if paths[0].is_dir() else _from_hub(names[0], subset, split)
     if strict:
         check_mapping(mapping or {}, {names[0]: dataset.column_names})
@@ -116,11 +114,11 @@ def load_formats(
 
 
 def add_spans(data: TrainingData) -> TrainingData:
-    """Plain texts and the spans of them, each once; labelled data as it is."""
+    """Plain texts and their spans, without duplicates; labelled data is returned unchanged."""
     if data.layout.format != "texts":
         return data
     texts = list(dict.fromkeys(with_sentence_groups(data.dataset["text"])))
-    line = f"with sentences, halves and thirds: {len(texts):,} different texts"
+    line = f"With sentences, halves and thirds: {len(texts):,} different texts."
     return TrainingData(_dataset({"text": texts}), data.layout, (*data.description, line))
 
 
@@ -134,7 +132,7 @@ def _by_format(files: list[TrainingData]) -> tuple[TrainingData, ...]:
 
 
 def _join(parts: list[TrainingData]) -> TrainingData:
-    """Put files of one format behind one another."""
+    """Concatenate files of one format."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -147,20 +145,20 @@ def _join(parts: list[TrainingData]) -> TrainingData:
 
 
 def _flatten(parts: list[TrainingData]) -> TrainingData:
-    """Every text of files of several formats, one a row."""
+    """All texts of files of several formats, one per row."""
     lines = tuple(line for part in parts for line in part.description)
     values = [value for part in parts for name in part.layout.texts for value in part.dataset[name]]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     layout = Layout("texts", ("text",), label_free=True)
-    return TrainingData(_dataset({"text": texts}), layout, (*lines, f"together: {len(texts):,} texts, one a row"))
+    return TrainingData(_dataset({"text": texts}), layout, (*lines, f"All files: {len(texts):,} texts, one per row."))
 
 
 def _open(path: Path) -> tuple[Path, PlacedRow, Iterator[PlacedRow]]:
-    """A file, its first row, and those that follow."""
+    """A file, its first row and an iterator of the other rows."""
     rows = _rows(path)
     head = next(rows, None)
     if head is None:
-        raise InputError(f"{path} holds no row; there is nothing to train on")
+        raise InputError(f"{path} has no rows.")
     return path, head, rows
 
 
@@ -188,7 +186,7 @@ def _dataset(columns: dict[str, list[Any]]) -> Dataset:
 
 
 def _rows(path: Path) -> Iterator[PlacedRow]:
-    """Rows of a local file; blank lines of plain text are no texts."""
+    """Rows of a local file; blank lines of plain text are skipped."""
     kind = kind_of(path)
     if kind in _TABLES:
         yield from ((f"{path} line {number}", row) for number, row in read_rows(path))
@@ -199,20 +197,20 @@ def _rows(path: Path) -> Iterator[PlacedRow]:
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
     else:
-        raise InputError(f"{path} is not {', '.join(_KINDS)} (all but .parquet also with .gz); those can be read")
+        raise InputError(f"{path} has an unknown type. Use {', '.join(_KINDS)}; all but .parquet may end in .gz.")
 
 
 def _json_rows(path: Path) -> Iterator[PlacedRow]:
-    """Rows of a list of objects, or of an object on each line."""
+    """Rows of a JSON list of objects, or of JSON lines."""
     lines = [line for _, line in numbered_lines(path) if line.strip()]
     try:
         listed = bool(lines) and lines[0].lstrip().startswith("[")
         rows = json.loads("\n".join(lines)) if listed else [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is neither a JSON list nor JSON lines: {error}") from None
+        raise InputError(f"{path} is neither a JSON list nor JSON lines: {error}.") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise InputError(f"{path} row {number} is not a JSON object")
+            raise InputError(f"{path} row {number} is not a JSON object.")
         yield f"{path} row {number}", row
 
 
@@ -227,13 +225,13 @@ def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
                 number += 1
                 yield f"{path} row {number}", row
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as parquet: {error}") from None
+        raise InputError(f"{path} cannot be read as parquet: {error}.") from None
 
 
 def _value(row: Mapping[str, Any], name: str, source: str, place: str) -> Any:
-    """The value of a column, checked."""
+    """The checked value of a column."""
     if source not in row:
-        raise InputError(f"{place} has no '{source}'; it has {', '.join(map(str, row)) or 'nothing'}")
+        raise InputError(f"{place} has no '{source}'. It has {', '.join(map(str, row)) or 'nothing'}.")
     value = row[source]
     if name == "label":
         try:
@@ -241,31 +239,31 @@ def _value(row: Mapping[str, Any], name: str, source: str, place: str) -> Any:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(f"{place} has the label '{value}' as '{source}'; labels are finite numbers")
+            raise InputError(f"{place} has the label '{value}' as '{source}'. Labels must be finite numbers.")
         return number
     texts = value if isinstance(value, list) and value and name in FORMATS["C"] else [value]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             what = "an empty text" if isinstance(text, str) else type(text).__name__
-            raise InputError(f"{place} has {what} as '{source}', which must be a text")
+            raise InputError(f"{place} has {what} as '{source}', which must be a text.")
         if _SURROGATE.search(text):
-            raise InputError(f"{place} has half of a surrogate pair in '{source}', which stands for no character")
+            raise InputError(f"{place} has an unpaired surrogate in '{source}', which encodes no character.")
     return value
 
 
 def _from_folder(path: Path, split: str) -> Dataset:
     if not any((path / name).is_file() for name in _SAVED):
         raise InputError(
-            f"{path} is a folder, but none that datasets saved (save_to_disk); name the files in it, several by commas"
+            f"{path} is a folder that datasets did not save (save_to_disk). Name the files in it, separated by commas."
         )
     try:
         loaded: Dataset | DatasetDict = load_from_disk(str(path))
     except Exception as error:
-        raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"{path} cannot be loaded: {_first_line(error)}.") from error
     if isinstance(loaded, Dataset):
         return loaded
     if split not in loaded:
-        raise InputError(f"{path} has no split '{split}'; it has {', '.join(loaded)}; see --train_split_name")
+        raise InputError(f"{path} has no split '{split}'. Choose one of: {', '.join(loaded)}.")
     return loaded[split]
 
 
@@ -275,13 +273,13 @@ def _from_hub(name: str, subset: str | None, split: str) -> Dataset:
     except Exception as error:
         config = f" (configuration '{subset}')" if subset else ""
         raise InputError(
-            f"'{name}' is no file or folder here, and the hub did not give its split '{split}'{config}: "
-            f"{_first_line(error)}"
+            f"'{name}' is not a local file or folder, and the hub did not return its split '{split}'{config}: "
+            f"{_first_line(error)}."
         ) from error
 
 
 def _arrange(dataset: Dataset, where: str, mapping: Mapping[str, str], label_free: bool | None) -> TrainingData:
-    """Take the columns of the format out of a finished data set, and check them."""
+    """Select and check the columns of the format in a loaded data set."""
     present = dataset.column_names
     renamed = rename(present, mapping)
     layout = find_layout(list(renamed), label_free, where)
@@ -293,7 +291,7 @@ def _arrange(dataset: Dataset, where: str, mapping: Mapping[str, str], label_fre
         for name, source in zip(layout.columns, sources, strict=True):
             checked[name].append(_value(row, name, source, f"{where} row {number + 1}"))
     if not len(dataset):
-        raise InputError(f"{where} holds no row; there is nothing to train on")
+        raise InputError(f"{where} has no rows.")
     description = f"{where}: {len(dataset):,} rows, {layout.describe(list(renamed))}"
     return TrainingData(_dataset(checked), layout, (description,))
 

@@ -1,8 +1,10 @@
-"""From settings to a trained model on disk: the steps in their order."""
+"""Runs a training from its settings to the trained model on disk."""
 
-import argparse
+import dataclasses
+import logging
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +22,77 @@ from ese_deploy.losses.batch import check_parameters
 from ese_deploy.losses.exits import model_parts
 from ese_deploy.projections.projection import Projection
 from ese_deploy.system.files import explain_os_error
-from ese_deploy.training.callbacks import Console, SpearmanEachEpoch, WholeCheckpoints
+from ese_deploy.system.progress import Progress
+from ese_deploy.training.callbacks import CompleteCheckpoints, SpearmanEachEpoch, StepLog
 from ese_deploy.training.collate import Collator, column_prompts, kept_prompts
 from ese_deploy.training.columns import Layout, parse_mapping
 from ese_deploy.training.data import TrainingData, add_spans, load_data, load_formats
-from ese_deploy.training.model import LoadedModel, attention_spelt_out, load_model, set_dropout
+from ese_deploy.training.model import LoadedModel, load_model, set_dropout, unfused_attention
 from ese_deploy.training.projections import (
-    begin_projections,
-    end_projections,
+    fit_initial,
+    fit_length,
     plan_projections,
-    projection_length,
     projection_texts,
+    refit_trained,
 )
-from ese_deploy.training.run_folder import RunFolder, decisive, is_done, last_checkpoint, open_run
+from ese_deploy.training.run_folder import RunFolder, fixed_settings, is_done, last_checkpoint, open_run
 from ese_deploy.training.save import finish_model, reads_states, write_checkpoint
+from ese_deploy.training.settings import TrainingSettings
 from ese_deploy.training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
 
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
-# PyTorch's fused attention is slow backwards on a CPU; spelt out it takes memory as the square of the length.
-_SHORT = 128
+# PyTorch's fused attention is slow in the backward pass on a CPU. Unfused, memory grows as the square of the length.
+_UNFUSED_LENGTH = 128
 
 
-def train_model(settings: argparse.Namespace, tell: Tell) -> None:
-    """Train, and write the model into ``save_dir``.
+def train_model(settings: TrainingSettings, progress: Progress) -> None:
+    """Train, and write the model into the output folder.
 
     Args:
-        settings: of :func:`ese_deploy.training.arguments.parse_arguments`.
-        tell: takes lines for a person.
+        settings: with training data.
+        progress: called after each step.
 
     Raises:
-        InputError: before training begins, if something is not what it must be.
+        InputError: a setting, the model or the data is wrong; raised before training starts.
         TrainingError: the loss or a weight is not finite, no step was made, or memory ran out.
     """
-    for line in (*settings.notes, *choose_precision(settings)):
-        tell(line)
-    settings.workers = min(settings.workers, os.cpu_count() or 1)
+    settings = choose_precision(settings)
+    settings = dataclasses.replace(settings, workers=min(settings.workers, os.cpu_count() or 1))
     set_seed(settings.seed)
-    loaded = _load(settings, tell)
+    loaded = _load(settings)
     if reads_states(loaded.projections, loaded.depth):
         raise InputError(
-            f"{settings.model_name_or_path} is truncated, and its vectors are what a map makes of its blocks, which "
-            "training would not see; train the whole model and truncate it afterwards"
+            f"{settings.model} is truncated and its vectors come from a projection, which training would ignore. Train "
+            "the whole model and truncate it afterwards."
         )
-    data = _load_formats(settings, tell)
+    data = _load_formats(settings)
     layouts = [part.layout for part in data]
-    collator = _collator(settings, loaded, layouts, tell)
-    texts = projection_texts(data, collator, settings.maps_texts, settings.seed)
-    longest = projection_length(settings.maxlen, loaded.max_seq_length)
-    loss = _build_loss(settings, loaded.model, layouts, len(texts), tell)
-    run = _open_run(settings, loaded.model, tell)
+    collator = _collator(settings, loaded, layouts)
+    texts = projection_texts(data, collator, settings.projection_texts, settings.seed)
+    longest = fit_length(settings.max_length, loaded.max_seq_length)
+    loss = _build_loss(settings, loaded.model, layouts, len(texts))
+    run = _open_run(settings, loaded.model)
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows, label_free=any(layout.label_free for layout in layouts))
     if isinstance(loss, EseLoss) and loss.projections is not None and run.checkpoint is None:
-        begin_projections(loss, texts, longest, arguments, tell)
-    valid = _load_data(settings, "valid", tell, layouts).dataset if settings.valid_name_or_path else None
-    callbacks = [EseCallback(loss), WholeCheckpoints(settings.save_total_limit, loss), Console()]
+        fit_initial(loss, texts, longest, arguments)
+    valid = None
+    if settings.valid:
+        allowed = [layout.columns for layout in layouts]
+        source = (settings.valid, settings.valid_subset, settings.valid_split)
+        valid = _load_data(settings, source, allowed, settings.label_free).dataset
+    callbacks = [EseCallback(loss), CompleteCheckpoints(settings.save_total_limit, loss), StepLog(progress)]
     contract = _contract(loss, settings)
-    if settings.valid_name_or_path_for_callback:
-        scored = _load_data(settings, "callback", tell)
+    if settings.scored:
+        source = (settings.scored, settings.scored_subset, settings.scored_split)
+        scored = _load_data(settings, source, [("text1", "text2", "label")], None)
         callbacks.append(
-            SpearmanEachEpoch(scored, lambda folder: write_checkpoint(loaded.model, contract, folder, _maps(loss)))
+            SpearmanEachEpoch(
+                scored, lambda folder: write_checkpoint(loaded.model, contract, folder, _projections(loss))
+            )
         )
     trainer = EseTrainer(
         model=loaded.model,
@@ -93,38 +103,41 @@ def train_model(settings: argparse.Namespace, tell: Tell) -> None:
         data_collator=collator,
         callbacks=callbacks,
     )
-    where = f"{arguments.device.type} in {_precision(settings)}"
-    tell(f"training on {where}, processes: {world_size()}, seed: {settings.seed}")
-    with attention_spelt_out(loaded.model, settings.use_cpu and settings.maxlen <= _SHORT):
+    precision = "fp16" if settings.fp16 else "bf16" if settings.bf16 else "fp32"
+    place = f"{arguments.device.type} in {precision}"
+    logger.info("Training on %s, processes: %d, seed: %d", place, world_size(), settings.seed)
+    with unfused_attention(loaded.model, settings.use_cpu and settings.max_length <= _UNFUSED_LENGTH):
         _run(trainer, run, loss)
     check_parameters(loss)
     if trainer.is_world_process_zero():
-        projections = end_projections(loss, loaded.model, texts, longest, arguments, settings.maps_refit, tell)
-        finish_model(loaded, contract, settings, tell, projections)
+        projections = refit_trained(loss, loaded.model, texts, longest, arguments, settings.projection_refit)
+        finish_model(loaded, contract, settings, projections)
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
-def truncate_only(settings: argparse.Namespace, tell: Tell) -> None:
-    """Write the first blocks of a model into ``save_dir``, without training.
+def truncate_only(settings: TrainingSettings) -> None:
+    """Write the first layers of a model into the output folder, without training.
 
     Raises:
-        InputError: the model does not have so many, or ``save_dir`` holds something.
+        InputError: the settings name no depth, the model has fewer layers, or the output folder is not empty.
     """
-    save_dir = Path(settings.save_dir)
-    if save_dir.exists() and (not save_dir.is_dir() or any(save_dir.iterdir())):
-        raise InputError(f"{save_dir} holds something already, which is never overwritten; choose another --save_dir")
-    loaded = _load(settings, tell)
-    finish_model(loaded, loaded.contract, settings, tell, loaded.projections)
+    if not settings.truncate_to:
+        raise InputError("There is no training data. Name it with `train`, or truncate the model with `truncate_to`.")
+    out = Path(settings.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty and is never overwritten. Choose another output folder.")
+    loaded = _load(settings)
+    finish_model(loaded, loaded.contract, settings, loaded.projections)
 
 
-def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
-    loaded = load_model(settings.model_name_or_path, settings.pooling_strategy)
-    for line in loaded.notes:
-        tell(line)
+def _load(settings: TrainingSettings) -> LoadedModel:
+    loaded = load_model(settings.model, settings.pooling or None)
     if settings.truncate_to and settings.truncate_to > loaded.depth:
-        raise InputError(f"--truncate_to {settings.truncate_to} is not one of the model's depths, 1 to {loaded.depth}")
+        raise InputError(
+            f"The model cannot be truncated to depth {settings.truncate_to}. It has {loaded.depth} layers."
+        )
     if settings.dropout is not None:
         set_dropout(loaded.model, settings.dropout)
     if settings.tokenizer_padding_side:
@@ -132,32 +145,55 @@ def _load(settings: argparse.Namespace, tell: Tell) -> LoadedModel:
     if settings.gradient_checkpointing:
         backbone: Any = loaded.model[0].auto_model
         if not backbone.supports_gradient_checkpointing:
-            raise InputError(f"{type(backbone).__name__} cannot do with --gradient_checkpointing 1; leave it out")
+            raise InputError(f"{type(backbone).__name__} does not support `gradient_checkpointing`. Leave it out.")
         backbone.gradient_checkpointing_enable({"use_reentrant": settings.use_reentrant})
     return loaded
 
 
-def _load_formats(settings: argparse.Namespace, tell: Tell) -> tuple[TrainingData, ...]:
+def _load_formats(settings: TrainingSettings) -> tuple[TrainingData, ...]:
     """Training data, by format."""
     data = load_formats(
-        settings.train_name_or_path,
-        subset=settings.train_subset_name,
-        split=settings.train_split_name,
+        settings.train,
+        subset=settings.train_subset or None,
+        split=settings.train_split,
         mapping=parse_mapping(settings.column_rename_mapping),
         label_free=settings.label_free,
     )
-    if settings.spans and not any(part.layout.format == "texts" for part in data):
-        tell("not used: --spans, which takes plain texts apart, and there are none")
-    data = tuple(map(add_spans, data)) if settings.spans else data
-    for line in (line for part in data for line in part.description):
-        tell(line)
+    if settings.spans:
+        if not any(part.layout.format == "texts" for part in data):
+            logger.warning("Spans are not used: there are no plain texts.")
+        data = tuple(map(add_spans, data))
+    for part in data:
+        _log_lines(part.description)
     if len(data) > 1:
-        tell(f"batches of {len(data)} formats take turns, {settings.turns}, with as many texts in each")
+        logger.info("Batches of %d formats take turns, %s, with the same number of texts.", len(data), settings.turns)
     return data
 
 
+def _load_data(
+    settings: TrainingSettings,
+    source: tuple[tuple[str, ...], str, str],
+    allowed: Sequence[tuple[str, ...]],
+    label_free: bool | None,
+) -> TrainingData:
+    """Data to evaluate on, from (names, subset, split), with one of the allowed tuples of columns."""
+    names, subset, split = source
+    mapping = parse_mapping(settings.column_rename_mapping)
+    data = load_data(names, subset=subset or None, split=split, mapping=mapping, strict=False, label_free=label_free)
+    _log_lines(data.description)
+    if data.layout.columns not in allowed:
+        wanted = " or ".join(", ".join(columns) for columns in allowed)
+        raise InputError(f"{data.description[0]}. This data must have the columns {wanted}.")
+    return data
+
+
+def _log_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        logger.info("%s", line)
+
+
 def _together(data: Sequence[TrainingData], seed: int | None) -> tuple[Dataset | DatasetDict, int]:
-    """What the trainer takes, and the rows of the smallest part, counted in rows of the widest format."""
+    """The trainer's data set, and the rows of the smallest part, counted in rows of the widest format."""
     parts = [part.dataset if seed is None else part.dataset.shuffle(seed=seed) for part in data]
     if len(parts) == 1:
         return parts[0], len(parts[0])
@@ -166,115 +202,102 @@ def _together(data: Sequence[TrainingData], seed: int | None) -> tuple[Dataset |
     return DatasetDict(named), min(len(dataset) * text_columns(dataset) // widest for dataset in parts)
 
 
-def _load_data(settings: argparse.Namespace, part: str, tell: Tell, like: Sequence[Layout] = ()) -> TrainingData:
-    """Data of a part of the command line: ``valid``, or ``callback``, which needs scored pairs."""
-    prefix, suffix = ("valid", "_for_callback") if part == "callback" else (part, "")
-    data = load_data(
-        getattr(settings, f"{prefix}_name_or_path{suffix}"),
-        subset=getattr(settings, f"{prefix}_subset_name{suffix}"),
-        split=getattr(settings, f"{prefix}_split_name{suffix}"),
-        mapping=parse_mapping(settings.column_rename_mapping),
-        strict=False,
-        label_free=None if part == "callback" else settings.label_free,
-    )
-    for line in data.description:
-        tell(line)
-    allowed = [layout.columns for layout in like] or [("text1", "text2", "label")]
-    if data.layout.columns not in allowed:
-        wanted = " or ".join(", ".join(columns) for columns in allowed)
-        raise InputError(f"{data.description[0]}; {part} data must have {wanted}")
-    return data
-
-
-def _collator(settings: argparse.Namespace, loaded: LoadedModel, layouts: Sequence[Layout], tell: Tell) -> Collator:
-    """The collator; prompts that the model's folder can keep are put there."""
+def _collator(settings: TrainingSettings, loaded: LoadedModel, layouts: Sequence[Layout]) -> Collator:
+    """The collator. Prompts that a model's folder can store are added to the model."""
     texts = list(dict.fromkeys(text for layout in layouts for text in layout.texts))
-    prompts = column_prompts(texts, settings.text_prompt, settings.query_prompt, settings.doc_prompt)
+    given = (settings.text_prompt, settings.query_prompt, settings.doc_prompt)
+    prompts = column_prompts(texts, *(template or None for template in given))
     kept, default = kept_prompts(prompts)
     loaded.model.prompts.update(kept)
     loaded.model.default_prompt_name = default or loaded.model.default_prompt_name
     if any(not template.endswith("{text}") for template in prompts.values()):
-        tell("a prompt that goes on after {text} cannot be kept in the model's folder; put it around texts yourself")
-    longest = min(settings.maxlen, loaded.max_seq_length)
+        logger.warning(
+            "A prompt with text after {text} cannot be stored in the model's folder. Add it to your texts yourself."
+        )
+    longest = min(settings.max_length, loaded.max_seq_length)
     return Collator(loaded.model, texts, prompts, longest, settings.seed)
 
 
 def _build_loss(
-    settings: argparse.Namespace, model: SentenceTransformer, layouts: Sequence[Layout], texts: int, tell: Tell
+    settings: TrainingSettings, model: SentenceTransformer, layouts: Sequence[Layout], texts: int
 ) -> EseLoss | AngleLoss:
     label_free = all(layout.label_free for layout in layouts)
-    variant = settings.loss.get("variant", "espresso") if settings.apply_ese else "--apply_ese 0"
-    if variant != "espresso" and not label_free and any(layout.label_free for layout in layouts):
-        raise InputError(f"{variant} learns from labels alone, and some files have none; leave them out")
-    if label_free and settings.objective:
-        tell(f"not used without labels: {', '.join(f'--{name}' for name in settings.objective)}")
+    given = settings.objective()
+    if label_free and given:
+        logger.warning("Not used without labels: %s.", ", ".join(given))
+    objective = None if label_free else AngleObjective(**given)
     if not settings.apply_ese:
-        if label_free:
-            raise InputError("--apply_ese 0 trains the full model on labels, and there are none: exits learn without")
-        return AngleLoss(model, AngleObjective(**settings.objective))
-    chosen = dict(settings.loss)
-    if "variant" not in chosen:
-        tell("variant espresso, this project's; --ese_variant reference or paper are the published losses")
-    if chosen.get("variant", "espresso") == "espresso":
-        unused = [name for name in ("compression_size", "kl_temperature") if chosen.pop(name, None) is not None]
-        if unused:
-            tell(f"not used by espresso, which trains several prefixes (--dims): {', '.join(unused)}")
-    if variant == "paper" and chosen.pop("kl_temperature", None) is not None:
-        tell("not used by paper, whose compression has no temperature: kl_temperature")
-    objective = None if label_free else AngleObjective(**settings.objective)
-    projections = plan_projections(chosen, model_parts(model).width, texts, settings.maps_texts, tell)
+        if objective is None:
+            raise InputError("Training without ESE needs labels. Plain texts only train exits.")
+        return AngleLoss(model, objective)
+    chosen = _loss_settings(settings)
+    logger.info("Variant of the loss: %s", chosen["variant"])
+    if chosen["variant"] != "espresso" and not label_free and any(layout.label_free for layout in layouts):
+        raise InputError(f"The variant '{chosen['variant']}' needs labels, but some files have none. Leave them out.")
+    projections = plan_projections(chosen, model_parts(model).width, texts, settings.projection_texts)
     loss = EseLoss(model, objective, seed=settings.seed, **chosen)
     if projections:
-        loss.set_maps(blank_projections(model, loss.exits))
+        loss.set_projections(blank_projections(model, loss.exits))
     return loss
 
 
-def _open_run(settings: argparse.Namespace, model: SentenceTransformer, tell: Tell) -> RunFolder:
-    """The folder of the run, made by the main process alone."""
-    save_dir = Path(settings.save_dir).absolute()
+# Settings that a preset or a published command may name together with another variant.
+_UNUSED = {"espresso": ("compression_size", "kl_temperature"), "paper": ("kl_temperature",), "reference": ()}
+
+
+def _loss_settings(settings: TrainingSettings) -> dict[str, Any]:
+    chosen = {"variant": "espresso", **settings.loss()}
+    unused = [name for name in _UNUSED.get(chosen["variant"], ()) if chosen.pop(name, None) is not None]
+    if unused:
+        logger.warning("The variant %s does not use %s.", chosen["variant"], ", ".join(unused))
+    return chosen
+
+
+def _open_run(settings: TrainingSettings, model: SentenceTransformer) -> RunFolder:
+    """The folder of the run; only the main process creates it."""
+    out = Path(settings.out).absolute()
     if int(os.environ.get("RANK", "0")) > 0:
-        path = save_dir.with_name(f"{save_dir.name}.run")
-        return RunFolder(save_dir, path, last_checkpoint(path) if settings.resume else None)
+        path = out.with_name(f"{out.name}.run")
+        return RunFolder(out, path, last_checkpoint(path) if settings.resume else None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     kept = 0 if settings.save_strategy == "no" else settings.save_total_limit
-    run = open_run(save_dir, {**vars(settings), "processes": world_size()}, settings.resume, size, kept)
+    run = open_run(out, {**fixed_settings(settings), "processes": world_size()}, settings.resume, size, kept)
     if settings.resume:
-        tell(f"going on after {run.checkpoint.name}" if run.checkpoint else "no checkpoint to go on after: beginning")
+        found = f"Resuming from {run.checkpoint.name}." if run.checkpoint else "No checkpoint to resume from: starting."
+        logger.info("%s", found)
     return run
 
 
 def _run(trainer: EseTrainer, run: RunFolder, loss: EseLoss | AngleLoss) -> None:
     if run.checkpoint and is_done(run.checkpoint):
-        # Killed before the model was written; the trainer would go a step too far.
+        # The run ended before the model was written. The trainer would make one step too many.
         trainer.load_weights(run.checkpoint)
         restore_loss(loss, run.checkpoint)
         return
-    with explain_os_error(run.path):
+    with explain_os_error(run.path), warnings.catch_warnings():
+        # These libraries warn of each other's future releases.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="accelerate|transformers")
         try:
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                "memory ran out; lower --batch_size, shorten --maxlen, or add --gradient_checkpointing 1"
+                "Memory ran out. Use a smaller `batch_size`, a smaller `max_length`, or `gradient_checkpointing`."
             ) from error
     if trainer.state.global_step == 0:
         raise TrainingError(
-            "no step was made: no batch could be filled without the same text twice; lower --batch_size, or give "
-            "--filter_duplicate 0"
+            "No step was made: no batch could be filled without repeating a text. Use a smaller `batch_size`, or "
+            "`filter_duplicate=0`."
         )
 
 
-def _contract(loss: EseLoss | AngleLoss, settings: argparse.Namespace) -> EseContract | None:
-    """The loss's contract with the settings of training; none where exits were not trained."""
+def _contract(loss: EseLoss | AngleLoss, settings: TrainingSettings) -> EseContract | None:
+    """The loss's contract with the settings of training; None if exits were not trained."""
     if isinstance(loss, AngleLoss):
         return None
     contract = loss.contract()
-    used = {name: value for name, value in decisive(vars(settings)).items() if name not in ("loss", "objective")}
+    used = {name: value for name, value in fixed_settings(settings).items() if name not in ("loss", "objective")}
     return msgspec.structs.replace(contract, settings={**contract.settings, "training": used})
 
 
-def _maps(loss: EseLoss | AngleLoss) -> dict[int, Projection]:
-    return loss.fitted_maps() if isinstance(loss, EseLoss) else {}
-
-
-def _precision(settings: argparse.Namespace) -> str:
-    return "fp16" if settings.fp16 else "bf16" if settings.bf16 else "fp32"
+def _projections(loss: EseLoss | AngleLoss) -> dict[int, Projection]:
+    return loss.trained_projections() if isinstance(loss, EseLoss) else {}

@@ -1,7 +1,7 @@
-"""``python -m training.local_texts --out texts.txt``: English sentences that every machine with Python has.
+"""Collects English sentences that every Python installation has: ``python -m training.local_texts --out texts.txt``.
 
-They come from the documentation inside Python's standard library, and from the collection of the project. They are
-good enough to teach shallow exits without a network; texts of one's own kind are better.
+They come from the documentation in Python's standard library and from the sample corpus. They are good enough to train
+shallow exits without a network. Texts of your own domain are better.
 """
 
 import argparse
@@ -28,13 +28,13 @@ _WORD = re.compile(r"[A-Za-z][a-z']*[,;:.]?")
 
 
 def local_texts(seed: int = 0) -> list[str]:
-    """Distinct sentences of English, shuffled.
+    """Distinct English sentences in random order.
 
     Args:
-        seed: of the shuffle.
+        seed: seed of the order.
 
     Returns:
-        Some twenty thousand, of 4 to 60 words; which ones depends on the version of Python.
+        About twenty thousand sentences of 4 to 60 words, which depend on the version of Python.
     """
     found = dict.fromkeys(item.text for item in sample_corpus())
     for paragraph in _paragraphs():
@@ -70,7 +70,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _sentences(paragraph: str) -> Iterator[str]:
-    """The sentences of a paragraph that read like English rather than code."""
+    """The sentences of a paragraph that look like English and not like code."""
     text = " ".join(_MARKUP.sub(" ", paragraph).split())
     for sentence in _SENTENCE_END.split(text):
         words = sentence.split()
@@ -80,9 +80,9 @@ def _sentences(paragraph: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """Write the texts, one in a line."""
+    """Write the texts, one per line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a .txt file, one text in a line")
+    parser.add_argument("--out", type=Path, required=True, help="Output file (.txt), one text per line.")
     arguments = parser.parse_args()
     texts = local_texts()
     try:
@@ -91,5 +91,5 @@ def main() -> int:
     except EseDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"wrote {arguments.out}: {len(texts)} texts")
+    print(f"Wrote {arguments.out}: {len(texts)} texts")
     return 0

@@ -1,7 +1,8 @@
-"""The maps of the exits that training begins and ends with."""
+"""The projections of the exits, before and after training."""
 
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,23 +16,24 @@ from ese_deploy.projections.projection import Projection
 from ese_deploy.training.collate import Collator
 from ese_deploy.training.data import TrainingData
 
-__all__ = ["begin_projections", "end_projections", "plan_projections", "projection_length", "projection_texts"]
+__all__ = ["fit_initial", "fit_length", "plan_projections", "projection_texts", "refit_trained"]
 
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
-_LONG = 512
-_BEGIN = 12_288
+_MIN_LENGTH = 512
+_MAX_INITIAL_TEXTS = 12_288
 
 
 def projection_texts(data: Sequence[TrainingData], collator: Collator, most: int, seed: int) -> list[str]:
-    """Texts of the training data to fit maps on, as the model will see them, each once.
+    """Distinct texts of the training data to fit projections on, with their prompts.
+
+    Every format gets the same share, as far as it has the texts: a small part can be of a kind of its own.
 
     Args:
-        data: a part for each format, which all have as many texts in it, as far as they have them: one that is small
-            beside the others is of a kind of its own.
-        collator: knows the prompts.
-        most: texts wanted.
-        seed: of the draw.
+        data: a part for each format.
+        collator: adds the prompts.
+        most: number of texts wanted.
+        seed: seed of the draw.
     """
     draw = random.Random(seed)
     distinct = sorted((_texts(part, collator) for part in data), key=len)
@@ -52,68 +54,62 @@ def _texts(part: TrainingData, collator: Collator) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def plan_projections(chosen: dict[str, Any], width: int, texts: int, most: int, tell: Tell) -> bool:
-    """Decide whether there are maps; takes the setting ``maps`` away.
+def plan_projections(chosen: dict[str, Any], width: int, texts: int, most: int) -> bool:
+    """Decide whether the exits get projections; removes ``projections`` from the settings.
 
     Args:
         chosen: settings of the loss.
-        width: of the model to train.
-        texts: how many there are to begin with.
-        most: how many there may be.
-        tell: takes lines for a person.
+        width: width of the model.
+        texts: number of texts to fit them on.
+        most: the limit on that number.
 
     Raises:
-        InputError: maps were asked for and cannot be.
+        InputError: projections were asked for and are not possible.
     """
     wanted = chosen.pop("projections", None)
-    if chosen.get("variant", "espresso") != "espresso":
+    if chosen["variant"] != "espresso":
         if wanted:
-            raise InputError(f"--maps 1 is for the variant espresso, got {chosen['variant']}; leave it out")
+            raise InputError(f"The variant '{chosen['variant']}' trains no projections. Leave them out.")
         return False
     least = minimum_texts(width)
     if wanted is not None and not wanted:
         return False
-    found = f"there are {texts}" if most >= least else f"--maps_texts is {most}"
+    found = f"there are {texts}" if most >= least else f"`projection_texts` is {most}"
     if texts < least and wanted:
-        raise InputError(f"--maps 1 begins with {least} different texts, and {found}; give more, or --maps 0")
+        raise InputError(f"Projections need {least} different texts, and {found}. Add texts, or set `projections=0`.")
     if texts < least:
-        tell(f"without maps of the exits, which begin with {least} different texts; {found}")
+        logger.warning("Training without projections: they need %d different texts, and %s.", least, found)
     return texts >= least
 
 
-def projection_length(maxlen: int, limit: int) -> int:
-    """Longest text in tokens that maps are fitted on: texts of batches may be shorter than those that will come.
+def fit_length(max_length: int, limit: int) -> int:
+    """Longest text in tokens for fitting, which may exceed that of batches: later texts can be longer.
 
     Args:
-        maxlen: of texts in batches.
-        limit: of the model.
+        max_length: limit of batches.
+        limit: limit of the model.
     """
-    return min(limit, max(maxlen, _LONG))
+    return min(limit, max(max_length, _MIN_LENGTH))
 
 
-def begin_projections(
-    loss: EseLoss,
-    texts: Sequence[str],
-    max_length: int,
-    arguments: SentenceTransformerTrainingArguments,
-    tell: Tell,
+def fit_initial(
+    loss: EseLoss, texts: Sequence[str], max_length: int, arguments: SentenceTransformerTrainingArguments
 ) -> None:
-    """Fit the maps of a loss on texts of the training data; all processes have the same.
+    """Fit the projections of a loss before training; all processes get the same.
 
     Args:
-        loss: with maps.
-        texts: of :func:`map_texts`.
+        loss: with projections.
+        texts: of :func:`projection_texts`.
         max_length: longest text in tokens.
-        arguments: of the trainer.
-        tell: takes lines for a person.
+        arguments: arguments of the trainer.
     """
     device = arguments.device
-    # Training moves these maps: more texts are worth their time at its end alone.
-    few = texts[:: min(-(-len(texts) // _BEGIN), len(texts) // minimum_texts(loss.parts.width))]
-    tell(f"fitting maps of the exits on {len(few):,} texts")
+    # Training changes these projections, so that more texts are only worth their time after it.
+    few = texts[:: min(-(-len(texts) // _MAX_INITIAL_TEXTS), len(texts) // minimum_texts(loss.parts.width))]
+    logger.info("Fitting projections of the exits on %s texts.", f"{len(few):,}")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        loss.set_maps(fit_projections(loss.model, few, loss.exits, max_length))
+        loss.set_projections(fit_projections(loss.model, few, loss.exits, max_length))
     if distributed.is_initialized():
         assert loss.projections is not None
         loss.projections.to(device)
@@ -121,33 +117,31 @@ def begin_projections(
             distributed.broadcast(tensor.data, 0)
 
 
-def end_projections(
+def refit_trained(
     loss: EseLoss | AngleLoss,
     model: SentenceTransformer,
     texts: Sequence[str],
     max_length: int,
     arguments: SentenceTransformerTrainingArguments,
     share: float,
-    tell: Tell,
 ) -> dict[int, Projection]:
-    """The maps to write: those that were trained, and in part what ridge regression finds of the trained blocks.
+    """The projections to write: a mixture of the trained ones and of a new ridge regression on the trained layers.
 
-    Trained maps serve the texts of the batches best; fitted ones serve others, longer ones above all. Their mean does
-    nearly both.
+    Trained projections are best for the texts of the batches, fitted ones for other texts, above all longer ones.
+    Their mean comes close to both.
 
     Args:
-        loss: as training left it.
-        model: that was trained, without what processes wrap around it.
-        texts: of :func:`map_texts`.
+        loss: the loss after training.
+        model: the trained model, without a distributed wrapper.
+        texts: of :func:`projection_texts`.
         max_length: longest text in tokens.
-        arguments: of the trainer.
-        share: of the fitted ones, 0 to 1.
-        tell: takes lines for a person.
+        arguments: arguments of the trainer.
+        share: weight of the fitted ones, 0 to 1.
     """
-    trained = loss.fitted_maps() if isinstance(loss, EseLoss) else {}
+    trained = loss.trained_projections() if isinstance(loss, EseLoss) else {}
     if not isinstance(loss, EseLoss) or not trained or not share:
         return trained
     device = arguments.device
-    tell(f"fitting maps of the exits again on {len(texts):,} texts")
+    logger.info("Fitting projections of the exits again on %s texts.", f"{len(texts):,}")
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
         return fit_projections(model, texts, loss.exits, max_length, trained=trained, share=share)

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was begun with, its checkpoints, and whether it can be gone on with."""
+"""The folder of a run: its settings, its checkpoints, and whether it can be resumed."""
 
 import json
 import re
@@ -10,18 +10,18 @@ from typing import Any
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import explain_os_error, restore_folder, sync_folder, write_atomic
+from ese_deploy.training.presets import OLD_NAMES
+from ese_deploy.training.settings import LOSS_OPTIONS, OPTIONS, TrainingSettings
 
-__all__ = ["RunFolder", "decisive", "finish_checkpoint", "is_done", "last_checkpoint", "open_run"]
+__all__ = ["RunFolder", "finish_checkpoint", "fixed_settings", "is_done", "last_checkpoint", "open_run"]
 
 _SETTINGS = "run.json"
 _COMPLETE = "complete"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# What does not change the weights, and may differ between a run and its resumption.
-_FREE = re.compile(
-    r"resume|recipe|notes|save_dir|truncate_to|workers|use_cpu|logging_steps|save_(steps|strategy|total_limit)|"
-    r"eval_(steps|strategy)|valid_.*|wandb_.*"
-)
-_ROOM_AROUND = 64 << 20
+# Options that do not change the weights and may differ when a run resumes.
+_FREE_GROUPS = ("run", "output")
+_FREE = re.compile(r"workers|use_cpu|(valid|scored)(_.*)?")
+_SPARE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -29,83 +29,85 @@ class RunFolder:
     """Where a run writes.
 
     Attributes:
-        save_dir: the finished model.
-        path: checkpoints and settings of the run.
-        checkpoint: the checkpoint to go on after, or None.
+        out: folder of the trained model.
+        path: folder of the checkpoints and settings of the run.
+        checkpoint: the checkpoint to resume from, or None.
     """
 
-    save_dir: Path
+    out: Path
     path: Path
     checkpoint: Path | None
 
 
-def open_run(save_dir: Path, settings: Mapping[str, Any], resume: bool, model_bytes: int, kept: int) -> RunFolder:
-    """Look at what is there, and find out before training whether its result can be written.
+def open_run(out: Path, settings: Mapping[str, Any], resume: bool, model_bytes: int, kept: int) -> RunFolder:
+    """Create the folder of a run, and check before training that the result can be written.
 
     Args:
-        save_dir: where the finished model goes; must not exist, or be empty.
-        settings: what the run is begun with, as JSON can hold it.
-        resume: go on after the last whole checkpoint, if there is one.
-        model_bytes: size of the weights; 0 where no checkpoints are written.
+        out: where the trained model goes; must not exist, or be empty.
+        settings: settings that may not change when the run resumes; values must suit JSON.
+        resume: resume from the last complete checkpoint, if there is one.
+        model_bytes: size of the weights; 0 if no checkpoints are written.
         kept: number of checkpoints kept.
 
     Raises:
-        InputError: something is there that would be lost, the settings are not those of the run to go on with, or the
-            folder cannot be written or is too small.
+        InputError: the folder has content that would be lost, the settings differ from those of the run to resume, or
+            the folder cannot be written or the disk is too full.
     """
-    path = save_dir.with_name(f"{save_dir.name}.run")
-    restore_folder(save_dir)
-    if save_dir.exists() and (not save_dir.is_dir() or any(save_dir.iterdir())):
-        what = "the model of this run, which is finished" if resume else "something already, which is never overwritten"
-        raise InputError(f"{save_dir} holds {what}; choose another --save_dir, or remove it")
+    path = out.with_name(f"{out.name}.run")
+    restore_folder(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "holds the model of this run, which is finished" if resume else "is not empty and is never overwritten"
+        raise InputError(f"{out} {what}. Choose another `out`, or remove it.")
     found = last_checkpoint(path)
     if found and not resume:
-        raise InputError(f"{path} holds a run up to {found.name}; go on with --resume 1, or remove that folder")
-    fixed = decisive(settings)
+        raise InputError(f"{path} holds a run up to {found.name}. Resume it with `resume=1`, or remove that folder.")
     if found:
-        _compare(path, fixed)
+        _compare(path, settings)
     with explain_os_error(path):
         path.mkdir(parents=True, exist_ok=True)
         with write_atomic(path / _SETTINGS) as file:
-            file.write(json.dumps(fixed, indent=2).encode() + b"\n")
-    # Weights and two moments of the optimiser in each checkpoint, one of which is written before another goes.
-    needed = model_bytes * (3 * (kept + 1) + 1) + _ROOM_AROUND
+            file.write(json.dumps(settings, indent=2).encode() + b"\n")
+    # Each checkpoint has the weights and two moments of the optimiser. A new one is written before an old one goes.
+    needed = model_bytes * (3 * (kept + 1) + 1) + _SPARE_BYTES
     free = shutil.disk_usage(path).free
     if free < needed:
         raise InputError(
-            f"{path} has {free / 1e6:,.0f} MB of room, and checkpoints and model need {needed / 1e6:,.0f} MB; "
-            "free some, or choose another --save_dir"
+            f"{path} has {free / 1e6:,.0f} MB of free space. Checkpoints and model need {needed / 1e6:,.0f} MB. Free "
+            "some, or choose another `out`."
         )
-    return RunFolder(save_dir, path, found)
+    return RunFolder(out, path, found)
 
 
-def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings on which the weights depend, without what was left at nothing."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if not _FREE.fullmatch(name) and value is not None and value not in ([], {})
+def fixed_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings on which the weights depend, without empty ones; those of the loss and the objective are nested."""
+    nested = {"loss": settings.loss(), "objective": settings.objective()}
+    apart = {*LOSS_OPTIONS, "loss_setting", *nested["objective"]}
+    flat = {
+        name: getattr(settings, name)
+        for name, option in OPTIONS.items()
+        if option.group not in _FREE_GROUPS and not _FREE.fullmatch(name) and name not in apart
     }
+    return {name: value for name, value in {**flat, **nested}.items() if value not in (None, "", (), {})}
 
 
 def last_checkpoint(path: Path) -> Path | None:
-    """The last checkpoint of a run that was written to its end."""
+    """The last complete checkpoint of a run."""
     whole = [folder for folder in _checkpoints(path) if (folder / _COMPLETE).is_file()]
     return whole[-1] if whole else None
 
 
 def is_done(checkpoint: Path) -> bool:
-    """Whether a checkpoint is that of the run's last step."""
+    """Whether a checkpoint belongs to the last step of the run."""
     state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
     return bool(state["global_step"] >= state["max_steps"])
 
 
 def finish_checkpoint(folder: Path, kept: int) -> None:
-    """Mark a checkpoint as written to its end, and only then remove those before it.
+    """Mark a checkpoint as complete, and only then remove older ones.
 
     Args:
         folder: the checkpoint.
-        kept: how many remain.
+        kept: number of checkpoints to keep.
     """
     with explain_os_error(folder):
         sync_folder(folder)
@@ -116,7 +118,7 @@ def finish_checkpoint(folder: Path, kept: int) -> None:
         spare = set(whole[-(kept - 1) :]) if kept > 1 else set()
         for other in others:
             if other not in spare:
-                # Without its mark first: a crash in between leaves no half checkpoint that looks whole.
+                # The mark goes first: a crash in between must not leave a partial checkpoint that looks complete.
                 (other / _COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(other)
 
@@ -133,11 +135,12 @@ def _compare(path: Path, settings: Mapping[str, Any]) -> None:
     try:
         begun = json.loads((path / _SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path / _SETTINGS} cannot be read: {error}; remove {path} to begin anew") from None
+        raise InputError(f"{path / _SETTINGS} cannot be read: {error}. Remove {path} to start again.") from None
     given = json.loads(json.dumps(settings))
+    begun = {OLD_NAMES.get(name, name): value for name, value in begun.items()}
     for name in sorted({*begun, *given}):
         if begun.get(name) != given.get(name):
             raise InputError(
-                f"{path} was begun with {name} {begun.get(name)}, got {given.get(name)}; a run goes on with the "
-                "settings that it was begun with"
+                f"{path} was started with {name} = {begun.get(name)}, got {given.get(name)}. Resume with the "
+                "settings of the run."
             )

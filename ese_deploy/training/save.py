@@ -1,7 +1,7 @@
-"""Writing the model that was trained or truncated."""
+"""Writes the trained or truncated model."""
 
-import argparse
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,62 +14,63 @@ from ese_deploy.losses import save_contract
 from ese_deploy.projections.projection import Projection
 from ese_deploy.system.files import replace_folder, staging_folder
 from ese_deploy.training.model import LoadedModel, truncate_model
+from ese_deploy.training.settings import TrainingSettings
 
 __all__ = ["finish_model", "reads_states", "write_checkpoint"]
 
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def finish_model(
     loaded: LoadedModel,
     contract: EseContract | None,
-    settings: argparse.Namespace,
-    tell: Tell,
+    settings: TrainingSettings,
     projections: Mapping[int, Projection] = MappingProxyType({}),
 ) -> None:
-    """Truncate if asked, write the model into ``save_dir``, say where.
+    """Truncate the model if the settings say so, and write it into the output folder.
 
     Args:
         loaded: the model.
-        contract: of the loss that trained it, if its exits were trained.
-        settings: of :func:`ese_deploy.training.arguments.parse_arguments`.
-        tell: takes lines for a person.
-        projections: of the exits.
+        contract: the contract of the loss, if exits were trained.
+        settings: settings of the run.
+        projections: the projections of the exits.
     """
     depth = loaded.depth
     if settings.truncate_to:
         depth = settings.truncate_to
         truncate_model(loaded.model, depth)
         if contract is not None and depth not in contract.trained_exits:
-            tell(f"depth {depth} was not among the trained exits, {', '.join(map(str, contract.trained_exits))}")
+            trained_exits = ", ".join(map(str, contract.trained_exits))
+            logger.warning("Depth %d is not among the trained exits, %s.", depth, trained_exits)
         if contract is not None:
             kept = [exit_ for exit_ in contract.trained_exits if exit_ <= depth]
             contract = msgspec.structs.replace(contract, trained_exits=kept)
-        projections = {exit_: fitted for exit_, fitted in projections.items() if exit_ <= depth}
+        projections = {exit_: projection for exit_, projection in projections.items() if exit_ <= depth}
         if reads_states(projections, depth):
-            tell("sentence-transformers and other tools give the vectors before the map; exports have it")
-    save_dir = Path(settings.save_dir).absolute()
-    write_checkpoint(loaded.model, contract, save_dir, projections)
+            logger.warning(
+                "sentence-transformers and other tools ignore the projection of this depth. Exports apply it."
+            )
+    write_checkpoint(loaded.model, contract, Path(settings.out).absolute(), projections)
     trained = contract.trained_exits if contract else []
     exits = f"; trained exits: {', '.join(map(str, trained))}" if trained else ""
-    tell(f"wrote {settings.save_dir}: {depth} blocks{exits}")
+    logger.info("Wrote %s: %d layers%s", settings.out, depth, exits)
 
 
 def reads_states(projections: Mapping[int, Projection], depth: int) -> bool:
-    """Whether the full depth has a map that is more than a turn of its vectors: so it is after truncation alone."""
+    """Whether the full depth's projection reads earlier layers, which only a truncated model's does."""
     return depth in projections and bool(projections[depth].states)
 
 
 def write_checkpoint(
     model: SentenceTransformer, contract: EseContract | None, folder: Path, projections: Mapping[int, Projection]
 ) -> None:
-    """Write a checkpoint beside its place, then let it take it.
+    """Write a checkpoint atomically.
 
     Args:
-        model: what is written.
+        model: the model.
         contract: of :meth:`ese_deploy.losses.EseLoss.contract`, if exits were trained.
-        folder: its place; what is there is replaced.
-        projections: of the exits.
+        folder: the destination; existing content is replaced.
+        projections: the projections of the exits.
     """
     with staging_folder(folder) as staging:
         with quiet_transformers():

@@ -1,7 +1,8 @@
-"""sentence-transformers' trainer with the settings of a run."""
+"""sentence-transformers' trainer, configured from the settings of a run."""
 
-import argparse
+import dataclasses
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,33 +17,36 @@ from transformers import PrinterCallback, ProgressCallback
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.errors import InputError
 from ese_deploy.losses import EspressoSettings
+from ese_deploy.training.settings import TrainingSettings
 
 __all__ = ["EseTrainer", "ProcessBatches", "choose_precision", "text_columns", "training_arguments", "world_size"]
 
+logger = logging.getLogger(__name__)
+
 
 class EseTrainer(SentenceTransformerTrainer):
-    """The trainer, without its model card (which asks the hub about the model) and without its own lines and bars."""
+    """The trainer without its model card, which queries the hub, and without its own output."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The loss of a batch is a mean already; transformers would leave out the division by the number of batches
-        # in a step for every model whose forward takes further keywords.
+        # The loss of a batch is a mean. For models whose forward takes **kwargs, transformers would not divide by the
+        # number of batches in a step.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Add none."""
+        """Add no callback."""
 
     def get_batch_sampler(self, dataset: Dataset, batch_size: int, *args: Any, **kwargs: Any) -> Any:
-        """Batches of all processes, so that these have the same format in each step.
+        """Batches of all processes together, so that all have the same format in each step.
 
-        Where several formats take turns, each has as many texts in a batch: ``batch_size`` rows of the widest.
+        With several formats, every batch has the same number of texts: ``batch_size`` rows of the widest format.
         """
         together = self.train_dataset
         parts = list(together.values()) if isinstance(together, DatasetDict) else [together]
         if not any(dataset is part for part in parts):
-            # Of data to evaluate on every row counts; processes need batches of one size.
+            # Evaluation uses every row, but processes need batches of equal size.
             kwargs["drop_last"] = world_size() > 1
             return super().get_batch_sampler(dataset, batch_size, *args, **kwargs)
         batch_size = batch_size * max(map(text_columns, parts)) // text_columns(dataset)
@@ -50,11 +54,11 @@ class EseTrainer(SentenceTransformerTrainer):
         return _for_processes(sampler) if dataset is together else sampler
 
     def get_multi_dataset_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Batches of formats that take turns."""
+        """Batches of several formats."""
         return _for_processes(super().get_multi_dataset_batch_sampler(*args, **kwargs))
 
     def load_weights(self, checkpoint: Path) -> None:
-        """Take the weights of a checkpoint and nothing else."""
+        """Load the weights of a checkpoint and nothing else."""
         self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -67,13 +71,13 @@ class EseTrainer(SentenceTransformerTrainer):
 
 
 class ProcessBatches:
-    """Batches of one process after another: each batch of a sampler in as many equal parts as there are processes.
+    """Splits each batch of a sampler into equal parts, one for each process in turn.
 
-    It has no ``batch_size``, so that accelerate gives every process its parts whatever their sizes are.
+    It has no ``batch_size``, so that accelerate distributes the parts whatever their sizes are.
 
     Args:
-        together: yields batches of all processes; one that is not full cannot be shared out.
-        processes: number of processes, by which the batches' sizes divide.
+        together: yields batches for all processes; their sizes must be multiples of ``processes``.
+        processes: number of processes.
     """
 
     def __init__(self, together: Any, processes: int) -> None:
@@ -90,11 +94,11 @@ class ProcessBatches:
 
     @property
     def sampler(self) -> "ProcessBatches":
-        """Where accelerate looks for what is told the epoch."""
+        """The object that accelerate calls ``set_epoch`` on."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the sampler draw anew."""
+        """Make the sampler draw a new order."""
         self._together.set_epoch(epoch)
 
 
@@ -108,25 +112,20 @@ def text_columns(dataset: Dataset) -> int:
 
 
 def world_size() -> int:
-    """Number of processes, as torchrun says."""
+    """Number of processes, as torchrun sets it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def choose_precision(settings: argparse.Namespace) -> list[str]:
-    """Turn off what this machine cannot do; changes ``use_cpu``, ``fp16`` and ``bf16``.
-
-    Returns:
-        Lines that say so.
-    """
-    notes = []
-    settings.use_cpu = settings.use_cpu or not torch.accelerator.is_available()
-    if settings.fp16 and settings.use_cpu:
-        settings.fp16 = False
-        notes.append("fp16 is not for CPUs: training in fp32")
-    if settings.bf16 and settings.use_cpu and not _cpu_has_bf16():
-        settings.bf16 = False
-        notes.append("this CPU has no bf16: training in fp32")
-    return notes
+def choose_precision(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with ``use_cpu``, ``fp16`` and ``bf16`` limited to what this machine supports."""
+    use_cpu = settings.use_cpu or not torch.accelerator.is_available()
+    fp16 = settings.fp16 and not use_cpu
+    bf16 = settings.bf16 and (not use_cpu or _cpu_has_bf16())
+    if settings.fp16 and not fp16:
+        logger.warning("CPUs do not train in fp16. Training in fp32.")
+    if settings.bf16 and not bf16:
+        logger.warning("This CPU does not support bf16. Training in fp32.")
+    return dataclasses.replace(settings, use_cpu=use_cpu, fp16=fp16, bf16=bf16)
 
 
 def _cpu_has_bf16() -> bool:
@@ -134,8 +133,8 @@ def _cpu_has_bf16() -> bool:
     return ask is not None and bool(ask())
 
 
-def _may_skip_blocks(loss: Mapping[str, Any], label_free: bool) -> bool:
-    """Whether a step may leave the deepest blocks without gradient: nothing holds the full model, nor has it labels."""
+def _may_skip_layers(loss: Mapping[str, Any], label_free: bool) -> bool:
+    """Whether the deepest layers may get no gradient in a step: no part of the loss reads the full model."""
     if not loss.get("train_full", EspressoSettings.train_full):
         return True
     unlabelled = label_free or loss.get("express_w", EspressoSettings.express_w) == 0
@@ -143,31 +142,31 @@ def _may_skip_blocks(loss: Mapping[str, Any], label_free: bool) -> bool:
 
 
 def training_arguments(
-    settings: argparse.Namespace, folder: Path, rows: int, *, label_free: bool
+    settings: TrainingSettings, folder: Path, rows: int, *, label_free: bool
 ) -> SentenceTransformerTrainingArguments:
-    """Settings of the trainer.
+    """The trainer's arguments.
 
     Args:
-        settings: of :func:`ese_deploy.training.arguments.parse_arguments`, after :func:`choose_precision`.
+        settings: after :func:`choose_precision`.
         folder: where checkpoints go.
-        rows: number of rows of training data; of several formats the least, in rows of the widest.
-        label_free: whether some of it has no labels.
+        rows: number of rows of training data; of several formats the smallest, in rows of the widest.
+        label_free: whether some of the data has no labels.
 
     Raises:
-        InputError: the data is too small for the processes, or Weights & Biases is wanted and not installed.
+        InputError: the data is too small for the processes, or Weights & Biases is not installed.
     """
     processes = world_size()
     if processes > 1 and rows < settings.batch_size * processes:
         raise InputError(
-            f"{rows} rows do not fill one batch of {settings.batch_size} on each of {processes} processes; "
-            "lower --batch_size"
+            f"{rows} rows do not fill one batch of {settings.batch_size} on each of {processes} processes. Use a "
+            "smaller `batch_size`."
         )
     if settings.wandb_project:
         if importlib.util.find_spec("wandb") is None:
-            raise InputError("--wandb_project needs wandb, which is not installed; pip install wandb")
+            raise InputError("Logging to Weights & Biases needs wandb: pip install wandb.")
         os.environ["WANDB_PROJECT"] = settings.wandb_project
         os.environ["WANDB_LOG_MODEL"] = settings.wandb_log_model or "false"
-    evaluates = bool(settings.valid_name_or_path) and settings.eval_strategy != "no"
+    evaluates = bool(settings.valid) and settings.eval_strategy != "no"
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -193,16 +192,16 @@ def training_arguments(
         eval_steps=settings.eval_steps if evaluates else None,
         multi_dataset_batch_sampler=MultiDatasetBatchSamplers(settings.turns),
         batch_sampler=BatchSamplers.NO_DUPLICATES if settings.filter_duplicate else BatchSamplers.BATCH_SAMPLER,
-        # A last batch of few rows would couple few texts; where it is the only one it must do.
+        # A small last batch would compare few texts. It is kept if it is the only one.
         dataloader_drop_last=processes > 1 or rows >= settings.batch_size,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=not settings.use_cpu,
         ddp_backend="gloo" if settings.use_cpu and processes > 1 else None,
-        ddp_find_unused_parameters=_may_skip_blocks(settings.loss, label_free) if processes > 1 else None,
+        ddp_find_unused_parameters=_may_skip_layers(settings.loss(), label_free) if processes > 1 else None,
         report_to=["wandb"] if settings.wandb_project else [],
         disable_tqdm=True,
     )
     if arguments.n_gpu > 1:
-        # Without torchrun the trainer would split batches over all GPUs, and with them what couples their texts.
+        # Without torchrun the trainer would split batches, whose texts the loss compares, over all GPUs.
         arguments._n_gpu = 1
     return arguments

@@ -157,10 +157,10 @@ def test_false_negatives_leave_the_row_and_the_positive_stays() -> None:
     )
 
 
-def test_what_is_no_format_is_refused() -> None:
-    with pytest.raises(InputError, match="got 1 column"):
+def test_unknown_formats_are_errors() -> None:
+    with pytest.raises(InputError, match="Got 1 column"):
         angle_objective(AngleObjective(), [draw(4, 8)])
-    with pytest.raises(InputError, match=r"'0\.5' is unknown; choose one of 0\.6, paper"):
+    with pytest.raises(InputError, match=r"Unknown loss_version '0\.5'\. Choose one of: 0\.6, paper"):
         AngleObjective(loss_version="0.5")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="ibn_tau is 0"):
         AngleObjective(ibn_tau=0)

@@ -1,4 +1,4 @@
-"""The default variant: what it learns from, what it does not depend on, and what it holds."""
+"""The default variant against slow versions of its formulas, and its invariances."""
 
 import math
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_gradients_are_right() -> None:
     assert torch.autograd.gradcheck(lambda x: similarity_kl(x, draw(5, 8, seed=1), 3.0), (vectors,))
 
 
-def test_a_single_text_has_nothing_to_learn() -> None:
+def test_single_text_gives_zero() -> None:
     assert similarity_kl(draw(1, 4), draw(1, 8), 20.0).item() == 0
 
 
@@ -60,12 +60,12 @@ def parts_of(exits: dict[int, Tensor], teacher: Tensor, settings: EspressoSettin
     return {name: part.item() for name, part in parts.items()}
 
 
-def test_nothing_depends_on_rotations_or_on_signs_of_components() -> None:
+def test_loss_does_not_depend_on_rotations_or_signs() -> None:
     teacher, shallow = draw(12, 8), draw(12, 8, seed=1)
-    turn = torch.block_diag(rotation(4), rotation(4))  # keeps every prefix that is trained
+    blocks = torch.block_diag(rotation(4), rotation(4))  # keeps every trained prefix
     plain = parts_of({1: shallow, 2: teacher}, teacher)
-    turned = parts_of({1: shallow @ turn, 2: teacher}, teacher)
-    assert plain == pytest.approx(turned)
+    rotated = parts_of({1: shallow @ blocks, 2: teacher}, teacher)
+    assert plain == pytest.approx(rotated)
     components = torch.linalg.eigh(torch.cov(teacher.T)).eigenvectors.flip(1)
     flipped = components * torch.tensor([1, -1] * 4)
     for basis in (components, flipped):
@@ -75,14 +75,14 @@ def test_nothing_depends_on_rotations_or_on_signs_of_components() -> None:
         )
 
 
-def test_the_full_model_at_rest_is_held_without_loss() -> None:
+def test_hold_is_zero_for_an_unchanged_full_model() -> None:
     teacher = draw(12, 8)
     assert parts_of({1: draw(12, 8, seed=1), 2: teacher}, teacher)["hold"] == pytest.approx(0, abs=1e-12)
     moved = parts_of({1: draw(12, 8, seed=1), 2: teacher @ rotation(8)}, teacher)
-    assert moved["hold"] > 0.1, "a rotation keeps all similarities, yet vectors made before would be of no use"
+    assert moved["hold"] > 0.1, "a rotation keeps all similarities, but makes earlier vectors unusable"
 
 
-def test_every_exit_counts_alike() -> None:
+def test_exits_have_equal_weight() -> None:
     teacher, shallow = draw(12, 8), draw(12, 8, seed=1)
     deep = parts_of({1: teacher, 2: shallow}, shallow)
     assert deep["distill"] > 0
@@ -104,7 +104,7 @@ def test_every_exit_counts_alike() -> None:
     assert one["distill"].item() == pytest.approx(two["distill"].item())
 
 
-def test_the_objective_sees_the_full_model_and_every_cell() -> None:
+def test_objective_gets_the_full_model_and_every_cell() -> None:
     seen: list[tuple[int, ...]] = []
 
     def objective(vectors: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def align_of(shallow: Tensor, full: Tensor, teacher: Tensor, cells: list[tuple[i
 
 
 def test_alignment_is_its_formula() -> None:
-    """Directions against the full model's prefix, and what a text finds among that model's vectors of the others."""
+    """Cosine with the full model's prefix, plus KL of the similarities to the full model's vectors."""
     shallow, full, teacher = draw(5, 8), draw(5, 8, seed=1), draw(5, 8, seed=2)
 
     def cosine(a: Tensor, b: Tensor) -> float:
@@ -153,20 +153,20 @@ def test_alignment_is_its_formula() -> None:
     assert got.item() == pytest.approx(2.0 * wanted / (2 * 5), rel=1e-9)
 
 
-def test_alignment_moves_the_shallow_exit_and_leaves_the_full_model_where_it_is() -> None:
+def test_alignment_gives_no_gradient_to_the_full_model() -> None:
     shallow, full = draw(6, 8).requires_grad_(), draw(6, 8, seed=1).requires_grad_()
     align_of(shallow, full, draw(6, 8, seed=2), [(1, 4)]).backward()
     assert shallow.grad is not None and shallow.grad[:, :4].abs().sum() > 0
     assert full.grad is None
 
 
-def test_an_exit_in_the_full_models_place_is_aligned_and_a_rotated_one_is_not() -> None:
+def test_alignment_is_zero_for_equal_vectors_and_not_for_rotated_ones() -> None:
     full = draw(12, 8)
     assert align_of(full, full, full, [(1, 8)]).item() == pytest.approx(0, abs=1e-12)
     assert align_of(full @ rotation(8), full, full, [(1, 8)]).item() > 0.5
 
 
-def test_without_its_weight_or_a_shallow_cell_there_is_no_alignment() -> None:
+def test_alignment_needs_a_weight_and_a_shallow_cell() -> None:
     teacher, targets = draw(12, 8), Targets(draw(12, 8), torch.eye(8, dtype=torch.float64))
     exits = {1: draw(12, 8, seed=1), 2: teacher}
     assert "align" not in espresso_parts(exits, [(1, 8)], targets, SETTINGS, None)
@@ -177,8 +177,8 @@ def test_without_its_weight_or_a_shallow_cell_there_is_no_alignment() -> None:
     assert all(both[name].item() == part.item() for name, part in plain.items())
 
 
-def test_the_running_covariance_is_a_real_pca() -> None:
-    """As many batches as the average forgets nothing of: it equals the covariance of all vectors."""
+def test_running_covariance_gives_principal_components() -> None:
+    """Few batches: the moving average equals the covariance of all vectors."""
     vectors = (draw(400, 6) @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0.5], dtype=torch.float64)) + 3).float()
     running = RunningCovariance(6, 0.999)
     for batch in vectors.split(50):
@@ -192,12 +192,12 @@ def test_the_running_covariance_is_a_real_pca() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"teacher": "big"}, "teacher 'big' is unknown; choose one of frozen, self"),
-        ({"temperature": 0.0}, "must be above 0"),
+        ({"teacher": "big"}, r"Unknown teacher 'big'\. Choose one of: frozen, self"),
+        ({"temperature": 0.0}, "must be finite and above 0"),
         ({"cells_per_step": 0}, "at least 1"),
         ({"covariance_momentum": 1.0}, "below 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], message: str) -> None:
+def test_bad_settings_are_errors(setting: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EspressoSettings(**setting)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from ese_deploy.losses import (
     save_contract,
 )
 from ese_deploy.losses.exits import exit_vectors, model_parts, text_keys
+from ese_deploy.losses.variants import Espresso
 from ese_deploy.texts.sample import sample_corpus
 
 TEXTS = [item.text for item in sample_corpus()]
@@ -69,10 +70,15 @@ def train(
     return trainer
 
 
+def espresso(loss: EseLoss) -> Espresso:
+    assert isinstance(loss.variant, Espresso)
+    return loss.variant
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
-def test_exits_are_those_that_are_exported(kind: str, pooling: str, tmp_path: Path) -> None:
-    """ModernBERT has a final norm, which every exit passes."""
+def test_exits_equal_the_exported_exits(kind: str, pooling: str, tmp_path: Path) -> None:
+    """ModernBERT applies its final norm to every exit."""
     folder = make_checkpoint(tmp_path / kind, kind, pooling=pooling)
     model = SentenceTransformer(str(folder), device="cpu").eval()
     (column,) = features(model, TEXTS[:4])
@@ -88,7 +94,7 @@ def test_exits_are_those_that_are_exported(kind: str, pooling: str, tmp_path: Pa
     assert model[0].model.config.output_hidden_states is False
 
 
-def test_the_reference_takes_states_from_the_embeddings_on_without_the_final_norm(tmp_path: Path) -> None:
+def test_reference_reads_the_embeddings_and_skips_the_final_norm(tmp_path: Path) -> None:
     model = SentenceTransformer(str(make_checkpoint(tmp_path / "m", "modernbert")), device="cpu").eval()
     (column,) = features(model, TEXTS[:4])
     parts = model_parts(model)
@@ -114,7 +120,7 @@ def test_every_variant_trains_and_logs_its_parts(
 ) -> None:
     before = copy.deepcopy(model.state_dict())
     objective = None if data is LABEL_FREE else AngleObjective(cosine_w=1.0)
-    loss = EseLoss(model, objective, variant=variant, compression_size=8)
+    loss = EseLoss(model, objective, variant=variant, **({} if variant == "espresso" else {"compression_size": 8}))
     trainer = train(model, loss, data, tmp_path)
     logged = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
     assert len(logged) == 2
@@ -125,75 +131,74 @@ def test_every_variant_trains_and_logs_its_parts(
     assert any("layer.0." in name for name in moved)
 
 
-def test_the_full_objective_alone_is_also_a_loss(model: SentenceTransformer, tmp_path: Path) -> None:
+def test_full_model_alone_is_trained(model: SentenceTransformer, tmp_path: Path) -> None:
     trainer = train(model, AngleLoss(model, AngleObjective()), TRIPLETS, tmp_path)
     assert "express" in trainer.state.log_history[0]
 
 
-def test_loss_is_float32_whatever_the_autocast(model: SentenceTransformer) -> None:
-    loss = EseLoss(model, AngleObjective(cosine_w=1.0), compression_size=8)
+def test_loss_is_float32_under_autocast(model: SentenceTransformer) -> None:
+    loss = EseLoss(model, AngleObjective(cosine_w=1.0))
     with torch.autocast("cpu", torch.bfloat16):
         parts = loss(features(model, TEXTS[:8], TEXTS[8:16]), torch.arange(8))
     assert {part.dtype for part in parts.values()} == {torch.float32}
 
 
-def test_the_teacher_stays_as_it_was_and_outside_of_the_parameters(model: SentenceTransformer, tmp_path: Path) -> None:
+def test_teacher_is_frozen_and_no_parameter(model: SentenceTransformer, tmp_path: Path) -> None:
     before = copy.deepcopy(model)
     loss = EseLoss(model)
     assert len(list(loss.parameters())) == len(list(model.parameters()))
     train(model, loss, LABEL_FREE, tmp_path)
     (column,) = features(model, TEXTS[:4])
     with torch.no_grad():
-        taught = loss._teach([dict(column)])
+        taught = espresso(loss).teach([dict(column)])
         wanted = before.eval()(dict(column))["sentence_embedding"]
         now = model.eval()(dict(column))["sentence_embedding"]
     assert torch.equal(taught, wanted)
     assert not torch.allclose(now, wanted)
 
 
-def test_with_itself_as_teacher_no_copy_is_kept(model: SentenceTransformer) -> None:
+def test_self_teaching_keeps_no_copy(model: SentenceTransformer) -> None:
     loss = EseLoss(model, teacher="self")
-    assert not loss._teacher
+    assert not espresso(loss)._teacher
     parts = loss(features(model, TEXTS[:8]))
     sum(parts.values()).backward()
     assert set(parts) == {"distill", "compress"}
 
 
-def test_cells_are_drawn_alike_for_the_same_batch_and_differently_for_the_next(model: SentenceTransformer) -> None:
+def test_drawn_cells_depend_on_the_batch_only(model: SentenceTransformer) -> None:
     first, second = (EseLoss(model, cells_per_step=4, seed=3) for _ in range(2))
     drawn = []
     for _ in range(3):
-        drawn.append(first._draw_cells())
-        assert drawn[-1] == second._draw_cells()
+        seed = first.seed + len(drawn)
+        drawn.append(espresso(first).draw_cells(seed))
+        assert drawn[-1] == espresso(second).draw_cells(seed)
         assert len(set(drawn[-1])) == 4
-        first.batches += 1
-        second.batches += 1
     assert drawn[0] != drawn[1] or drawn[1] != drawn[2]
-    everything = EseLoss(model, exits=[1, 2], dims=[8, 16])._draw_cells()
+    everything = espresso(EseLoss(model, exits=[1, 2], dims=[8, 16])).draw_cells(0)
     assert everything == [(1, 8), (1, 16), (2, 8), (2, 16)]
 
 
-def test_cells_may_be_named_one_by_one(model: SentenceTransformer) -> None:
+def test_cells_can_be_listed(model: SentenceTransformer) -> None:
     loss = EseLoss(model, cells=["2x16", "1x8", "3x32"])
-    assert loss._draw_cells() == [(1, 8), (2, 16)], "the full model is trained beside them"
+    assert espresso(loss).draw_cells(0) == [(1, 8), (2, 16)], "the full model is trained besides the cells"
     assert (loss.contract().trained_exits, loss.contract().trained_dims) == ([1, 2, 3], [8, 16, 32])
-    for arguments, message in (({"exits": [1]}, "leave out exits and dims"), ({}, "exits has 4")):
+    for arguments, message in (({"exits": [1]}, "Leave out 'exits' and 'dims'"), ({}, "exits has 4")):
         with pytest.raises(InputError, match=message):
             EseLoss(model, cells=["4x8"], **arguments)  # type: ignore[arg-type]
 
 
-def test_evaluation_leaves_the_state_alone(model: SentenceTransformer) -> None:
+def test_evaluation_does_not_change_the_state(model: SentenceTransformer) -> None:
     loss = EseLoss(model)
     model.eval()
     loss(features(model, TEXTS[:8]))
-    assert int(loss.batches) == 0 and int(loss.covariance.count) == 0
+    assert int(loss.batches) == 0 and int(espresso(loss).covariance.count) == 0
     model.train()
     loss(features(model, TEXTS[:8]))
-    assert int(loss.batches) == 1 and int(loss.covariance.count) == 1
+    assert int(loss.batches) == 1 and int(espresso(loss).covariance.count) == 1
 
 
-def test_state_is_saved_beside_the_checkpoint_and_restored_on_resume(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A run broken after two steps of four ends with the weights of an unbroken one."""
+def test_state_is_saved_with_the_checkpoint_and_restored(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A run that resumes after two of four steps ends with the weights of an uninterrupted one."""
 
     def run(out: Path, **settings: Any) -> tuple[SentenceTransformer, EseLoss]:
         model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
@@ -229,18 +234,18 @@ def test_state_is_saved_beside_the_checkpoint_and_restored_on_resume(tiny_checkp
         run(tmp_path / "whole", resume_from_checkpoint=str(checkpoint))
 
 
-def test_state_of_another_loss_is_refused(model: SentenceTransformer) -> None:
+def test_state_of_another_loss_is_an_error(model: SentenceTransformer) -> None:
     state = EseLoss(model, AngleObjective(), variant="paper", compression_size=8).training_state()
-    with pytest.raises(InputError, match="resume with the settings that the run began with"):
+    with pytest.raises(InputError, match="Resume with the settings of the run"):
         EseLoss(model).load_training_state(state)
 
 
-def test_a_part_that_is_not_finite_stops_with_its_name_and_the_step(model: SentenceTransformer) -> None:
+def test_part_that_is_not_finite_is_named_with_the_step(model: SentenceTransformer) -> None:
     loss = EseLoss(model)
     loss.global_step = 6
     with torch.no_grad():
         model[0].model.encoder.layer[0].output.dense.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="step 7: the part 'vectors' of the loss is nan; begin anew"):
+    with pytest.raises(TrainingError, match=r"Step 7: the part 'vectors' of the loss is nan\. Start again"):
         loss(features(model, TEXTS[:8]))
 
 
@@ -248,10 +253,12 @@ def test_a_part_that_is_not_finite_stops_with_its_name_and_the_step(model: Sente
     ("variant", "exits", "dims"),
     [("espresso", [1, 2, 3], [16, 32]), ("reference", [1, 3], [8, 32]), ("paper", [1, 2, 3], [8])],
 )
-def test_the_contract_says_what_was_trained(
+def test_contract_lists_trained_exits_and_dims(
     model: SentenceTransformer, variant: Any, exits: list[int], dims: list[int], tmp_path: Path
 ) -> None:
-    loss = EseLoss(model, AngleObjective(), variant=variant, compression_size=8)
+    loss = EseLoss(
+        model, AngleObjective(), variant=variant, **({} if variant == "espresso" else {"compression_size": 8})
+    )
     contract = loss.contract()
     assert (contract.variant, contract.trained_exits, contract.trained_dims) == (variant, exits, dims)
     model.save_pretrained(str(tmp_path))
@@ -259,22 +266,22 @@ def test_the_contract_says_what_was_trained(
     assert read_checkpoint(str(tmp_path)).contract == contract
 
 
-def test_the_contract_says_that_exits_are_aligned_only_where_they_were(model: SentenceTransformer) -> None:
+def test_contract_marks_aligned_exits(model: SentenceTransformer) -> None:
     assert not EseLoss(model).contract().aligned_exits
     assert not EseLoss(model, AngleObjective(), variant="paper", compression_size=8).contract().aligned_exits
     assert not EseLoss(model, projections=blank_projections(model, [1, 2, 3])).contract().aligned_exits, (
-        "maps begin so, and drift"
+        "projections start aligned and drift apart"
     )
     loss = EseLoss(model, align_w=1.0)
     assert loss.contract().aligned_exits
     anchored = EseLoss(model, exits=[1], align_w=1.0, train_full=False).contract()
-    assert anchored.trained_exits == [1, 3], "the full model is what they are aligned with"
+    assert anchored.trained_exits == [1, 3], "exits are aligned with the full model"
     parts = loss(features(model, TEXTS[:8]))
     assert set(parts) == {"distill", "compress", "align"}
 
 
-def test_alignment_brings_shallow_exits_to_the_full_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The cosine of a text's vectors at exit 1 and at the full depth, after as many steps with and without."""
+def test_alignment_moves_shallow_exits_to_the_full_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Compares the cosine of exit 1 with the full depth after training with and without alignment."""
 
     def distance(**settings: Any) -> float:
         model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
@@ -288,13 +295,13 @@ def test_alignment_brings_shallow_exits_to_the_full_model(tiny_checkpoint: Path,
     assert distance(align_w=5.0) < 0.7 * distance()
 
 
-def test_plain_texts_may_take_turns_with_labelled_data(model: SentenceTransformer) -> None:
+def test_plain_texts_can_alternate_with_labelled_data(model: SentenceTransformer) -> None:
     loss = EseLoss(model, AngleObjective())
     assert "express" in loss(features(model, TEXTS[:8], TEXTS[8:16]))
     assert "express" not in loss(features(model, TEXTS[:8]))
 
 
-def test_equal_texts_have_equal_keys_whatever_the_padding(model: SentenceTransformer) -> None:
+def test_text_keys_do_not_depend_on_padding(model: SentenceTransformer) -> None:
     alone, among = features(model, TEXTS[:3], [*TEXTS[:3], " ".join(TEXTS[:3])])
     assert text_keys(alone).tolist() == text_keys(among).tolist()[:3]
     assert len(set(text_keys(model.preprocess(TEXTS)).tolist())) == len(
@@ -305,26 +312,28 @@ def test_equal_texts_have_equal_keys_whatever_the_padding(model: SentenceTransfo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "latte"}, "variant 'latte' is unknown; choose one of espresso, reference, paper"),
-        ({"variant": "paper"}, "learns from labelled data alone; give it an objective"),
-        ({"exits": [1, 4]}, "exits has 4; this model allows 1 to 3"),
-        ({"dims": [0]}, "dims has 0; this model allows 8 to 32"),
-        ({"distil_w": 1.0}, "the loss has no setting 'distil_w'; it has: express_w, distill_w"),
-        ({"variant": "reference", "objective": AngleObjective(), "exits": [1]}, "exits was given, but variant"),
+        ({"variant": "latte"}, "Unknown variant 'latte'. Choose one of: espresso, reference, paper"),
+        ({"variant": "paper"}, "needs labelled data. Pass an objective"),
+        ({"exits": [1, 4]}, "exits has 4. This model allows 1 to 3"),
+        ({"dims": [0]}, "dims has 0. This model allows 8 to 32"),
+        ({"distil_w": 1.0}, "Unknown setting 'distil_w' of the loss. Choose from: express_w, distill_w"),
+        ({"variant": "reference", "objective": AngleObjective(), "exits": [1]}, "has no setting 'exits'"),
+        ({"variant": "paper", "objective": AngleObjective(), "kl_temperature": 2.0}, "has no setting 'kl_temperature'"),
+        ({"compression_size": 8}, "Unknown setting 'compression_size' of the loss"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(model: SentenceTransformer, arguments: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_errors(model: SentenceTransformer, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EseLoss(model, **arguments)
 
 
-def test_a_model_built_of_other_parts_is_refused(model: SentenceTransformer) -> None:
-    with pytest.raises(InputError, match="exits need a Transformer followed by a Pooling"):
+def test_unsupported_modules_are_an_error(model: SentenceTransformer) -> None:
+    with pytest.raises(InputError, match="Exits need a Transformer followed by a Pooling"):
         EseLoss(SentenceTransformer(modules=[model[0]]))
 
 
-def test_what_is_evaluated_leaves_no_trace_in_training(model: SentenceTransformer) -> None:
-    class Wrapper(torch.nn.Module):  # as processes wrap a model: evaluation switches what is inside
+def test_evaluation_inside_a_wrapper_does_not_change_the_state(model: SentenceTransformer) -> None:
+    class Wrapper(torch.nn.Module):  # like a distributed wrapper: evaluation switches the model inside
         def __init__(self) -> None:
             super().__init__()
             self.module = model
@@ -347,21 +356,21 @@ def test_what_is_evaluated_leaves_no_trace_in_training(model: SentenceTransforme
 
 @pytest.mark.parametrize("name", ["express_w", "distill_w", "compress_w", "hold_w", "align_w"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_a_weight_that_is_none_is_refused(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"{name} is {value}; a weight is a number from 0"):
+def test_bad_weights_are_errors(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} is {value}. A weight is at least 0"):
         EspressoSettings(**{name: value})
-    with pytest.raises(InputError, match=f"angle_w is {value}; a weight is a number from 0"):
+    with pytest.raises(InputError, match=f"angle_w is {value}. A weight is at least 0"):
         AngleObjective(angle_w=value)
 
 
-def test_a_loss_of_which_nothing_is_learnt_is_refused(model: SentenceTransformer) -> None:
+def test_loss_without_gradient_is_an_error(model: SentenceTransformer) -> None:
     nothing = EseLoss(model, distill_w=0.0, compress_w=0.0)
-    with pytest.raises(InputError, match="nothing is learnt: every weight"):
+    with pytest.raises(InputError, match="Nothing is learnt: every weight"):
         nothing(features(model, TEXTS[:8]))
 
 
 @pytest.mark.parametrize("variant", ["paper", "reference"])
-def test_vectors_that_are_not_finite_end_the_published_losses_too(model: SentenceTransformer, variant: Any) -> None:
+def test_published_losses_stop_at_vectors_that_are_not_finite(model: SentenceTransformer, variant: Any) -> None:
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken[0].auto_model.encoder.layer[0].output.dense.weight.fill_(torch.nan)

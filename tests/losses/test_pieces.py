@@ -32,7 +32,7 @@ class Counted:
         return (features["input_ids"] * features["attention_mask"]).sum(1, keepdim=True)
 
 
-def test_each_column_gets_what_it_would_alone_for_fewer_tokens() -> None:
+def test_pieces_give_equal_vectors_for_fewer_tokens() -> None:
     columns = [column([64, *[5] * 31]), column([7, 3] * 16), column([*range(1, 33)])]
     alone, pieces = Counted(), Counted()
     wanted = [alone(one) for one in columns]
@@ -51,7 +51,7 @@ def test_each_column_gets_what_it_would_alone_for_fewer_tokens() -> None:
     ],
     ids=["left", "other keys"],
 )
-def test_columns_that_cannot_be_mixed_are_computed_as_they_come(columns: list[dict[str, Any]]) -> None:
+def test_columns_that_cannot_be_mixed_are_computed_unchanged(columns: list[dict[str, Any]]) -> None:
     counted = Counted()
     found = compute_in_pieces(columns, counted)
     assert counted.shapes == [(2, 9), (2, 5)]

@@ -1,4 +1,4 @@
-"""Exits trained through maps into the full model's space: from the loss to the bundle."""
+"""Trained projections of the exits, from the loss to the bundle."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,6 @@ from sentence_transformers import SentenceTransformer
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.cli.app import main as command
-from ese_deploy.cli.train import train
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import CheckpointExits
@@ -21,7 +20,7 @@ from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, enco
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.training.projections import projection_length
+from ese_deploy.training.projections import fit_length
 from ese_deploy.verify.targets import bundle_projections, check_targets
 
 TEXTS = [item.text for item in sample_corpus()]
@@ -41,8 +40,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path, data: Path, out: Path, *flags: str) -> int:
     short = ["--max_steps", "4", "--batch_size", "16", "--workers", "0", "--use_cpu", "1", "--maxlen", "48"]
-    named = ["--model_name_or_path", str(model), "--train_name_or_path", str(data), "--save_dir", str(out)]
-    return command([*named, *short, *flags], train)
+    named = ["--model", str(model), "--train", str(data), "--out", str(out)]
+    return command(["train", *named, *short, *flags])
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +51,23 @@ def trained(tiny_checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPat
     return out
 
 
-def test_maps_bring_every_exit_to_the_full_model(model: SentenceTransformer) -> None:
+def test_projections_align_every_exit_with_the_full_model(model: SentenceTransformer) -> None:
     projections = fit_projections(model, TEXTS, [1, 2, 3], max_length=48)
     blank = blank_projections(model, [1, 2, 3])
-    assert {depth: (fitted.matrix.shape, fitted.states) for depth, fitted in projections.items()} == {
-        depth: (fitted.matrix.shape, fitted.states) for depth, fitted in blank.items()
+    assert {depth: (projection.matrix.shape, projection.states) for depth, projection in projections.items()} == {
+        depth: (projection.matrix.shape, projection.states) for depth, projection in blank.items()
     }
     columns = [model.preprocess(TEXTS[:32], max_length=48)]
     with torch.no_grad():
-        mapped, plain = (
-            EseLoss(model, projections=of, dims=[32], align_w=1.0, hold_w=0.5).eval()(columns)
-            for of in (projections, None)
+        projected, plain = (
+            EseLoss(model, projections=initial, dims=[32], align_w=1.0, hold_w=0.5).eval()(columns)
+            for initial in (projections, None)
         )
-    assert mapped["hold"].item() < 1e-5
-    assert mapped["align"] < 0.5 * plain["align"]
+    assert projected["hold"].item() < 1e-5
+    assert projected["align"] < 0.5 * plain["align"]
 
 
-def test_fitting_draws_the_same_texts_and_leaves_the_model_as_it_was(model: SentenceTransformer) -> None:
+def test_fitting_is_reproducible_and_does_not_change_the_model(model: SentenceTransformer) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     first, again = (fit_projections(model, texts, [2], max_length=48) for texts in (TEXTS, [*TEXTS, *TEXTS[:9]]))
@@ -77,7 +76,7 @@ def test_fitting_draws_the_same_texts_and_leaves_the_model_as_it_was(model: Sent
     np.testing.assert_array_equal(first[2].matrix, again[2].matrix)
 
 
-def test_a_trained_checkpoint_keeps_its_maps_and_exports_them(trained: Path, tmp_path: Path) -> None:
+def test_checkpoint_stores_projections_and_export_uses_them(trained: Path, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(str(trained))
     assert sorted(checkpoint.projections) == [1, 2, 3]
     assert checkpoint.projections[2].states == (0, 1, 2)
@@ -94,7 +93,7 @@ def test_a_trained_checkpoint_keeps_its_maps_and_exports_them(trained: Path, tmp
     assert asymmetric.encode_query(TEXTS[:2]).shape == (2, 16)
 
 
-def test_a_bundle_grows_by_another_exit_of_the_same_training(trained: Path, tmp_path: Path) -> None:
+def test_bundle_is_extended_by_an_exit_of_the_same_checkpoint(trained: Path, tmp_path: Path) -> None:
     export_bundle(ExportRequest(str(trained), tmp_path / "b", [Target(3, 32)]))
     export_bundle(ExportRequest(str(trained), tmp_path / "b", [Target(1, 8)], update=True))
     bundle = open_bundle(tmp_path / "b")
@@ -105,7 +104,7 @@ def test_a_bundle_grows_by_another_exit_of_the_same_training(trained: Path, tmp_
         )
 
 
-def test_without_the_maps_an_exit_is_its_own_vector(trained: Path, tmp_path: Path) -> None:
+def test_export_without_projections_gives_the_exits_own_vectors(trained: Path, tmp_path: Path) -> None:
     targets = [Target(2, 16)]
     plain = export_bundle(ExportRequest(str(trained), tmp_path / "plain", targets, projection="prefix")).bundle
     mapped = export_bundle(ExportRequest(str(trained), tmp_path / "mapped", targets)).bundle
@@ -114,9 +113,7 @@ def test_without_the_maps_an_exit_is_its_own_vector(trained: Path, tmp_path: Pat
     assert [bundle.manifest.targets[0].space for bundle in (plain, mapped)] == ["exit02", "aligned"]
 
 
-def test_training_changes_the_maps_and_a_resumed_run_ends_as_a_whole_one(
-    tiny_checkpoint: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_resumed_run_ends_with_equal_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--save_steps", "2", "--learning_rate", "1e-3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
     assert run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9") == 0
     assert run(tiny_checkpoint, texts, tmp_path / "cut", *steps, "--max_steps", "2") == 0
@@ -133,27 +130,27 @@ def test_training_changes_the_maps_and_a_resumed_run_ends_as_a_whole_one(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
 
 
-def test_few_texts_are_trained_without_maps_and_that_is_said(
+def test_few_texts_train_without_projections(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "few.txt").write_text("\n".join(TEXTS[:40]), "utf-8")
     assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "out") == 0
-    assert "without maps of the exits, which begin with 64 different texts; there are 40" in capsys.readouterr().err
+    assert "Training without projections: they need 64 different texts, and there are 40." in capsys.readouterr().err
     assert not (tmp_path / "out" / PROJECTIONS_FILE).exists()
-    assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "no", "--maps", "1") == 2
-    assert "give more, or --maps 0" in capsys.readouterr().err
+    assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "no", "--projections", "1") == 2
+    assert "Add texts, or set --projections 0." in capsys.readouterr().err
 
 
-def test_maps_begin_with_enough_texts_for_the_width(
+def test_initial_projections_use_enough_texts_for_the_width(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ese_deploy.training.projections._BEGIN", 50)
+    monkeypatch.setattr("ese_deploy.training.projections._MAX_INITIAL_TEXTS", 50)
     (tmp_path / "some.txt").write_text("\n".join(TEXTS[:80]), "utf-8")
     assert run(tiny_checkpoint, tmp_path / "some.txt", tmp_path / "out", "--max_steps", "1") == 0
-    assert "fitting maps of the exits on 80 texts" in capsys.readouterr().err
+    assert "Fitting projections of the exits on 80 texts" in capsys.readouterr().err
 
 
-def test_cells_alone_have_maps_and_go_on_with_them(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+def test_run_with_cells_resumes_with_its_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     flags = ["--max_steps", "1", "--loss_setting", "cells=['1x8', '3x16']"]
     assert run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
     (tmp_path / "out").rename(tmp_path / "first")
@@ -162,17 +159,17 @@ def test_cells_alone_have_maps_and_go_on_with_them(tiny_checkpoint: Path, texts:
     assert first == again and sorted(read_checkpoint(str(tmp_path / "out")).projections) == [1, 3]
 
 
-def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+def test_projections_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--learning_rate", "1e-3", "--warmup_steps", "0"]
     projections = {}
     for share in ("0", "0.25", "1"):
-        assert run(tiny_checkpoint, texts, tmp_path / share, *steps, "--maps_refit", share) == 0
+        assert run(tiny_checkpoint, texts, tmp_path / share, *steps, "--projection-refit", share) == 0
         checkpoint = read_checkpoint(str(tmp_path / share))
         projections[share] = checkpoint.projections
     for depth in (1, 2):
         before, mixed, fitted = (projections[share][depth].matrix for share in ("0", "0.25", "1"))
         assert np.abs(before - fitted).max() > 1e-3
-        # Each component is between the trained and the fitted one, at a length of its own.
+        # Each component is a positive combination of the trained and the fitted one.
         for row in range(0, 32, 5):
             pair = np.stack([before[row], fitted[row]], axis=1)
             weights = np.linalg.lstsq(pair, mixed[row], rcond=None)[0]
@@ -181,18 +178,20 @@ def test_maps_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path
     np.testing.assert_array_equal(projections["0"][3].matrix, projections["1"][3].matrix)
 
 
-def test_maps_see_longer_texts_than_batches_do() -> None:
-    assert [projection_length(64, 256), projection_length(64, 8192), projection_length(2048, 8192)] == [256, 512, 2048]
+def test_projections_are_fitted_on_longer_texts_than_batches() -> None:
+    assert [fit_length(64, 256), fit_length(64, 8192), fit_length(2048, 8192)] == [256, 512, 2048]
 
 
-@pytest.mark.parametrize("off", ["--maps=0", "--loss_setting=maps=0", "--loss_setting=maps=false"])
-def test_maps_can_be_left_out(off: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "off", ["--projections=0", "--maps=0", "--loss_setting=maps=0", "--loss-setting=projections=false"]
+)
+def test_projections_can_be_turned_off(off: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     assert run(tiny_checkpoint, texts, tmp_path / "out", off, "--max_steps", "1") == 0
     assert not (tmp_path / "out" / PROJECTIONS_FILE).exists()
 
 
-def test_maps_are_for_espresso(model: SentenceTransformer) -> None:
-    with pytest.raises(InputError, match="maps was given, but variant 'paper' has its own"):
+def test_published_variants_refuse_projections(model: SentenceTransformer) -> None:
+    with pytest.raises(InputError, match="The variant 'paper' has no setting 'projections'"):
         EseLoss(model, variant="paper", projections=blank_projections(model, [1]))
 
 
@@ -207,7 +206,7 @@ def test_maps_are_for_espresso(model: SentenceTransformer) -> None:
         ),
     ],
 )
-def test_maps_that_do_not_fit_the_checkpoint_are_refused(
+def test_projections_of_another_checkpoint_are_refused(
     projections: dict[int, Projection], message: str, trained: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "broken"
@@ -220,7 +219,7 @@ def test_maps_that_do_not_fit_the_checkpoint_are_refused(
         read_checkpoint(str(folder))
 
 
-def test_trained_maps_that_are_not_there_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_missing_projections_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16)], projection="trained")
     with pytest.raises(InputError, match=f"has no {PROJECTIONS_FILE}; training writes one"):
         export_bundle(request)

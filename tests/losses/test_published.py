@@ -1,4 +1,4 @@
-"""ESE as published: the authors' code written out again, slowly, and the paper's equations."""
+"""ESE as published against slow versions of the authors' code and the paper's equations."""
 
 import math
 
@@ -16,7 +16,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def objective(vectors: Tensor) -> Tensor:
-    """Any function of the vectors that tells layers and widths apart."""
+    """A function that distinguishes layers and widths."""
     return (vectors**2).mean() * vectors.shape[1]
 
 
@@ -38,7 +38,7 @@ def test_align_is_mse_and_feature_kl(temperature: float) -> None:
     assert align(x, y, temperature).item() == pytest.approx(literal_align(x, y, temperature), rel=1e-12)
 
 
-def test_temperature_zero_leaves_mse_alone() -> None:
+def test_temperature_zero_removes_the_kl_term() -> None:
     x, y = draw(5, K), draw(5, K, seed=1)
     assert align(x, y, 0.0).item() == pytest.approx(((x - y) ** 2).mean().item())
 
@@ -59,7 +59,7 @@ def test_the_target_comes_from_the_softmax_of_the_gram_matrix() -> None:
     assert torch.equal(project(x, K, seed=3), project(x, K, seed=3))
 
 
-def test_the_random_numbers_of_training_are_left_alone() -> None:
+def test_decomposition_does_not_change_the_random_state() -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -68,7 +68,7 @@ def test_the_random_numbers_of_training_are_left_alone() -> None:
 
 
 def test_reference_has_the_authors_layers_and_weights() -> None:
-    states = [draw(20, 8, seed=seed) * 0.3 for seed in range(6)]  # the embeddings and 5 blocks
+    states = [draw(20, 8, seed=seed) * 0.3 for seed in range(6)]  # the embeddings and 5 layers
     n = 5
     full = objective(states[n]) + objective(states[n][:, :K]) + align(states[n][:, :K], project(states[n], K), 2.0)
     shallow = sum(
@@ -80,7 +80,7 @@ def test_reference_has_the_authors_layers_and_weights() -> None:
     assert sum(parts.values()).item() == pytest.approx((full + shallow).item(), rel=1e-10)
 
 
-def test_reference_never_trains_the_last_block_but_one() -> None:
+def test_reference_never_trains_the_last_layer_but_one() -> None:
     states = [draw(20, 8, seed=seed).requires_grad_() for seed in range(6)]
     sum(reference_parts(states, objective, K, 1.0).values()).backward()
     trained = [place for place, state in enumerate(states) if state.grad is not None and state.grad.any()]

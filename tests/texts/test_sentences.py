@@ -54,5 +54,5 @@ def test_training_takes_plain_texts_apart_and_leaves_labelled_ones(tmp_path: Pat
     (tmp_path / "pairs.tsv").write_text(f"query\tpositive\nwhat\t{PASSAGE}\n", "utf-8")
     texts, pairs = map(add_spans, load_formats([str(tmp_path / "texts.txt"), str(tmp_path / "pairs.tsv")]))
     assert list(texts.dataset["text"]) == [PASSAGE, *sentence_groups(PASSAGE)]
-    assert texts.description[-1] == "with sentences, halves and thirds: 10 different texts"
+    assert texts.description[-1] == "With sentences, halves and thirds: 10 different texts."
     assert len(pairs.dataset) == 1

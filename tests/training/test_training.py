@@ -10,18 +10,17 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ese_deploy.backbones import exit_states, load_backbone, read_checkpoint
 from ese_deploy.cli.app import main
-from ese_deploy.cli.train import train
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.losses import AngleLoss, AngleObjective, EseLoss
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.training.arguments import parse_arguments
+from ese_deploy.training.arguments import build_settings
 from ese_deploy.training.callbacks import SpearmanEachEpoch
 from ese_deploy.training.collate import Collator
 from ese_deploy.training.data import load_data, load_formats
-from ese_deploy.training.model import attention_spelt_out, load_model, truncate_model
+from ese_deploy.training.model import load_model, truncate_model, unfused_attention
 from ese_deploy.training.projections import projection_texts
 from ese_deploy.training.run_folder import finish_checkpoint, open_run
 from ese_deploy.training.trainer import EseTrainer, training_arguments
@@ -48,9 +47,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def run(model: Path, data: Path, out: Path, *flags: str) -> int:
     """Train two steps of eight rows."""
-    command = ["--model_name_or_path", str(model), "--train_name_or_path", str(data), "--save_dir", str(out)]
+    command = ["--model", str(model), "--train", str(data), "--out", str(out)]
     short = ["--max_steps", "2", "--batch_size", "8", "--workers", "0", "--logging_steps", "1", "--use_cpu", "1"]
-    return main([*command, *short, *flags], train)
+    return main(["train", *command, *short, *flags])
 
 
 TRUNCATED = ("BERT", "DistilBERT", "ALBERT", "ModernBERT", "T5 encoder", "Qwen3", "Gemma 3", "GTE")
@@ -67,7 +66,7 @@ def test_every_variant_trains_on_every_format(
     size = [] if variant == "espresso" else ["--ese_compression_size", "16"]
     assert run(tiny_checkpoint, data[name], tmp_path / "out", "--ese_variant", variant, *size) == 0
     err = capsys.readouterr().err
-    assert "step 2/2  loss " in err and "wrote" in err
+    assert "step 2/2  loss " in err and "Wrote" in err
     contract = read_checkpoint(str(tmp_path / "out")).contract
     assert contract is not None and contract.variant == variant
     assert contract.trained_exits == ([1, 3] if variant == "reference" else [1, 2, 3])
@@ -77,7 +76,7 @@ def test_every_variant_trains_on_every_format(
     assert after.max_seq_length == before.max_seq_length and after.prompts["query"] == "find: "
 
 
-def test_exits_trained_to_be_aligned_share_a_space_up_to_the_encoder(
+def test_aligned_exits_share_an_embedding_space_in_bundle_and_encoder(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--align_w", "1", "--exits", "2", "--dims", "16") == 0
@@ -94,19 +93,19 @@ def test_exits_trained_to_be_aligned_share_a_space_up_to_the_encoder(
         match=r"Queries of target 1x16 \(embedding space exit01\) cannot be compared with documents of target 3x16",
     ):
         Encoder.open(bundle, query_target="1x16", document_target="3x16")
-    command = ["--model_name_or_path", str(tiny_checkpoint), "--train_name_or_path", str(data["C"])]
-    assert main([*command, "--save_dir", str(tmp_path / "p"), "--ese_variant", "paper", "--align_w", "1"], train) == 2
-    assert "align_w was given, but variant 'paper' has its own" in capsys.readouterr().err
+    command = ["--model", str(tiny_checkpoint), "--train", str(data["C"])]
+    assert main(["train", *command, "--out", str(tmp_path / "p"), "--variant=paper", "--align_w=1"]) == 2
+    assert "The variant 'paper' has no setting 'align_w'" in capsys.readouterr().err
 
 
-def test_without_ese_the_full_model_alone_is_trained(
+def test_without_ese_only_the_full_model_is_trained(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--apply_ese", "0") == 0
     assert not (tmp_path / "out/ese.json").exists()
 
 
-def test_files_of_several_formats_take_turns_with_as_many_texts_in_each_batch(
+def test_formats_take_turns_with_equal_numbers_of_texts(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -122,25 +121,25 @@ def test_files_of_several_formats_take_turns_with_as_many_texts_in_each_batch(
     turns = ["--turns", "round_robin", "--max_steps", "4", "--text_prompt", "t: {text}"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *together, *turns) == 0
     err = capsys.readouterr().err
-    assert "batches of 3 formats take turns, round_robin, with as many texts in each" in err
+    assert "Batches of 3 formats take turns, round_robin, with the same number of texts" in err
     assert "step 4/4  loss " in err
     assert seen == [(3, 8), (1, 24), (2, 12), (3, 8)]
     assert run(tiny_checkpoint, data["C"], tmp_path / "again", *together) == 0
     paper = ["--ese_variant", "paper", "--ese_compression_size", "16"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "paper", *together, *paper) == 2
-    assert "paper learns from labels alone, and some files have none" in capsys.readouterr().err
+    assert "The variant 'paper' needs labels, but some files have none" in capsys.readouterr().err
 
 
-def test_gradient_checkpointing_is_refused_where_a_backbone_has_none(
+def test_gradient_checkpointing_needs_support_of_the_backbone(
     data: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
     model_type, settings = BACKBONES["ALBERT"]
     make_checkpoint(tmp_path / "model", model_type, **settings)
     assert run(tmp_path / "model", data["texts"], tmp_path / "out", "--gradient_checkpointing", "1") == 2
-    assert "AlbertModel cannot do with --gradient_checkpointing 1; leave it out" in capsys.readouterr().err
+    assert "AlbertModel does not support --gradient-checkpointing. Leave it out." in capsys.readouterr().err
 
 
-def test_formats_have_equal_shares_of_the_texts_that_maps_begin_with(
+def test_projection_texts_come_equally_from_all_formats(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     others = tmp_path / "others.txt"
@@ -155,7 +154,9 @@ def test_formats_have_equal_shares_of_the_texts_that_maps_begin_with(
     assert set(projection_texts(parts, collator, 10_000, 0)) == set(TEXTS)
 
 
-def test_the_full_model_can_be_left_out(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_training_without_the_full_model_changes_only_shallow_layers(
+    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     alone = ["--exits", "1", "--dims", "16", "--loss_setting", "train_full=false", "--warmup_steps", "0"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *alone) == 0
     contract = read_checkpoint(str(tmp_path / "out")).contract
@@ -164,10 +165,10 @@ def test_the_full_model_can_be_left_out(data: dict[str, Path], tiny_checkpoint: 
     changed = {
         name.split("layer.")[1][0] for name in before if "layer." in name and (before[name] != after[name]).any()
     }
-    assert changed == {"0"}, "blocks behind the exit learn nothing"
+    assert changed == {"0"}, "layers behind the exit learn nothing"
 
 
-def test_the_exporter_knows_the_trained_exits(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_export_marks_the_trained_exits(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--exits", "1,3", "--dims", "8,16") == 0
     assert read_checkpoint(str(tmp_path / "out")).trained_exits == [1, 3]
     targets = [Target(1, 8), Target(2, 8), Target(3, 16)]
@@ -180,21 +181,19 @@ def test_the_exporter_knows_the_trained_exits(data: dict[str, Path], tiny_checkp
     assert report.untrained == [2]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(
-    data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_weights_depend_on_the_seed_only(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name, seed in {"a": "1", "b": "1", "c": "2"}.items():
         assert run(tiny_checkpoint, data["B"], tmp_path / name, "--seed", seed, "--warmup_steps", "0") == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_what_the_machine_cannot_do_is_said(
+def test_unsupported_precision_is_logged(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--fp16", "1") == 0
     err = capsys.readouterr().err
-    assert "fp16 is not for CPUs: training in fp32" in err and "training on cpu in fp32" in err
+    assert "CPUs do not train in fp16. Training in fp32." in err and "Training on cpu in fp32" in err
 
 
 def test_bf16_on_a_cpu_keeps_weights_in_fp32(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -203,52 +202,54 @@ def test_bf16_on_a_cpu_keeps_weights_in_fp32(data: dict[str, Path], tiny_checkpo
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_part(
+def test_loss_that_is_not_finite_is_an_error_with_step_and_part(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     flags = ["--learning_rate", "1e30", "--warmup_steps", "0", "--max_grad_norm", "0", "--weight_decay", "1e20"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error:") and "step 2" in last and "vectors" in last
+    assert last.startswith("error:") and "Step 2" in last and "vectors" in last
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("saved", [["--save_steps", "1"], ["--save_strategy", "no", "--max_steps", "1"]])
-def test_weights_that_are_not_finite_are_kept_nowhere(
+def test_weights_that_are_not_finite_are_not_saved(
     saved: list[str], data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     flags = ["--learning_rate", "1e30", "--warmup_steps", "0", "--max_grad_norm", "0", "--weight_decay", "1e20"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags, *saved) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.endswith("is not finite any more; begin anew with a lower learning rate, or without fp16")
+    assert last.endswith("is no longer finite. Start again with a lower learning rate or without fp16.")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.run/checkpoint-*/complete"))
 
 
-def test_a_run_without_a_step_is_no_success(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_run_without_a_step_is_an_error(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     same = tmp_path / "same.jsonl"
     same.write_text("".join(json.dumps({"query": text, "positive": "yes"}) + "\n" for text in TEXTS[:64]), "utf-8")
     assert run(tiny_checkpoint, same, tmp_path / "out") == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: no step was made: no batch could be filled without the same text twice; lower")
+    assert last.startswith(
+        "error: No step was made: no batch could be filled without repeating a text. Use a smaller --batch-size"
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_of_several_processes_the_first_alone_speaks(
+def test_only_the_first_process_logs(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--fp16", "1", "--exits", "4") == 2
-    assert capsys.readouterr().err == "error: exits has 4; this model allows 1 to 3\n"
+    assert capsys.readouterr().err == "error: exits has 4. This model allows 1 to 3.\n"
     assert not (tmp_path / "out.run").exists()
 
 
-def test_nothing_that_is_there_is_overwritten(
+def test_existing_output_is_not_overwritten(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("all of it")
     assert run(tiny_checkpoint, data["texts"], tmp_path / "mine") == 2
-    assert "which is never overwritten" in capsys.readouterr().err
+    assert "is not empty and is never overwritten" in capsys.readouterr().err
     flags = ["--save_steps", "1", "--save_total_limit", "2"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 0
     assert sorted(path.name for path in (tmp_path / "out.run").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
@@ -275,12 +276,12 @@ def test_a_folder_that_cannot_be_made_is_found_out_before_training(
     assert "error: Cannot write" in err and "step" not in err
 
 
-def test_a_disk_that_is_too_small_is_found_out_before_training(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"MB of room, and checkpoints and model need [\d,]{9,} MB"):
+def test_full_disk_is_an_error_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"MB of free space. Checkpoints and model need [\d,]{9,} MB"):
         open_run(tmp_path / "out", {}, False, model_bytes=1 << 60, kept=1)
 
 
-def test_unseen_data_gives_a_loss_and_scored_pairs_a_spearman(
+def test_held_out_data_gives_a_loss_and_scored_pairs_a_correlation(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     unseen = ["--valid_name_or_path", str(data["A"]), "--eval_steps", "1"]
@@ -292,7 +293,7 @@ def test_unseen_data_gives_a_loss_and_scored_pairs_a_spearman(
     assert run(tiny_checkpoint, data["C"], tmp_path / "other", *scored[:0], "--valid_name_or_path", str(data["A"])) == 2
 
 
-def test_the_best_model_outlives_a_resumption(data: dict[str, Path], tmp_path: Path) -> None:
+def test_best_score_is_kept_when_a_run_resumes(data: dict[str, Path], tmp_path: Path) -> None:
     saved: list[Path] = []
     arguments, control = TrainingArguments(output_dir=str(tmp_path), report_to=[]), TrainerControl()
 
@@ -319,23 +320,23 @@ class Scores:
         return {self.primary_metric: self._score}
 
 
-def test_prompts_are_kept_in_the_checkpoint(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_prompts_are_stored_in_the_checkpoint(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     prompts = ["--query_prompt", "q: {text}", "--doc_prompt", "d: {text}"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *prompts) == 0
     assert read_checkpoint(str(tmp_path / "out")).prompts == {"query": "q: ", "document": "d: "}
 
 
-def test_a_pooling_that_was_asked_for_is_taken_and_said(
+def test_requested_pooling_is_used_and_logged(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", "--pooling_strategy", "cls") == 0
-    assert "pools by 'mean'; it is trained with 'cls' from now on" in capsys.readouterr().err
+    assert "pools by 'mean'. It is trained with 'cls' as requested" in capsys.readouterr().err
     assert read_checkpoint(str(tmp_path / "out")).pooling == "cls"
-    with pytest.raises(InputError, match="--pooling_strategy cls_avg averages two poolings"):
+    with pytest.raises(InputError, match=r"Unknown pooling 'cls_avg'\. Choose one of: "):
         load_model(str(tiny_checkpoint), "cls_avg")
 
 
-def test_a_plain_folder_pools_by_cls_unless_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_plain_folder_pools_by_cls_by_default(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for path in tiny_checkpoint.iterdir():
         if path.is_file() and path.name != "modules.json" and "sentence" not in path.name:
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -345,7 +346,7 @@ def test_a_plain_folder_pools_by_cls_unless_told(tiny_checkpoint: Path, tmp_path
     assert loaded.model.encode(["a text"]).shape == (1, 32)
 
 
-def test_a_step_of_several_batches_is_their_mean(data: dict[str, Path], tmp_path: Path) -> None:
+def test_gradient_accumulation_averages_batches(data: dict[str, Path], tmp_path: Path) -> None:
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = load_model(str(make_checkpoint(tmp_path / "still", **still)), None).model
     rows = load_data([str(data["C"])])
@@ -357,11 +358,9 @@ def test_a_step_of_several_batches_is_their_mean(data: dict[str, Path], tmp_path
         seen.append(collator(batch))
         return dict(seen[-1])
 
-    flags = "--max_steps 1 --batch_size 6 --gradient_accumulation_steps 3 --max_grad_norm 0 --workers 0 --use_cpu 1"
-    names = ["--model_name_or_path", "m", "--save_dir", "s", "--train_name_or_path", "t"]
-    arguments = training_arguments(
-        parse_arguments([*names, *flags.split()]), tmp_path / "run", len(rows.dataset), label_free=False
-    )
+    steps = {"max_steps": 1, "batch_size": 6, "gradient_accumulation_steps": 3, "max_grad_norm": 0, "workers": 0}
+    settings = build_settings({"model": "m", "out": "s", "train": "t", "use_cpu": True, **steps})
+    arguments = training_arguments(settings, tmp_path / "run", len(rows.dataset), label_free=False)
     loss = AngleLoss(model, AngleObjective())
     collate.valid_label_columns = ["label"]  # type: ignore[attr-defined]
     trainer = EseTrainer(model=model, args=arguments, train_dataset=rows.dataset, loss=loss, data_collator=collate)
@@ -387,7 +386,7 @@ def test_a_step_of_several_batches_is_their_mean(data: dict[str, Path], tmp_path
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_a_truncated_model_is_the_exit_and_reloads_equal(name: str, tmp_path: Path) -> None:
+def test_truncated_model_equals_the_exit_and_reloads_equal(name: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[name]
     folder = make_checkpoint(tmp_path / "full", model_type, **settings)
     edit_json(folder / "1_Pooling/config.json", word_embedding_dimension=64)
@@ -410,7 +409,7 @@ def test_a_truncated_model_is_the_exit_and_reloads_equal(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_attention_spelt_out_gives_the_same_states(name: str, tmp_path: Path) -> None:
+def test_unfused_attention_gives_equal_states(name: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[name]
     folder = make_checkpoint(tmp_path / "full", model_type, **settings)
     model = load_model(str(folder), None).model.eval()
@@ -418,7 +417,7 @@ def test_attention_spelt_out_gives_the_same_states(name: str, tmp_path: Path) ->
     implementation = model[0].auto_model.config._attn_implementation
     with torch.no_grad():
         before = model[0](dict(batch))["token_embeddings"]
-        with attention_spelt_out(model, wanted=True):
+        with unfused_attention(model, wanted=True):
             after = model[0](dict(batch))["token_embeddings"]
             assert model[0].auto_model.config._attn_implementation == "eager"
         again = model[0](dict(batch))["token_embeddings"]
@@ -433,69 +432,69 @@ def test_truncate_to_writes_a_shallower_model(
 ) -> None:
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--exits", "1,2") == 0
     capsys.readouterr()
-    cut = ["--model_name_or_path", str(tmp_path / "out"), "--truncate_to", "2", "--save_dir", str(tmp_path / "cut")]
-    assert main(cut, train) == 0
-    assert "wrote" in capsys.readouterr().err
+    cut = ["--model", str(tmp_path / "out"), "--truncate-to", "2", "--out", str(tmp_path / "cut")]
+    assert main(["train", *cut]) == 0
+    assert "Wrote" in capsys.readouterr().err
     checkpoint = read_checkpoint(str(tmp_path / "cut"))
     assert (checkpoint.depth, checkpoint.trained_exits) == (2, [1, 2])
     assert run(tiny_checkpoint, data["texts"], tmp_path / "one", "--truncate_to", "1") == 0
     assert read_checkpoint(str(tmp_path / "one")).depth == 1
-    assert main(cut, train) == 2
-    assert "never overwritten" in capsys.readouterr().err
+    assert main(["train", *cut]) == 2
+    assert "is not empty and is never overwritten" in capsys.readouterr().err
     assert run(tiny_checkpoint, data["texts"], tmp_path / "no", "--truncate_to", "4") == 2
-    assert "--truncate_to 4 is not one of the model's depths, 1 to 3" in capsys.readouterr().err
+    assert "cannot be truncated to depth 4. It has 3 layers" in capsys.readouterr().err
 
 
-def test_a_truncated_model_with_maps_is_exported_with_them_and_not_trained_further(
+def test_truncated_model_exports_its_projection_and_cannot_be_trained(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    told = "other tools give the vectors before the map; exports have it"
+    warning = "other tools ignore the projection of this depth. Exports apply it."
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--truncate_to", "2") == 0
-    assert told in capsys.readouterr().err
+    assert warning in capsys.readouterr().err
     report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle", [Target(2, 32)]))
     assert report.bundle.manifest.targets[0].quality[0].value > 0.999
     assert run(tmp_path / "out", data["texts"], tmp_path / "again") == 2
-    assert "train the whole model and truncate it afterwards" in capsys.readouterr().err
-    assert run(tiny_checkpoint, data["texts"], tmp_path / "plain", "--truncate_to", "2", "--maps", "0") == 0
-    assert told not in capsys.readouterr().err
+    assert "Train the whole model and truncate it afterwards" in capsys.readouterr().err
+    assert run(tiny_checkpoint, data["texts"], tmp_path / "plain", "--truncate_to", "2", "--projections", "0") == 0
+    assert warning not in capsys.readouterr().err
 
 
-def test_a_model_truncated_above_its_trained_exits_is_exported_at_its_depth(
+def test_model_truncated_below_its_trained_exits_exports_its_depth(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     flags = ["--exits", "3", "--truncate_to", "1"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 0
-    assert capsys.readouterr().err.endswith("/out: 1 blocks\n")
+    assert capsys.readouterr().err.endswith("/out: 1 layers\n")
     report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle"))
     assert {entry.depth for entry in report.bundle.manifest.targets} == {1}
 
 
-def test_truncating_into_the_home_folder_overwrites_nothing(
+def test_truncation_expands_the_home_folder_and_overwrites_nothing(
     tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("all of it")
     cut = ["--model_name_or_path", str(tiny_checkpoint), "--truncate_to", "2", "--save_dir", "~/mine"]
-    assert main(cut, train) == 2
-    assert "mine holds something already, which is never overwritten" in capsys.readouterr().err
+    assert main(["train", *cut]) == 2
+    assert "mine is not empty and is never overwritten" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--label_free", "1", "--apply_ese", "0"], "--apply_ese 0 trains the full model on labels"),
-        (["--ese_variant", "paper", "--label_free", "1"], "learns from labelled data alone"),
-        (["--exits", "4"], "exits has 4; this model allows 1 to 3"),
-        (["--dims", "4,16"], "dims has 4; this model allows 8 to 32"),
-        (["--maps", "1", "--maps_texts", "20"], "--maps 1 begins with 64 different texts, and --maps_texts is 20"),
+        (["--label_free", "1", "--apply_ese", "0"], "Training without ESE needs labels"),
+        (["--ese_variant", "paper", "--label_free", "1"], "needs labelled data"),
+        (["--exits", "4"], "exits has 4. This model allows 1 to 3"),
+        (["--dims", "4,16"], "dims has 4. This model allows 8 to 32"),
+        (["--projections=1", "--projection-texts=20"], "need 64 different texts, and --projection-texts is 20"),
         (["--model_name_or_path", "nowhere/at/all"], "There is no folder nowhere/at/all"),
-        (["--train_name_or_path", "/nowhere.jsonl"], "there is no file /nowhere.jsonl"),
-        (["--wandb_project", "mine"], "needs wandb, which is not installed"),
+        (["--train_name_or_path", "/nowhere.jsonl"], "There is no file /nowhere.jsonl"),
+        (["--wandb_project", "mine"], "needs wandb: pip install wandb"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
+def test_unsupported_combinations_are_one_line_errors(
     flags: list[str], message: str, data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *flags) == 2
@@ -504,7 +503,7 @@ def test_what_cannot_be_done_is_one_line(
 
 
 @pytest.mark.parametrize("kept", range(1, 8))
-def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path: Path, kept: int) -> None:
+def test_requested_number_of_checkpoints_is_kept(tmp_path: Path, kept: int) -> None:
     for step in range(1, 11):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -513,7 +512,7 @@ def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path: Path, kept: int) -
         assert steps == list(range(max(1, step - kept + 1), step + 1))
 
 
-def test_few_rows_of_unseen_data_are_evaluated_on_too(
+def test_held_out_data_smaller_than_a_batch_is_evaluated(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     few = tmp_path / "few.txt"
@@ -523,10 +522,10 @@ def test_few_rows_of_unseen_data_are_evaluated_on_too(
     assert capsys.readouterr().err.count("eval_loss") == 2
 
 
-def test_a_model_truncated_at_a_depth_that_was_not_trained_says_so_in_its_bundle(
+def test_bundle_of_a_model_truncated_at_an_untrained_depth_is_marked_untrained(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    flags = ["--exits", "1", "--align_w", "0.5", "--maps", "0", "--truncate_to", "2"]
+    flags = ["--exits", "1", "--align_w", "0.5", "--projections", "0", "--truncate-to", "2"]
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", *flags) == 0
     targets = [Target(1, 16), Target(2, 16)]
     report = export_bundle(ExportRequest(str(tmp_path / "out"), tmp_path / "bundle", targets))
@@ -537,24 +536,24 @@ def test_a_model_truncated_at_a_depth_that_was_not_trained_says_so_in_its_bundle
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--maxlen", "2"], "'2' is not a whole number from 8"),
-        (["--epochs", "0"], "0 is not above 0"),
-        (["--train_split_name", "validation"], "is a local file, which has no subsets and splits"),
+        (["--maxlen", "2"], "--max-length: '2' is not a whole number of at least 8"),
+        (["--epochs", "0"], "--epochs: '0' is not a number above 0"),
+        (["--train_split_name", "validation"], "is a local file, which has no subsets or splits"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(
+def test_bad_options_are_errors(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, flags: list[str], message: str
 ) -> None:
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err
 
 
-def test_flags_that_do_nothing_here_are_told(
+def test_unused_options_are_logged(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     paper = ["--ese_variant", "paper", "--ese_compression_size", "16", "--ese_kl_temperature", "0", "--spans", "1"]
     assert run(tiny_checkpoint, data["C"], tmp_path / "out", *paper) == 0
-    told = capsys.readouterr().err
-    assert "not used by paper, whose compression has no temperature: kl_temperature" in told
-    assert "not used: --spans, which takes plain texts apart" in told
+    err = capsys.readouterr().err
+    assert "warning: The variant paper does not use kl_temperature." in err
+    assert "warning: Spans are not used: there are no plain texts." in err
     assert "kl_temperature" not in read_checkpoint(str(tmp_path / "out")).contract.settings
