@@ -42,13 +42,7 @@ _CALIBRATION = 64
 
 @dataclass(frozen=True)
 class BaselinePlan:
-    """The baselines of a bench.
-
-    Attributes:
-        folder: the folder of ``baselines.toml``.
-        entries: which baselines run.
-        model: the checkpoint's folder.
-    """
+    """The baselines of a bench."""
 
     folder: Path
     entries: tuple[BaselineEntry, ...]
@@ -57,12 +51,7 @@ class BaselinePlan:
 
 @dataclass
 class BaselineTable:
-    """The baselines that run, and the record of all.
-
-    Attributes:
-        running: those that run.
-        listed: all, in the file's order.
-    """
+    """The baselines that run, and the record of all."""
 
     running: list[RunningBaseline] = field(default_factory=list)
     listed: list[Baseline] = field(default_factory=list)
@@ -70,15 +59,7 @@ class BaselineTable:
     def contenders(
         self, plan: GroupPlan, texts: Sequence[str], full: Encoder, count: OperationCount, progress: Progress
     ) -> list[Contender]:
-        """Every baseline that runs, ready for a group.
-
-        Args:
-            plan: the group.
-            texts: its texts.
-            full: the full model, whose vectors are the reference.
-            count: its operations.
-            progress: called while settings are tried.
-        """
+        """Every baseline that runs, ready for a group."""
         reference = full.encode(list(texts))
         operations = _operations(full, plan, texts, count)
         trials, done = sum(len(one.settings) + TRIED_TWICE for one in self.running), 0
@@ -133,16 +114,7 @@ class BaselineTable:
 def start_baselines(
     bundle: Bundle, request: Request, texts: BenchTexts, plan: BaselinePlan, stack: ExitStack, progress: Progress
 ) -> BaselineTable:
-    """Start every baseline; one that does not start is listed with the reason.
-
-    Args:
-        bundle: the bundle, which contains the full model.
-        request: what to measure.
-        texts: all texts.
-        plan: the baselines.
-        stack: ends their processes.
-        progress: called after each.
-    """
+    """Start every baseline; one that does not start is listed with the reason."""
     manifest = bundle.manifest
     full = choose_entry(bundle, Target(manifest.depth, manifest.width))
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -57,7 +57,6 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a baseline batches.
 
     Attributes:
-        batch: texts in a batch.
         mode: further setting of its library, such as OpenVINO's ``throughput``.
     """
 
@@ -69,9 +68,7 @@ class BaselineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A baseline as ``baselines.toml`` describes it.
 
     Attributes:
-        name: its name.
         environment: name of its environment, and of the requirements file.
-        driver: its script.
         engine: the library that computes.
         options: passed to the driver; ``dtype`` is required.
     """
@@ -100,13 +97,9 @@ class BaselineJob:
     """What every baseline runs.
 
     Attributes:
-        model: the checkpoint's folder.
         graph: the bundle's full fp32 graph.
-        tokenizer: the bundle's tokenizer.
         key: hash of the weights, which names the cache of graphs that baselines export.
         width: dimensions of a vector.
-        max_seq_length: longest input in tokens.
-        threads: threads that compute.
         calibration: texts for a baseline that quantizes.
     """
 
@@ -122,13 +115,7 @@ class BaselineJob:
 
 @dataclass
 class RunningBaseline:
-    """A baseline's process with the model loaded.
-
-    Attributes:
-        entry: which baseline.
-        versions: versions of its libraries.
-        settings: settings to try.
-    """
+    """A baseline's process with the model loaded."""
 
     entry: BaselineEntry
     folder: Path
@@ -222,11 +209,7 @@ def read_baselines(folder: Path) -> list[BaselineEntry]:
 def start_baseline(folder: Path, entry: BaselineEntry, job: BaselineJob, scratch: Path) -> RunningBaseline:
     """Start a baseline and load the model in it.
 
-    Args:
-        folder: the folder of baselines.
-        entry: which baseline.
-        job: what to load.
-        scratch: an empty folder that outlives the process.
+    ``scratch`` is an empty folder that outlives the process.
 
     Raises:
         BaselineError: it is not installed, with the reason, or it cannot load the model.

@@ -99,13 +99,8 @@ def baseline_contender(
 ) -> Contender:
     """A baseline with the setting that was fastest in its trial.
 
-    Args:
-        baseline: the baseline, which has the texts under the length's name, and those for latency under ``LENGTH-one``.
-        plan: the group.
-        setting: how it batches.
-        full: the full model, which the baseline equals.
-        operations: operations of the texts, or of one of them on average.
-        cosine: lowest cosine with the full model's vectors.
+    The baseline has the texts under the length's name, and those for latency under ``LENGTH-one``. ``operations`` are
+    those of all texts, for latency of one on average; ``cosine`` is the lowest with the full model's vectors.
     """
     entry, length, single = baseline.entry, plan.length, plan.kind == "latency"
     row = Row(

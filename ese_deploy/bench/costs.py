@@ -16,13 +16,8 @@ def measure_costs(
 ) -> list[Cost]:
     """Start processes for each target, in interleaved rounds.
 
-    Args:
-        bundle: the bundle.
-        runs: targets and engines; their token budgets are not used.
-        threads: threads of each process.
-        text: the text that is embedded.
-        rounds: processes of each kind for each target.
-        advance: called after each target with how much is done, from 0 to 1.
+    ``rounds`` is the number of processes of each kind for each target; ``advance`` is called after each target with how
+    much is done, from 0 to 1.
 
     Raises:
         EngineError: a process failed.

@@ -25,9 +25,6 @@ class Request:
     """What to measure.
 
     Attributes:
-        effort: ``quick`` (about a minute) or ``full``.
-        engines: engines to run.
-        entries: targets to run.
         lengths: names of text sets, from short to long, mixed texts last.
         threads: thread counts, descending; baselines run with the first.
         batch_tokens: token budgets to compare, besides the default of each engine.

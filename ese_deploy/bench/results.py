@@ -47,7 +47,6 @@ class Host(_Strict, frozen=True):
     """The machine, and what of it this run could use.
 
     Attributes:
-        machine: the machine.
         instruction_sets: those that decide the speed of a matrix product, such as ``amx_int8``.
         cores: cores that CPU affinity and the control group's quota allow.
         gpus: names of the GPUs that the driver reports.
@@ -63,7 +62,6 @@ class TextSet(_Strict, frozen=True):
     """The texts of one length.
 
     Attributes:
-        texts: number of texts.
         tokens: tokens of all texts, special tokens included.
         median: tokens of the median text.
         longest: tokens of the longest text.
@@ -83,11 +81,7 @@ class Row(_Strict, frozen=True, kw_only=True):
     """One contender in a group: a target of the bundle, or a baseline that runs the full model.
 
     Attributes:
-        kind: what the contender is.
         name: ``ese-deploy``, or the baseline's name.
-        depth: layers that run.
-        dim: dimensions of the vectors.
-        dtype: dtype that computes.
         engine: the engine; for a baseline the library that computes.
         device: ``cpu``, or the accelerator's name.
         batch: size of a batch: a target's budget in tokens, a baseline's number of texts; None for one text at a time.
@@ -141,7 +135,6 @@ class Peak(_Strict, frozen=True):
     """Peak GEMM: the machine's own rate of matrix products, measured in the same rounds.
 
     Attributes:
-        dtype: dtype of the factors.
         device: ``cpu``, or the GPU's name.
         kernel: the library whose product was timed.
         shape: m, k, n.
@@ -163,11 +156,6 @@ class Group(_Strict, frozen=True):
     Attributes:
         kind: ``throughput`` of all texts, or ``latency`` of one text.
         study: what varies between the targets.
-        length: which texts.
-        threads: threads of each contender.
-        rows: the contenders.
-        peaks: peak GEMM of each dtype and device.
-        rounds: number of rounds.
         seconds: duration of the group.
         other_load: cores that other processes kept busy meanwhile; None where the system does not report it.
     """
@@ -192,8 +180,6 @@ class Cost(_Strict, frozen=True):
     """Size, start-up and memory of a target; medians over processes.
 
     Attributes:
-        target: the target.
-        engine: the engine.
         bytes: graph, the weights that it reads, and tokenizer.
         load_seconds: opening the encoder in a process that has imported everything.
         cold_seconds: from starting the process to the first vector.
@@ -224,10 +210,7 @@ class Baseline(_Strict, frozen=True):
     """Another library that computes the same vectors from the same weights and texts.
 
     Attributes:
-        name: its name.
-        dtype: the dtype that computes.
         engine: the library that computes.
-        versions: versions of its libraries.
         trials: for each length the settings that were tried.
         reason: why it did not run; empty where it did.
     """
@@ -249,21 +232,13 @@ class Results(_Strict, frozen=True):
         model: the checkpoint, as it was given to the export.
         weights_sha256: hash of the checkpoint's weights.
         bundle: hash of the bundle's graphs, weights and tokenizer.
-        depth: layers of the full model.
         width: dimensions of the full model's vector.
-        host: the machine.
-        versions: versions of libraries.
         engines: engines that ran, with the versions of their libraries.
         absent: engines that did not run, and why.
         started: date and time, UTC.
-        effort: ``quick`` or ``full``.
         restricted: options that left something out.
         stop: the rule that ended the rounds, in words.
-        texts_name: which texts.
-        texts: the texts by length.
         quality: for each target the figures of the manifest.
-        groups: the timings.
-        costs: memory, size and start-up.
         baselines: baselines that ran, and those that did not.
         complete: False until everything is measured.
     """

@@ -17,7 +17,7 @@ from ese_deploy.bench.operations import OperationCount
 from ese_deploy.bench.peak import MatrixProduct, find_products
 from ese_deploy.bench.plan import STOP_RULES, GroupPlan, Request, Run, plan_groups
 from ese_deploy.bench.results import SCHEMA_VERSION, Baseline, Effort, Group, Peak, Results, write_results
-from ese_deploy.bench.texts import BenchTexts
+from ese_deploy.bench.texts import BenchTexts, describe_texts
 from ese_deploy.bench.timing import Timing, interleave
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
 from ese_deploy.choose.measurements import bundle_key
@@ -55,7 +55,7 @@ def new_results(
         EngineError: an engine is missing.
     """
     manifest = bundle.manifest
-    described = texts.describe(load_tokenizer(bundle))
+    tokenizer = load_tokenizer(bundle)
     return Results(
         schema_version=SCHEMA_VERSION,
         name=bundle.path.resolve().name,
@@ -73,7 +73,7 @@ def new_results(
         restricted=restricted,
         stop=str(STOP_RULES[request.effort]),
         texts_name=texts.name,
-        texts={length: described[length] for length in request.lengths},
+        texts={length: describe_texts(texts.lengths[length], tokenizer) for length in request.lengths},
         quality={str(entry.target): entry.quality for entry in request.entries},
         groups=[],
         costs=[],
@@ -103,14 +103,7 @@ def run_bench(
 ) -> Results:
     """Measure what ``results`` lacks, and write the file after each group.
 
-    Args:
-        bundle: the bundle.
-        request: what to measure.
-        texts: the texts.
-        results: those of :func:`new_results`, or of an interrupted run.
-        out: the file; None writes none.
-        baselines: baselines to run.
-        progress: called often.
+    ``results`` are those of :func:`new_results`, or of an interrupted run. Without ``out`` no file is written.
 
     Raises:
         InputError: the file cannot be written.

@@ -12,7 +12,7 @@ from ese_deploy.runtime.tokenize import TextTokenizer
 from ese_deploy.texts.reader import open_texts
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
 
-__all__ = ["LENGTHS", "BenchTexts", "bench_texts"]
+__all__ = ["LENGTHS", "BenchTexts", "bench_texts", "describe_texts"]
 
 LENGTHS = ("query", "sentence", "passage", "mixed")
 
@@ -29,10 +29,6 @@ class BenchTexts:
 
     name: str
     lengths: dict[str, list[str]]
-
-    def describe(self, tokenizer: TextTokenizer) -> dict[str, TextSet]:
-        """Count the tokens of each length."""
-        return {length: _describe(texts, tokenizer) for length, texts in self.lengths.items()}
 
 
 def bench_texts(path: Path | None = None, field: str = "text") -> BenchTexts:
@@ -53,7 +49,8 @@ def bench_texts(path: Path | None = None, field: str = "text") -> BenchTexts:
     return BenchTexts(SAMPLE_CORPUS_NAME, {**kinds, LENGTHS[-1]: [item.text for item in sample_corpus()]})
 
 
-def _describe(texts: Sequence[str], tokenizer: TextTokenizer) -> TextSet:
+def describe_texts(texts: Sequence[str], tokenizer: TextTokenizer) -> TextSet:
+    """Count the tokens of texts."""
     tokens = tokenizer(texts)
     lengths = tokens.lengths
     return TextSet(

@@ -35,8 +35,6 @@ class BaselineRatio:
     """The bundle's full model compared with a baseline, in one group.
 
     Attributes:
-        group: where both ran.
-        baseline: the baseline's row.
         own: the bundle's full model: in the baseline's dtype on the fastest engine; in fp32 on the default engine for
             a baseline of fp32, or of a dtype that the bundle was not timed in.
         ratio: how many times as fast the bundle is; above 1 it is faster.
@@ -53,9 +51,6 @@ class DepthLine:
     """Whether time grows linearly with depth.
 
     Attributes:
-        group: where the depths ran.
-        engine: the engine.
-        dtype: the dtype.
         slope: seconds of one more layer.
         start: seconds that remain at depth 0: tokenization, embeddings, pooling.
         deviations: for each depth between the least and the greatest, time divided by the line through them, minus 1.

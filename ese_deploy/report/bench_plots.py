@@ -34,7 +34,6 @@ class Plot:
 
     Attributes:
         key: a name for files and links.
-        title: what it shows.
         caption: how to read it.
         paint: draws on axes; returns False where the results contain nothing to draw.
         height: inches.

@@ -24,8 +24,6 @@ class Headline:
     """A figure at the top of the report.
 
     Attributes:
-        figure: the figure.
-        what: what it is.
         detail: its spread and its case.
     """
 

@@ -27,7 +27,6 @@ class Cell:
     """A cell.
 
     Attributes:
-        text: what is shown.
         value: the number that rows are sorted by; None for words.
         mark: how it is coloured.
     """
@@ -43,7 +42,6 @@ class Table:
 
     Attributes:
         key: a name for links.
-        title: what it shows.
         note: how to read it.
         columns: words that identify a row first, then numbers, the most important first.
         rows: one cell for each column.
