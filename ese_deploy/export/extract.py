@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from ese_deploy.export.projection import append_truncation
 from ese_deploy.export.trace import output_name
@@ -44,7 +45,6 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
     append_truncation(graph, target.dim)
     graph.outputs[0].name = OUTPUT
     _order_initializers(graph)
-    _clear_metadata(graph)
     placed: dict[int, int] = {}
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -59,6 +59,7 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
         producer_version=version,
         doc_string=None,
     )
+    _clear_metadata(extracted)
     return Graph(ir.to_proto(extracted).SerializeToString(deterministic=True), sum(placed.values()))
 
 
@@ -78,15 +79,9 @@ def _order_initializers(graph: ir.Graph) -> None:
             graph.initializers[name] = unsorted[name]
 
 
-def _clear_metadata(graph: ir.Graph) -> None:
-    graph.doc_string = None
-    graph.metadata_props.clear()
-    for node in graph:
-        node.doc_string = None
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.doc_string = None
-            value.metadata_props.clear()
-    for value in (*graph.inputs, *graph.initializers.values()):
+def _clear_metadata(model: ir.Model) -> None:
+    ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    for value in (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)):
         value.doc_string = None
         value.metadata_props.clear()

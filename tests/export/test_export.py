@@ -34,7 +34,7 @@ def graph(bundle: Bundle, name: str) -> onnx.GraphProto:
     return onnx.load(bundle.path / f"{name}.onnx", load_external_data=False).graph
 
 
-def test_every_target_passed_its_gate_and_says_what_it_is_worth(tiny_bundle: Bundle) -> None:
+def test_every_target_passed_its_checks_and_has_a_quality(tiny_bundle: Bundle) -> None:
     assert [str(entry.target) for entry in tiny_bundle.manifest.targets] == ["1x8", "2x16", "3x16", "3x32"]
     for entry in tiny_bundle.manifest.targets:
         parity, *others = entry.parity
@@ -57,13 +57,13 @@ def test_graphs_have_the_contracts_inputs_output_and_axes(tiny_bundle: Bundle) -
         assert {opset.domain for opset in model.opset_import} <= {""}
 
 
-def test_a_shallow_graph_holds_nothing_of_deeper_blocks(tiny_bundle: Bundle) -> None:
+def test_a_shallow_graph_holds_nothing_of_deeper_layers(tiny_bundle: Bundle) -> None:
     for name, depth in (("d01_k008.fp32", 1), ("d02_k016.fp32", 2), ("d03_k032.fp32", 3)):
-        carved = graph(tiny_bundle, name)
-        assert sum(node.op_type == "Attention" for node in carved.node) == depth
-        weights = {tensor.name for tensor in carved.initializer}
-        assert not any(f"layer.{block}." in weight for weight in weights for block in range(depth, 3))
-        used = {name for node in carved.node for name in node.input}
+        extracted = graph(tiny_bundle, name)
+        assert sum(node.op_type == "Attention" for node in extracted.node) == depth
+        weights = {tensor.name for tensor in extracted.initializer}
+        assert not any(f"layer.{layer}." in weight for weight in weights for layer in range(depth, 3))
+        used = {name for node in extracted.node for name in node.input}
         assert weights <= used
 
 
@@ -282,7 +282,7 @@ def test_a_target_that_does_not_equal_pytorch_is_not_written(
         ("roberta", "mean", {"pad_token_id": 1, "type_vocab_size": 1}),
     ],
 )
-def test_encoders_like_bert_pass_the_gate_at_every_exit(
+def test_encoders_like_bert_pass_the_checks_at_every_exit(
     tmp_path: Path, model_type: str, pooling: str, settings: dict[str, int]
 ) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint", model_type, pooling=pooling, **settings)

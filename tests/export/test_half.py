@@ -124,7 +124,7 @@ def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> 
     assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
 
 
-def test_a_number_beyond_fp16_is_found_by_the_gate(
+def test_a_number_beyond_fp16_fails_the_checks(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scaled(model: ir.Model, dtype: str, settings: QuantizationSettings | None = None) -> ir.Model:

@@ -111,9 +111,9 @@ def test_unsigned_activations_give_the_same_bits_as_signed_ones(bundle: Bundle) 
 
 
 def test_the_manifest_says_how_it_was_made_and_what_it_keeps(bundle: Bundle) -> None:
-    recipe = bundle.manifest.quantization
-    assert recipe is not None
-    assert (recipe.weight_bits, recipe.data, recipe.n) == (8, SAMPLE_CORPUS_NAME, len(calibration_half()))
+    settings = bundle.manifest.quantization
+    assert settings is not None
+    assert (settings.weight_bits, settings.data, settings.n) == (8, SAMPLE_CORPUS_NAME, len(calibration_half()))
     assert not set(held_out_half()) & set(calibration_half())
     full = Encoder.open(bundle, "3x32").encode(held_out_half())
     for entry in bundle.manifest.targets:
@@ -149,7 +149,7 @@ def test_vectors_must_be_nearer_to_pytorchs_of_the_same_text_than_to_any_other(
     assert any("of the texts are nearest to themselves, allowed 90%" in failure for failure in failures)
 
 
-def test_each_figure_below_its_gate_is_a_line() -> None:
+def test_each_figure_below_its_minimum_is_a_line() -> None:
     random = np.random.default_rng(0)
     exact = random.normal(size=(50, 16)).astype(np.float32)
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
@@ -211,9 +211,9 @@ def test_conversion_leaves_the_traced_graph_as_it_was_and_repeats_itself(tiny_ch
     before = ir.to_proto(traced).SerializeToString(deterministic=True)
     graphs = []
     for _ in range(2):
-        recipe = QuantizationSettings(describe_quantization(None, 8), calibrate_int8(checkpoint, traced, None))
-        assert recipe.activations.keys() == find_activations(traced).keys()
-        graphs.append(ir.to_proto(convert(traced, "int8", recipe)).SerializeToString(deterministic=True))
+        settings = QuantizationSettings(describe_quantization(None, 8), calibrate_int8(checkpoint, traced, None))
+        assert settings.activations.keys() == find_activations(traced).keys()
+        graphs.append(ir.to_proto(convert(traced, "int8", settings)).SerializeToString(deterministic=True))
     assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
     assert graphs[0] == graphs[1]
 
@@ -228,7 +228,7 @@ def test_other_backbones_keep_their_vectors(backbone: str, tmp_path: Path) -> No
     kinds = [node.op_type for node in model_of(bundle, "2x64:int8").graph.node]
     assert kinds.count("QuantizeLinear") >= 2 * 4
     found = bundle.manifest.targets[0].fidelity
-    # Random weights: a trained model of many channels keeps more, and the gate is made for those.
+    # Random weights: a trained model of many channels keeps more, and the tolerances are made for those.
     assert found is not None and found.cosine_mean > 0.97
 
 

@@ -120,7 +120,7 @@ def test_the_manifest_says_emulated_and_what_is_left_of_fp32(bundle: Bundle) -> 
     assert int8 is not None and entry.fidelity.cosine_mean > int8.cosine_mean - 1e-3
 
 
-def test_it_has_the_gates_of_int8_and_fails_by_them(
+def test_it_has_the_tolerances_of_int8_and_fails_by_them(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert TOLERANCES["int8-fp16"] == TOLERANCES["int8"]
@@ -181,8 +181,8 @@ def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> 
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     traced = trace(checkpoint, load_backbone(checkpoint), [1, 3])
     before = ir.to_proto(traced).SerializeToString(deterministic=True)
-    recipe = QuantizationSettings(describe_quantization(None, 8), calibrate_int8(checkpoint, traced, None))
-    graphs = [ir.to_proto(convert(traced, "int8-fp16", recipe)) for _ in range(2)]
+    settings = QuantizationSettings(describe_quantization(None, 8), calibrate_int8(checkpoint, traced, None))
+    graphs = [ir.to_proto(convert(traced, "int8-fp16", settings)) for _ in range(2)]
     assert ir.to_proto(traced).SerializeToString(deterministic=True) == before
     assert graphs[0] == graphs[1]
 

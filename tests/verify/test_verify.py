@@ -13,6 +13,7 @@ from ese_deploy.bundle.tolerances import TOLERANCES
 from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
+from ese_deploy.verify import verify
 from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
 from ese_deploy.verify.parity import check_target
 from ese_deploy.verify.reference import Reference
@@ -64,7 +65,7 @@ def test_a_target_that_equals_pytorch_passes(tiny_bundle: Bundle, expected: np.n
     assert check.parity.max_abs is not None and 0 < check.parity.max_abs < 1e-6
 
 
-def test_a_difference_above_the_gate_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
+def test_a_difference_above_the_tolerance_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
     off = failures(tiny_bundle, expected, lambda vectors, _: vectors + np.float32(3 * TOLERANCES["fp32"].max_abs))
     assert any("max |difference| from PyTorch 3.0" in failure for failure in off)
 
@@ -109,7 +110,7 @@ def replace_output(bundle: Bundle) -> Bundle:
     return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, output="embedding_of_a_sentence"))
 
 
-def test_what_failed_on_held_texts_at_export_still_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
+def test_what_failed_on_held_out_texts_at_export_still_fails(tiny_bundle: Bundle, expected: np.ndarray) -> None:
     other = measure_fidelity(expected[::-1], expected, "texts", "0" * 64)
     entry = msgspec.structs.replace(choose_entry(tiny_bundle, "3x16"), fidelity=other)
     check = check_target(tiny_bundle, entry, load_engine("onnxruntime"), TEXTS, expected)
@@ -142,3 +143,12 @@ def test_the_runtimes_tokens_are_those_of_transformers(tiny_bundle: Bundle, tiny
     reference = Reference(read_checkpoint(str(tiny_checkpoint)), 1)
     encodings = Encoder.open(tiny_bundle)._tokenizer([*TEXTS, "word " * 100]).encodings
     assert [encoding.ids for encoding in encodings] == [reference.token_ids(text) for text in [*TEXTS, "word " * 100]]
+
+
+def test_verify_takes_a_path_and_reports_in_short(tiny_bundle: Bundle) -> None:
+    report = verify(str(tiny_bundle.path))
+    assert report.passed and not report.failures
+    assert repr(report) == f"VerifyReport(Bundle('{tiny_bundle.path}', 4 targets), onnxruntime, 4 targets, passed)"
+    assert repr(report.checks[0]) == "TargetCheck(1x8, passed)"
+    failed = replace(report, checks=[replace(report.checks[0], failures=("too far",))])
+    assert (failed.failures, failed.passed) == (["1x8: too far"], False)
