@@ -81,11 +81,15 @@ def main(arguments: Sequence[str]) -> int:
         flags = ["--device", options.device, *(["--tiny"] if options.tiny else [])]
         end = time.monotonic() + options.seconds
         with log.open("ab") as output, _exports(work, options.tiny, environment, output):
+            saved = 0.0
             for step in chosen:
-                limit = min(step.seconds if not options.tiny else _TINY_SECONDS, end - time.monotonic())
+                own = _TINY_SECONDS if options.tiny else step.seconds
+                limit, start = min(own + saved, end - time.monotonic()), time.monotonic()
                 paths = [environment["PYTHONPATH"], *([str(packages / TRAINING)] if step.trains else [])]
                 variables = {**environment, "PYTHONPATH": os.pathsep.join(paths)}
                 run_step(step, limit, results, [str(results), str(work), *flags], variables, output)
+                # A step may use what earlier ones left over; later ones keep their own time.
+                saved = max(0.0, own + saved - (time.monotonic() - start))
     found = states(read(results))
     bad = [name for name, state in found.items() if state["state"] in (FAILED, TIMED_OUT)]
     print(f"{results}: {len(found) - len(bad)} of {len(found)} steps are ok or skipped with a reason", flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.gpu.shapes import Shape, shapes
 from benchmarks.gpu.step import Skip, Step
 
-__all__ = ["DTYPES", "bundle_folder", "export_model", "make_model", "model_folder", "require_model"]
+__all__ = ["DTYPES", "bundle_folder", "export_model", "is_made", "make_model", "model_folder", "require_model"]
 
 DTYPES = ("fp32", "fp16", "bf16")
 MAX_LENGTH = 512
@@ -35,6 +35,11 @@ def bundle_folder(work: Path, name: str) -> Path:
 
 def _state_file(work: Path, name: str) -> Path:
     return work / f"{name}.json"
+
+
+def is_made(work: Path, name: str) -> bool:
+    """Whether a model's export has ended, well or not."""
+    return _state_file(work, name).is_file()
 
 
 def require_model(step: Step, name: str) -> Path:

@@ -44,8 +44,10 @@ def _unpack_part(kit: Path, out: Path, part: dict[str, Any], gpu: bool) -> str:
         return f"{name}: not unpacked, since it is for Python {part['python']} and this is {_python()}"
     if part["machine"] not in ("any", platform.machine()):
         return f"{name}: not unpacked, since it is for {part['machine']} and this is {platform.machine()}"
-    out.mkdir(parents=True, exist_ok=True)
     path = kit / part["file"]
+    if not path.is_file() or path.stat().st_size != part["bytes"]:
+        return f"{name}: not unpacked, since {path} is not the file that prepare.sh made"
+    out.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             wheel.extractall(out)

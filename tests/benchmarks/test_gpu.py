@@ -124,6 +124,15 @@ def test_packages_that_are_installed_or_for_another_python_stay_packed(tmp_path:
     assert second == "msgspec 1: not unpacked, since msgspec is installed"
 
 
+def test_a_part_of_the_kit_that_was_cut_is_not_unpacked(tmp_path: Path) -> None:
+    part = {"package": "p", "module": "no_such_module", "version": "1", "python": "any", "machine": "any"}
+    part |= {"file": "p.whl", "folder": "common"}
+    (tmp_path / "p.whl").write_bytes(b"PK")
+    (tmp_path / "kit.json").write_text(json.dumps({"parts": [{**part, "bytes": 3}]}))
+    (note,) = unpack(tmp_path, tmp_path / "out", gpu=True)
+    assert "is not the file that prepare.sh made" in note
+
+
 def test_steps_that_need_what_is_missing_are_skipped_with_a_reason(tmp_path: Path) -> None:
     assert main([str(tmp_path / "out"), *DRY, "--only", "tensorrt", "--only", "server", "--work", str(tmp_path)]) == 0
     found = states(read(tmp_path / "out" / "results.jsonl"))
@@ -139,7 +148,7 @@ def test_steps_that_need_what_is_missing_are_skipped_with_a_reason(tmp_path: Pat
         (
             "import os; print('no GPU', flush=True); os._exit(3)",
             "failed",
-            "the process ended with exit code 3: no driver",
+            "the process ended with exit code 3: no GPU",
         ),
     ],
 )

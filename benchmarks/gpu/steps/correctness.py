@@ -1,5 +1,6 @@
 """Step b: the CUDA engine loads, computes on the GPU, and gives PyTorch's vectors."""
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.baselines import reference
-from benchmarks.gpu.models import DTYPES, bundle_folder, model_folder, require_model
+from benchmarks.gpu.models import DTYPES, bundle_folder, is_made, model_folder, require_model
 from benchmarks.gpu.ours import open_encoder, placement, token_session
 from benchmarks.gpu.records import Record
 from benchmarks.gpu.shapes import Shape
@@ -24,13 +25,18 @@ Vectors = NDArray[np.float32]
 
 
 def check_correctness(step: Step) -> None:
-    """Compare all models with PyTorch, then load one from 16 threads."""
-    for shape in step.shapes.values():
+    """Compare all models with PyTorch, those first that are exported first, and use one from 16 threads."""
+    pending = list(step.shapes.values())
+    while pending and not step.late:
+        shape = next((shape for shape in pending if is_made(step.work, shape.name)), None)
+        if shape is None:
+            time.sleep(0.2)
+            continue
         for depth in shape.ends:
-            if step.late:
-                return
             _check_exit(step, shape, depth)
-    _check_threads(step)
+        if len(pending) == len(step.shapes):
+            _check_threads(step, shape)
+        pending.remove(shape)
 
 
 def _texts(step: Step) -> list[str]:
@@ -78,9 +84,8 @@ def _compare(found: Record, encoder: Encoder, texts: Sequence[str], expected: Ve
         raise AssertionError(", ".join(misses))
 
 
-def _check_threads(step: Step) -> None:
+def _check_threads(step: Step, shape: Shape) -> None:
     """Sixteen threads with one encoder, each with batches of its own sizes."""
-    shape = next(iter(step.shapes.values()))
     dtype = "fp16" if step.device == "cuda" else "fp32"
     with step.case(case="threads", model=shape.name, threads=_THREADS, dtype=dtype) as found:
         require_model(step, shape.name)
