@@ -4,6 +4,7 @@ Needs only the standard library here, so that whatever a machine lacks becomes t
 """
 
 import argparse
+import ctypes
 import datetime
 import importlib.util
 import os
@@ -28,8 +29,9 @@ __all__ = ["STEPS", "StepPlan", "main", "run_step"]
 _ROOT = Path(__file__).resolve().parents[2]
 # Between asking a step to start no further case and ending its process.
 _GRACE = 10.0
-_TINY_SECONDS = 150.0
+_TINY_SECONDS = 300.0
 _MANY_CORES = 8
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ STEPS = (
 def main(arguments: Sequence[str]) -> int:
     """Run the kit; 0 if every step is ok or was skipped with a reason."""
     options = _options(arguments)
+    # Leave through the cleanup of temporary folders also when a time limit of the caller ends the kit.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options.out.mkdir(parents=True, exist_ok=True)
     results, log = options.out / "results.jsonl", options.out / "log.txt"
     chosen = [step for step in STEPS if not options.only or step.name in options.only]
@@ -197,7 +201,14 @@ def _start(command: list[str], environment: dict[str, str], output: BinaryIO) ->
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the kit dies, so that nothing keeps a GPU busy (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -77,10 +77,8 @@ def _throughput(records: list[Record]) -> Any:
     batch = max({one["batch"] for one in found}, key=[one["batch"] for one in found].count)
     found = [one for one in found if one["batch"] == batch and one["dtype"] != "bf16"]
     length = found[0]["length"]
-    figure, axes = _axes(
-        len(models),
-        f"Texts to vectors, PyTorch with sentence-transformers: {length} tokens, batches of {batch}, {found[0]['dtype']}",
-    )
+    case = f"{length} tokens, batches of {batch}, {found[0]['dtype']}"
+    figure, axes = _axes(len(models), f"Texts to vectors, PyTorch with sentence-transformers: {case}")
     for model, one in zip(models, axes, strict=True):
         _bars(one, [record for record in found if record["model"] == model], "texts_per_second")
         one.set_title(model, fontsize=10)
