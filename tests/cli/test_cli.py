@@ -51,8 +51,8 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()[1:5]] == ["2x8", "2x16", "3x8", "3x16"]
     assert printed.out.count("passed") == 4
-    assert f"wrote {out}: 4 targets" in printed.out
-    assert "warning: training did not name depth 2 as an exit" in printed.err
+    assert f"Wrote {out}: 4 targets" in printed.out and "4 of 4 new targets passed every check." in printed.out
+    assert "warning: Depth 2 was not trained as an exit." in printed.err
     assert main(["inspect", str(out), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["targets"]) == 4
 
@@ -60,19 +60,20 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--target", "3*128"], "Target '3*128' is not DEPTHxDIM"),
         (["--targets", "3*128"], "Target '3*128' is not DEPTHxDIM"),
-        (["--targets", "1x16,1x16"], "Target '1x16' is named twice"),
-        (["--targets", "9x16"], "Choose a depth of 1 to 3"),
+        (["--target", "1x16", "--target", "1x16"], "Target '1x16' is named twice"),
+        (["--target", "9x16"], "Choose a depth of 1 to 3"),
         (["--depths", "0"], "Choose a depth of at least 1"),
         (["--dims", "4"], "Choose at least 8"),
         (["--dims", "64"], "Choose 8 to 32 dimensions"),
         (["--dtype", "int4"], "Unknown dtype 'int4'. Choose one of: fp32, fp16, bf16, int8, int8-fp16."),
         (
-            ["--targets", "1x16", "--dims", "8"],
+            ["--target", "1x16", "--dims", "8"],
             "--target and a grid of --depths, --dims and --dtype exclude each other",
         ),
         (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
-        (["--profile", " ,"], "--profile ' ,' names no profile"),
+        (["--profile", " ,"], "--profile ' ,' contains an empty name"),
         (["--pooling", "cls"], "was trained with pooling 'mean'"),
         (["--no-such-option"], "No such option: --no-such-option"),
     ],
