@@ -47,7 +47,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "ese_deploy/choose/profiles.py",
         "ese_deploy/choose/profiles.toml",
         "ese_deploy/cli/choice_text.py",
-        "ese_deploy/cli/export.py",
         "ese_deploy/evaluate/data.py",
         "ese_deploy/evaluate/exits.py",
         "ese_deploy/evaluate/grid.py",

@@ -40,10 +40,6 @@ HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typ
 PENDING = {
     "warnings cli": "the train command silences other libraries for the whole process",
     "settings training": "training passes argparse.Namespace",
-    "refused export ./nope --out x": "reading a checkpoint imports torch before it looks at the path",
-    "refused export . --out x --target 3*128": "export checks its arguments after it has imported torch",
-    "refused verify nowhere": "verify looks at the bundle after it has imported torch",
-    "refused verify BUNDLE --engine magic": "verify looks at the engine after it has imported torch",
 }
 
 
