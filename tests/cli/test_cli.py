@@ -72,7 +72,7 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
             ["--target", "1x16", "--dims", "8"],
             "--target and a grid of --depths, --dims and --dtype exclude each other",
         ),
-        (["--profile", "edge", "--dtype", "int8"], "a profile names its own dtypes"),
+        (["--profile", "edge", "--dtype", "int8"], "A budget profile chooses among a grid, and its own dtypes"),
         (["--profile", " ,"], "--profile ' ,' contains an empty name"),
         (["--pooling", "cls"], "was trained with pooling 'mean'"),
         (["--no-such-option"], "No such option: --no-such-option"),
