@@ -154,5 +154,5 @@ def test_the_providers_options_name_every_input_and_keep_norms_in_fp32(tmp_path:
 
 def test_another_release_of_tensorrt_is_found_out_before_the_provider_is_tried(tmp_path: Path) -> None:
     (tmp_path / "libnvinfer.so.11").touch()
-    with pytest.raises(EngineError, match=r"needs TensorRT 10, .* found libnvinfer\.so\.11\)\. Run: pip install"):
+    with pytest.raises(EngineError, match=r"needs TensorRT 10, .*\(found libnvinfer\.so\.11\)\. Run: pip install"):
         require_tensorrt([tmp_path])
