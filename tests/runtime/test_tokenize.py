@@ -125,5 +125,5 @@ def test_a_model_without_special_tokens_is_timed_too(tmp_path: Path) -> None:
     bundle = export_bundle(ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(3, 16)])).bundle
     for tokens in (1, 8):
         assert load_tokenizer(bundle)([text_of(bundle, tokens)]).lengths.tolist() == [tokens]
-    with pytest.raises(InputError, match="takes 1 to 48"):
+    with pytest.raises(InputError, match="accepts 1 to 48"):
         text_of(bundle, 0)
