@@ -46,7 +46,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "docs/guides/train.md",
         "ese_deploy/choose/profiles.py",
         "ese_deploy/choose/profiles.toml",
-        "ese_deploy/cli/choice_text.py",
         "ese_deploy/evaluate/data.py",
         "ese_deploy/evaluate/exits.py",
         "ese_deploy/evaluate/grid.py",

@@ -1,6 +1,7 @@
 """Choosing the target of a bundle that fits budgets for quality, latency, throughput, size and memory."""
 
-from ese_deploy.choose.choice import Budgets, Candidate, Choice, choose_among
+from ese_deploy.choose.api import choose
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, Prefer, choose_among
 from ese_deploy.choose.profiles import Profile, profiles_file_for_bundle, read_profiles
 from ese_deploy.choose.resolution import ResolvedProfile, resolve_profile
 from ese_deploy.choose.selection import ProfileSelection, select_for_profiles
@@ -9,9 +10,11 @@ __all__ = [
     "Budgets",
     "Candidate",
     "Choice",
+    "Prefer",
     "Profile",
     "ProfileSelection",
     "ResolvedProfile",
+    "choose",
     "choose_among",
     "profiles_file_for_bundle",
     "read_profiles",

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.errors import InputError
 
 __all__ = [
     "Case",
+    "Kind",
     "LatencyBudget",
     "QualityBudget",
     "ThroughputBudget",
@@ -16,6 +18,9 @@ __all__ = [
     "parse_size",
     "parse_throughput",
 ]
+
+Kind = Literal["latency", "throughput", "memory"]
+"""What can be measured of a target on a machine."""
 
 PERCENTILES = (50, 95, 99)
 
@@ -41,12 +46,6 @@ class Case:
         threads = "all threads" if self.threads is None else f"{self.threads} threads"
         return f"{self.tokens} tokens, {threads}"
 
-    @property
-    def words(self) -> str:
-        """What stands behind a budget where the case is not the usual one."""
-        tokens = "" if self.tokens == Case.tokens else f" {self.tokens} tokens"
-        return tokens + ("" if self.threads is None else f" {self.threads} thread{'s' * (self.threads > 1)}")
-
 
 @dataclass(frozen=True)
 class LatencyBudget:
@@ -61,11 +60,6 @@ class LatencyBudget:
     seconds: float
     percentile: int = 95
     case: Case = Case()
-
-    @property
-    def words(self) -> str:
-        """What stands behind the number and its unit."""
-        return ("" if self.percentile == LatencyBudget.percentile else f" p{self.percentile}") + self.case.words
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,51 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 from ese_deploy.bundle.manifest import TargetEntry
-from ese_deploy.choose.budgets import Case, LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.choose.budgets import Case, Kind, LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.system.machine import Machine
 
-__all__ = ["Budgets", "Candidate", "Choice", "Limit", "Outcome", "Prefer", "choose_among", "dominates", "limits_of"]
+__all__ = [
+    "Budgets",
+    "Candidate",
+    "Choice",
+    "Limit",
+    "LimitName",
+    "Outcome",
+    "Prefer",
+    "choose_among",
+    "dominates",
+    "limits_of",
+]
 
-Prefer = Literal["quality", "speed", "size"]
+
+class Prefer(StrEnum):
+    """What a choice is best at, among the targets that fit."""
+
+    QUALITY = "quality"
+    SPEED = "speed"
+    SIZE = "size"
+
+
+class LimitName(StrEnum):
+    """What a budget limits."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    SIZE = "size"
+    MEMORY = "memory"
+    QUALITY = "quality"
+    ENGINE = "engine"
+    DTYPE = "dtype"
+    DEPTH = "depth"
+    DIM = "dim"
+
+    @property
+    def is_minimum(self) -> bool:
+        """Whether more is better."""
+        return self in (LimitName.THROUGHPUT, LimitName.QUALITY)
 
 
 @dataclass(frozen=True)
@@ -47,13 +84,18 @@ class Budgets:
         if self.prefer is not None:
             return self.prefer
         costs = (self.latency, self.throughput, self.size, self.memory)
-        return "size" if self.quality is not None and not any(costs) else "quality"
+        return Prefer.SIZE if self.quality is not None and not any(costs) else Prefer.QUALITY
 
     @property
-    def needs(self) -> dict[Literal["latency", "throughput", "memory"], Case]:
+    def percentile(self) -> int:
+        """The percentile of latencies."""
+        return self.latency.percentile if self.latency else LatencyBudget.percentile
+
+    @property
+    def needs(self) -> dict[Kind, Case]:
         """What must have been measured on the machine, and how."""
-        found: dict[Literal["latency", "throughput", "memory"], Case] = {}
-        if self.latency is not None or (self.aim == "speed" and self.throughput is None):
+        found: dict[Kind, Case] = {}
+        if self.latency is not None or (self.aim is Prefer.SPEED and self.throughput is None):
             found["latency"] = self.latency.case if self.latency else Case()
         if self.throughput is not None:
             found["throughput"] = self.throughput.case
@@ -95,14 +137,14 @@ class Limit:
     """One budget as a question to a candidate.
 
     Attributes:
-        name: ``latency``, ``throughput``, ``size``, ``memory``, ``quality``, ``engine``, ``dtype``, ``depth``, ``dim``.
+        name: what is limited.
         bound: the budget, None for a name.
         excess: by which share of the bound a candidate breaks it; 0 where it keeps it, infinite where it cannot be
             relaxed by a number or nothing is known.
         value: what the candidate has.
     """
 
-    name: str
+    name: LimitName
     bound: float | None
     excess: Callable[[Candidate], float]
     value: Callable[[Candidate], float | str | None]
@@ -118,12 +160,12 @@ class Outcome:
         candidate: what could then be had.
     """
 
-    budgets: tuple[str, ...]
+    budgets: tuple[LimitName, ...]
     needed: tuple[float | str | None, ...]
     candidate: Candidate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
     """The answer.
 
@@ -134,7 +176,10 @@ class Choice:
         binding: budgets without which the answer would be better, with what it would be.
         relax: where nothing fits, which budget to relax and to what, the least relaxation first.
         front: candidates that no other beats in quality and cost, the cheapest first.
-        cost: the cost of the front: ``latency``, ``throughput``, ``memory`` or ``size``.
+        cost: the cost of the front: latency, throughput, memory or size.
+        candidates: all targets on all engines, by name.
+        budgets: what was asked.
+        machine: whose measurements were used.
     """
 
     best: Candidate | None
@@ -143,7 +188,20 @@ class Choice:
     binding: list[Outcome]
     relax: list[Outcome]
     front: list[Candidate]
-    cost: str
+    cost: LimitName
+    candidates: list[Candidate]
+    budgets: Budgets
+    machine: Machine | None = None
+
+    def __repr__(self) -> str:
+        answer = f"{self.best.name} on {self.best.engine}" if self.best else "no target"
+        return f"Choice({answer}; {len(self.fitting)} of {len(self.candidates)} fit)"
+
+    def __str__(self) -> str:
+        """The answer, the reason and the binding budgets."""
+        from ese_deploy.choose.explain import explain
+
+        return explain(self)
 
 
 def choose_among(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
@@ -165,6 +223,8 @@ def choose_among(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
         relax=[] if best else _relax(ordered, limits),
         front=_front(ordered, cost),
         cost=cost,
+        candidates=sorted(candidates, key=lambda one: (one.entry.dtype, one.entry.depth, one.entry.dim, one.engine)),
+        budgets=budgets,
     )
 
 
@@ -178,28 +238,24 @@ def limits_of(budgets: Budgets) -> list[Limit]:
     """The budgets that were stated."""
     limits = []
     for name, names, value in (
-        ("engine", budgets.engines, lambda c: c.engine),
-        ("dtype", budgets.dtypes, lambda c: c.entry.dtype),
-        ("depth", (budgets.depth,) if budgets.depth else (), lambda c: c.entry.depth),
-        ("dim", (budgets.dim,) if budgets.dim else (), lambda c: c.entry.dim),
+        (LimitName.ENGINE, budgets.engines, lambda c: c.engine),
+        (LimitName.DTYPE, budgets.dtypes, lambda c: c.entry.dtype),
+        (LimitName.DEPTH, (budgets.depth,) if budgets.depth else (), lambda c: c.entry.depth),
+        (LimitName.DIM, (budgets.dim,) if budgets.dim else (), lambda c: c.entry.dim),
     ):
         if names:
             limits.append(Limit(name, None, _member(names, value), value))
-    bounds: list[tuple[str, float | None, Callable[[Candidate], float | None], bool]] = [
-        ("latency", budgets.latency.seconds if budgets.latency else None, lambda c: c.latency, True),
-        (
-            "throughput",
-            budgets.throughput.texts_per_second if budgets.throughput else None,
-            lambda c: c.throughput,
-            False,
-        ),
-        ("size", budgets.size, lambda c: c.size, True),
-        ("memory", budgets.memory, lambda c: c.memory, True),
-        ("quality", budgets.quality.value if budgets.quality else None, lambda c: c.quality, False),
+    throughput = budgets.throughput
+    bounds: list[tuple[LimitName, float | None, Callable[[Candidate], float | None]]] = [
+        (LimitName.LATENCY, budgets.latency.seconds if budgets.latency else None, lambda c: c.latency),
+        (LimitName.THROUGHPUT, throughput.texts_per_second if throughput else None, lambda c: c.throughput),
+        (LimitName.SIZE, budgets.size, lambda c: c.size),
+        (LimitName.MEMORY, budgets.memory, lambda c: c.memory),
+        (LimitName.QUALITY, budgets.quality.value if budgets.quality else None, lambda c: c.quality),
     ]
     limits += [
-        Limit(name, bound, _excess(bound, value, most), value)
-        for name, bound, value, most in bounds
+        Limit(name, bound, _excess(bound, value, not name.is_minimum), value)
+        for name, bound, value in bounds
         if bound is not None
     ]
     return limits
@@ -242,9 +298,9 @@ def _order(candidate: Candidate, budgets: Budgets) -> tuple[object, ...]:
     quality, latency, throughput, size, memory = _axes(candidate)
     speed = (throughput, latency) if budgets.throughput is not None else (latency, throughput)
     axes = {
-        "quality": (quality, *speed, size, memory),
-        "speed": (*speed, quality, size, memory),
-        "size": (size, quality, *speed, memory),
+        Prefer.QUALITY: (quality, *speed, size, memory),
+        Prefer.SPEED: (*speed, quality, size, memory),
+        Prefer.SIZE: (size, quality, *speed, memory),
     }[budgets.aim]
     wanted = budgets.engines.index(candidate.engine) if candidate.engine in budgets.engines else len(budgets.engines)
     return (*axes, candidate.entry.dim, candidate.entry.name, wanted, candidate.engine)
@@ -289,13 +345,13 @@ def _relax_together(ordered: Sequence[Candidate], limits: Sequence[Limit]) -> li
     return [(0.0, Outcome(names, tuple(limit.value(nearest) for limit in broken), nearest))]
 
 
-def _main_cost(budgets: Budgets) -> str:
-    return next(iter(budgets.needs), "size")
+def _main_cost(budgets: Budgets) -> LimitName:
+    return LimitName(next(iter(budgets.needs), "size"))
 
 
-def _front(ordered: Sequence[Candidate], cost: str) -> list[Candidate]:
+def _front(ordered: Sequence[Candidate], cost: LimitName) -> list[Candidate]:
     """Candidates beaten by none in quality and cost, the cheapest first; of equal ones the first in order."""
-    axis = {"latency": 1, "throughput": 2, "size": 3, "memory": 4}[cost]
+    axis = (None, LimitName.LATENCY, LimitName.THROUGHPUT, LimitName.SIZE, LimitName.MEMORY).index(cost)
     points = [(candidate, _axes(candidate)[axis], _axes(candidate)[0]) for candidate in ordered]
     front: list[Candidate] = []
     best = math.inf

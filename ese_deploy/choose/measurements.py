@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from ese_deploy.bundle.reader import Bundle
+from ese_deploy.choose.budgets import Kind
 from ese_deploy.errors import InputError
 from ese_deploy.system.cache import CACHE_VARIABLE, cache_folder, locked_cache_folder
 from ese_deploy.system.files import explain_os_error, write_atomic
@@ -32,8 +32,6 @@ __all__ = [
 ]
 
 _SCHEMA_VERSION = 1
-
-Kind = Literal["latency", "throughput", "memory"]
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

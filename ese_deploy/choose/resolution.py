@@ -7,7 +7,7 @@ from pathlib import Path
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.candidates import find_candidates
-from ese_deploy.choose.choice import Budgets, Candidate, choose_among
+from ese_deploy.choose.choice import Budgets, Candidate, Prefer, choose_among
 from ese_deploy.choose.measurements import Measurements, load_measurements
 from ese_deploy.choose.profiles import Profile, Relaxable, bundle_profiles, find_profile, profile_budgets
 from ese_deploy.engines import DEFAULT_ENGINE
@@ -120,7 +120,7 @@ def _within_budgets(name: str, profile: Profile, budgets: Budgets, candidates: l
     raise InputError("; ".join([f"Profile {name}: no target fits", *fixes, *notes]))
 
 
-_AIMS = {"quality": "best", "speed": "fastest", "size": "smallest"}
+_AIMS = {Prefer.QUALITY: "best", Prefer.SPEED: "fastest", Prefer.SIZE: "smallest"}
 
 
 def _preferred_to(dtype: str | None, budgets: Budgets, candidates: list[Candidate]) -> list[str]:
@@ -148,16 +148,16 @@ def _relax(budgets: Budgets, key: Relaxable) -> Budgets:
         case "min_quality":
             # The metric stays, so that the best target by that metric is taken.
             quality = replace(budgets.quality, value=-1.0) if budgets.quality else None
-            return replace(budgets, quality=quality, prefer="quality")
+            return replace(budgets, quality=quality, prefer=Prefer.QUALITY)
         case "max_size_mb":
-            return replace(budgets, size=None, prefer="size")
+            return replace(budgets, size=None, prefer=Prefer.SIZE)
         case "max_memory_mb":
-            return replace(budgets, memory=None, prefer="size")
+            return replace(budgets, memory=None, prefer=Prefer.SIZE)
         case "max_latency":
-            return replace(budgets, latency=None, prefer="speed")
+            return replace(budgets, latency=None, prefer=Prefer.SPEED)
         case "min_throughput":
-            return replace(budgets, throughput=None, prefer="speed")
+            return replace(budgets, throughput=None, prefer=Prefer.SPEED)
         case "depth":
-            return replace(budgets, depth=None, prefer="quality")
+            return replace(budgets, depth=None, prefer=Prefer.QUALITY)
         case "dim":
-            return replace(budgets, dim=None, prefer="quality")
+            return replace(budgets, dim=None, prefer=Prefer.QUALITY)

@@ -1,203 +1,175 @@
 """``ese-deploy choose``."""
 
-import shlex
+import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
-from ese_deploy.bundle.reader import Bundle, open_bundle
-from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
-from ese_deploy.choose.candidates import find_candidates, missing_measurements
-from ese_deploy.choose.choice import Budgets, Candidate, Choice, Outcome, Prefer, choose_among
-from ese_deploy.choose.measurements import (
-    Measurements,
-    check_owner,
-    load_measurements,
-    merge_measurements,
-    read_measurements,
-    store_measurements,
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
+from ese_deploy.choose import choose
+from ese_deploy.choose.budgets import Case, Kind
+from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
+from ese_deploy.choose.explain import explain, format_latency, quality_name, reason, relaxation
+from ese_deploy.choose.measurements import Measurement
+from ese_deploy.cli.console import (
+    BundleArgument,
+    JsonOption,
+    ProfilesFileOption,
+    check_file,
+    megabytes,
+    print_json,
+    print_table,
+    progress_bars,
+    say,
+    split,
 )
-from ese_deploy.choose.profiles import find_profile, profile_budgets, read_profiles
-from ese_deploy.cli.choice_text import print_choice, quality_name, reason, relaxation
-from ese_deploy.cli.console import JsonOption, check_file, print_json, progress_bars, say
-from ese_deploy.engines import ENGINES
-from ese_deploy.errors import CheckFailedError, InputError
-from ese_deploy.system.machine import describe_machine
+from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
+from ese_deploy.errors import CheckFailedError
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import DTYPES
 
-__all__ = ["choose_target"]
+__all__ = ["EXAMPLES", "choose_target"]
 
-
-@dataclass(frozen=True)
-class _Known:
-    """Measurements, and whether they are this machine's."""
-
-    held: Measurements
-    here: bool
+EXAMPLES = (
+    "ese-deploy choose exports/minilm --max-latency 5ms",
+    'ese-deploy choose exports/minilm --max-latency "4ms p50" --min-quality "90% stsb" --plot choice.png',
+)
 
 
 def choose_target(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
+    bundle: BundleArgument,
     max_latency: Annotated[
-        str | None, typer.Option(help="Such as 5ms, or '5ms p99 128 tokens 1 thread'; p95 of 32 tokens if not said.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Limit the latency of one text, for example 5ms or '5ms p99 128 tokens 1 thread'. "
+            "Default: p95, 32 tokens, all threads.",
+        ),
     ] = None,
-    min_throughput: Annotated[str | None, typer.Option(help="Such as 200/s; batches of 32 texts of 32 tokens.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Such as 40MB: graph, weights read, tokenizer.")] = None,
-    max_memory: Annotated[str | None, typer.Option(help="Such as 200MB: what it adds to a process.")] = None,
+    min_throughput: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Require this throughput in batches of 32 texts, for example 200/s."),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Limit graph, weights and tokenizer, for example 40MB.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Limit the memory that loading and running add, for example 200MB."),
+    ] = None,
     min_quality: Annotated[
-        str | None, typer.Option(help="Such as 0.97 (agreement), '0.80 stsb', '97% stsb' (of the full model).")
+        str | None,
+        typer.Option(
+            metavar="QUALITY", help="Require 0.97 (agreement), '0.80 stsb', or '97% stsb' (of the full model)."
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Engines allowed, such as onnxruntime.")] = "",
-    dtype: Annotated[str, typer.Option(help="Dtypes allowed, such as fp32,int8.")] = "",
-    prefer: Annotated[str | None, typer.Option(help="Be best at quality, speed or size.")] = None,
-    profile: Annotated[str | None, typer.Option(help="A profile whose budgets count where no option is given.")] = None,
-    profiles: Annotated[Path | None, typer.Option(help="A .toml file with profiles of your own.")] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Allow this engine: {', '.join(ENGINES)}. Repeat the option for several."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Allow this dtype: {', '.join(DTYPES)}. Repeat the option for several."),
+    ] = None,
+    prefer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Among targets that fit, prefer quality, speed or size.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use the budgets of this profile where no option is given.")
+    ] = None,
+    profiles: ProfilesFileOption = None,
     measurements: Annotated[
-        Path | None, typer.Option(help="Choose for the machine that this exported file comes from.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Choose for the machine that this exported file of measurements is from."),
     ] = None,
-    no_measure: Annotated[bool, typer.Option("--no-measure", help="Never measure; say the command instead.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw quality against cost: .png or .svg.")] = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Print the command for a missing measurement instead of measuring.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .png or .svg.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the best target within your budgets, and say why."""
+    """Choose the best target within budgets, and explain the choice.
+
+    What this machine has not measured yet is measured first and stored.
+    """
     if plot is not None:
         check_file(plot, (".png", ".svg"))
-    opened = open_bundle(bundle)
-    budgets = _budgets(opened, profile, profiles)
-    budgets = replace(
-        budgets,
-        latency=parse_latency(max_latency) if max_latency else budgets.latency,
-        throughput=parse_throughput(min_throughput) if min_throughput else budgets.throughput,
-        size=parse_size(max_size) if max_size else budgets.size,
-        memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
-        quality=parse_quality(min_quality) if min_quality else budgets.quality,
-        engines=_names("--engine", engine, ENGINES) or budgets.engines,
-        dtypes=_names("--dtype", dtype, tuple(DTYPES)) or budgets.dtypes,
-        prefer=_prefer(prefer) or budgets.prefer,
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    choice = choose(
+        bundle,
+        max_latency=max_latency,
+        min_throughput=min_throughput,
+        max_size=max_size,
+        max_memory=max_memory,
+        min_quality=min_quality,
+        engines=split(engine),
+        dtypes=split(dtype),
+        prefer=prefer,
+        profile=profile,
+        profiles=profiles,
+        measurements=measurements,
+        measure=None if no_measure else _measure,
     )
-    known = _known(opened, measurements)
-    candidates = find_candidates(opened.manifest, budgets, known.held, known.here)
-    missing = missing_measurements(candidates, budgets)
-    if missing and (no_measure or not known.here):
-        raise InputError(_how_to_measure(bundle, missing, known.here))
-    if missing:
-        known = _Known(_measure(opened, missing), here=True)
-        candidates = find_candidates(opened.manifest, budgets, known.held)
-        still = missing_measurements(candidates, budgets)
-        if unknown := [kind for kind, (_, without) in still.items() if len(without) == len(candidates)]:
-            raise InputError(
-                f"this system does not tell the {' and '.join(unknown)} of a target; leave that budget out, or choose "
-                "with --measurements FILE of another machine"
-            )
-    choice = choose_among(candidates, budgets)
     if plot is not None:
-        _draw(plot, candidates, choice, budgets)
+        _draw(plot, choice)
     if json:
-        print_json(_document(bundle, budgets, choice, known))
+        print_json({"bundle": str(bundle), **_document(choice)})
     else:
-        print_choice(candidates, choice, budgets, known.held.machine)
+        _print_table(choice)
     if choice.best is None:
-        written = {
-            "latency": max_latency,
-            "throughput": min_throughput,
-            "size": max_size,
-            "memory": max_memory,
-            "quality": min_quality,
-        }
-        advice = [relaxation(outcome, budgets, written) for outcome in choice.relax]
-        raise CheckFailedError(f"no target of {bundle} fits", advice)
+        raise CheckFailedError(
+            f"no target of {bundle} fits", [relaxation(choice, outcome, options=True) for outcome in choice.relax]
+        )
+    if not json:
+        print(f"\n{explain(choice, options=True)}")
 
 
-def _budgets(opened: Bundle, profile: str | None, profiles: Path | None) -> Budgets:
-    if profile is None:
-        if profiles is not None:
-            raise InputError("--profiles names a file; say with --profile NAME which of its profiles counts")
-        return Budgets()
-    found = find_profile(read_profiles(profiles), profile)
-    if found.target is not None:
-        raise InputError(f"profile {profile} names the target {found.target}; there is nothing to choose")
-    return profile_budgets(found, opened.manifest.depth, opened.manifest.width)
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def _names(option: str, text: str, allowed: Sequence[str]) -> tuple[str, ...]:
-    named = _list(text)
-    for name in named:
-        if name not in allowed:
-            raise InputError(f"{option} is of {', '.join(allowed)}, got '{name}'")
-    return named
-
-
-def _prefer(text: str | None) -> Prefer | None:
-    if text is None or text in get_args(Prefer):
-        return cast("Prefer | None", text)
-    raise InputError(f"--prefer is quality, speed or size, got '{text}'")
-
-
-def _known(opened: Bundle, file: Path | None) -> _Known:
-    if file is None:
-        return _Known(load_measurements(opened), here=True)
-    held = read_measurements(file)
-    check_owner(held, opened, file)
-    return _Known(held, here=held.machine.key == describe_machine().key)
-
-
-def _how_to_measure(bundle: Path, missing: Any, here: bool) -> str:
-    kinds = " and ".join(missing)
-    targets = len({one.name for _, group in missing.values() for one in group})
-    where = "this machine" if here else "the machine of the file"
-    cases = ", ".join(f"{kind} at {case}" for kind, (case, _) in missing.items())
-    commands = [
-        " ".join(["ese-deploy measurements make", shlex.quote(str(bundle)), f"--{kind}", *_case_options(case, engine)])
-        for kind, (case, group) in missing.items()
-        for engine in sorted({one.engine for one in group})
-    ]
-    return f"{where} has no {kinds} of {targets} targets ({cases}); measure there with: {' && '.join(commands)}"
-
-
-def _case_options(case: Case, engine: str) -> list[str]:
-    found = []
-    if case.tokens != Case().tokens:
-        found.append(f"--tokens {case.tokens}")
-    if case.threads:
-        found.append(f"--threads {case.threads}")
-    if engine != "onnxruntime":
-        found.append(f"--engine {engine}")
-    return found
-
-
-def _measure(opened: Bundle, missing: Any) -> Measurements:
+def _measure(
+    bundle: Bundle,
+    entries: Sequence[TargetEntry],
+    kind: Kind,
+    case: Case,
+    engine: str = DEFAULT_ENGINE,
+    *,
+    progress: Progress = silent,
+) -> list[Measurement]:
+    """Measure with the libraries of the bench, which a choice from stored measurements does not import."""
     from ese_deploy.bench import measure
 
-    held, unkept = load_measurements(opened), ""
-    say("measuring what this machine has not measured yet; the figures are kept for the next time")
     with progress_bars() as progress:
-        for kind, (case, group) in missing.items():
-            for engine in sorted({one.engine for one in group}):
-                entries = [one.entry for one in group if one.engine == engine]
-                fresh = measure(opened, entries, kind, case, engine, progress=progress)
-                held = merge_measurements(held, fresh)
-                try:
-                    store_measurements(opened, fresh)
-                except InputError as error:
-                    unkept = str(error)
-    if unkept:
-        say(f"warning: the figures count for this answer and are not kept: {unkept}")
-    return held
+        return measure(bundle, entries, kind, case, engine, progress=progress)
 
 
-def _document(bundle: Path, budgets: Budgets, choice: Choice, known: _Known) -> dict[str, Any]:
+def _print_table(choice: Choice) -> None:
+    budgets = choice.budgets
+    columns: list[tuple[str, Callable[[Candidate], str]]] = [
+        ("target", lambda one: one.name),
+        ("engine", lambda one: one.engine),
+        ("quality ", lambda one: "?" if one.quality is None else f"{one.quality:.3f}"),
+    ]
+    if budgets.latency is not None or budgets.aim is Prefer.SPEED:
+        columns.append((f"p{budgets.percentile} ", lambda one: format_latency(one.latency)))
+    if budgets.throughput is not None:
+        columns.append(("throughput ", lambda one: "?" if one.throughput is None else f"{one.throughput:.0f}/s"))
+    columns.append(("size ", lambda one: megabytes(one.size)))
+    if budgets.memory is not None:
+        columns.append(("memory ", lambda one: "?" if one.memory is None else megabytes(int(one.memory))))
+    columns.append(("fits", lambda one: "yes" if one in choice.fitting else "no"))
+    columns.append((f"quality x {choice.cost}", lambda one: "front" if one in choice.front else ""))
+    rows = [[cell(one) for _, cell in columns] for one in choice.candidates]
+    print_table([name for name, _ in columns], rows)
+    print(f"\nquality: {quality_name(budgets)}; machine: {choice.machine}")
+
+
+def _document(choice: Choice) -> dict[str, Any]:
     return {
-        "bundle": str(bundle),
-        "machine": known.held.machine,
+        "machine": choice.machine,
         "best": choice.best and _facts(choice.best),
-        "why": reason(choice, budgets) if choice.best else None,
+        "why": reason(choice) or None,
         "runner_up": choice.runner_up and _facts(choice.runner_up),
         "binding": [_outcome(outcome) for outcome in choice.binding],
         "relax": [_outcome(outcome) for outcome in choice.relax],
@@ -223,25 +195,28 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {"budgets": dict(zip(outcome.budgets, outcome.needed, strict=True)), "target": outcome.candidate.name}
 
 
-def _draw(path: Path, candidates: Sequence[Candidate], choice: Choice, budgets: Budgets) -> None:
+_AXES: dict[LimitName, tuple[str, Callable[[float], float]]] = {
+    LimitName.LATENCY: ("latency of one text, ms", lambda value: value * 1e3),
+    LimitName.THROUGHPUT: ("time for each text of a batch, ms", lambda value: 1e3 / value),
+    LimitName.SIZE: ("size on disk, MB", lambda value: value / 1e6),
+    LimitName.MEMORY: ("memory added, MB", lambda value: value / 1e6),
+}
+
+
+def _draw(path: Path, choice: Choice) -> None:
     from ese_deploy.report import Front, pareto_plot
 
-    axes: dict[str, tuple[str, Callable[[float], float]]] = {
-        "latency": ("latency of one text, ms", lambda value: value * 1e3),
-        "throughput": ("time for each text of a batch, ms", lambda value: 1e3 / value),
-        "size": ("size on disk, MB", lambda value: value / 1e6),
-        "memory": ("memory added, MB", lambda value: value / 1e6),
-    }
-    label, cost = axes[choice.cost]
-    shown = [one for one in candidates if getattr(one, choice.cost) is not None and one.quality is not None]
+    label, cost = _AXES[choice.cost]
+    values = [(one, getattr(one, choice.cost)) for one in choice.candidates]
+    shown = [(one, value) for one, value in values if value is not None and one.quality is not None]
     points = Front(
-        names=[one.name for one in shown],
-        x=[cost(getattr(one, choice.cost)) for one in shown],
-        y=[one.quality or 0.0 for one in shown],
+        names=[one.name for one, _ in shown],
+        x=[cost(value) for _, value in shown],
+        y=[one.quality or 0.0 for one, _ in shown],
         front=frozenset(one.name for one in choice.front),
         fitting=frozenset(one.name for one in choice.fitting),
         chosen=choice.best.name if choice.best else "",
     )
-    title = f"{choice.best.name} is the answer" if choice.best else "no target fits"
-    pareto_plot(path, points, title, label, quality_name(budgets))
-    say(f"wrote {path}")
+    title = f"{choice.best.name} is the best target that fits" if choice.best else "No target fits"
+    pareto_plot(path, points, title, label, quality_name(choice.budgets))
+    say(f"Wrote {path}")

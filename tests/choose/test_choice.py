@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.choose.budgets import LatencyBudget, QualityBudget, ThroughputBudget
-from ese_deploy.choose.choice import Budgets, Candidate, choose, dominates, limits_of
+from ese_deploy.choose.choice import Budgets, Candidate, choose_among, dominates, limits_of
 
 # Few values, so that ties are common.
 costs = st.sampled_from([1.0, 2.0, 3.0, 5.0])
@@ -82,7 +82,7 @@ def keeps(one: Candidate, budget: Budgets) -> bool:
 
 @given(candidates(), budgets, st.randoms())
 def test_no_target_within_the_budgets_dominates_the_answer(found, budget, random) -> None:
-    choice = choose(found, budget)
+    choice = choose_among(found, budget)
     fitting = [one for one in found if keeps(one, budget)]
     assert {one.name for one in choice.fitting} == {one.name for one in fitting}
     assert (choice.best is None) == (not fitting)
@@ -95,12 +95,12 @@ def test_no_target_within_the_budgets_dominates_the_answer(found, budget, random
             assert not any(dominates(one, choice.runner_up) for one in others)
     shuffled = list(found)
     random.shuffle(shuffled)
-    assert choose(shuffled, budget) == choice
+    assert choose_among(shuffled, budget) == choice
 
 
 @given(candidates(), budgets)
 def test_a_binding_budget_is_one_without_which_the_answer_changes(found, budget) -> None:
-    choice = choose(found, budget)
+    choice = choose_among(found, budget)
     bound = {outcome.budgets[0]: outcome for outcome in choice.binding}
     for limit in limits_of(budget) if choice.best else []:
         field = {"dtype": "dtypes", "engine": "engines"}.get(limit.name, limit.name)
@@ -108,12 +108,12 @@ def test_a_binding_budget_is_one_without_which_the_answer_changes(found, budget)
         looser = dataclasses.replace(budget, prefer=budget.aim, **{field: () if field.endswith("s") else None})
         if limit.name == "throughput":
             continue  # it also decides whether speed means texts a second
-        assert (choose(found, looser).best != choice.best) == (limit.name in bound)
+        assert (choose_among(found, looser).best != choice.best) == (limit.name in bound)
 
 
 @given(candidates(), budgets)
 def test_a_relaxation_is_enough(found, budget) -> None:
-    choice = choose(found, budget)
+    choice = choose_among(found, budget)
     for outcome in choice.relax:
         changes = dict(zip(outcome.budgets, outcome.needed, strict=True))
         relaxed = budget
@@ -128,12 +128,12 @@ def test_a_relaxation_is_enough(found, budget) -> None:
             }[name](value)
             relaxed = dataclasses.replace(relaxed, **field)
         assert keeps(outcome.candidate, relaxed)
-        assert choose(found, relaxed).best is not None
+        assert choose_among(found, relaxed).best is not None
 
 
 @given(candidates(), budgets)
 def test_the_front_holds_what_nothing_beats_in_quality_and_cost(found, budget) -> None:
-    choice = choose(found, budget)
+    choice = choose_among(found, budget)
     sign = -1 if choice.cost == "throughput" else 1
 
     def point(one: Candidate) -> tuple[float, float] | None:
@@ -151,16 +151,16 @@ def test_the_answer_says_what_binds_and_what_to_relax() -> None:
         candidate(3, quality=0.9, size=20, latency=2.0),
         candidate(6, quality=1.0, size=40, latency=4.0),
     ]
-    choice = choose(found, Budgets(latency=LatencyBudget(2.5), size=30))
+    choice = choose_among(found, Budgets(latency=LatencyBudget(2.5), size=30))
     assert choice.best is found[1]
     assert choice.runner_up is found[0]
     assert choice.binding == []  # without either of the two the other one still excludes depth 6
-    choice = choose(found, Budgets(latency=LatencyBudget(2.5), size=50))
+    choice = choose_among(found, Budgets(latency=LatencyBudget(2.5), size=50))
     assert [(one.budgets, one.candidate) for one in choice.binding] == [(("latency",), found[2])]
-    choice = choose(found, Budgets(latency=LatencyBudget(1.5), quality=QualityBudget(0.8)))
+    choice = choose_among(found, Budgets(latency=LatencyBudget(1.5), quality=QualityBudget(0.8)))
     assert choice.best is None
     assert [(one.budgets, one.needed) for one in choice.relax] == [(("latency",), (2.0,)), (("quality",), (0.5,))]
-    choice = choose(found, Budgets(dtypes=("int8",), size=5))
+    choice = choose_among(found, Budgets(dtypes=("int8",), size=5))
     assert [one.budgets for one in choice.relax] == [("dtype", "size")]
 
 

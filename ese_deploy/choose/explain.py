@@ -1,0 +1,81 @@
+"""A choice in words. Every measured value is printed with a fixed number of digits."""
+
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, LimitName, Outcome, Prefer, limits_of
+
+__all__ = ["describe", "explain", "format_latency", "quality_name", "reason", "relaxation"]
+
+_AIMS = {Prefer.QUALITY: "the best quality", Prefer.SPEED: "the highest speed", Prefer.SIZE: "the smallest size"}
+_ARGUMENTS = {
+    LimitName.LATENCY: "max_latency",
+    LimitName.THROUGHPUT: "min_throughput",
+    LimitName.SIZE: "max_size",
+    LimitName.MEMORY: "max_memory",
+    LimitName.QUALITY: "min_quality",
+    LimitName.ENGINE: "engine",
+    LimitName.DTYPE: "dtype",
+    LimitName.DEPTH: "depth",
+    LimitName.DIM: "dim",
+}
+
+
+def explain(choice: Choice, options: bool = False) -> str:
+    """The answer, why it is the answer, and which budgets bind; or which budgets to relax.
+
+    Args:
+        choice: the choice.
+        options: name budgets as options of the command line (``--max-latency``), not as arguments.
+    """
+    if choice.best is None:
+        return "\n".join(["No target fits.", *(relaxation(choice, outcome, options) for outcome in choice.relax)])
+    lines = [f"Best: {choice.best.name} on {choice.best.engine}. {reason(choice)}"]
+    if choice.runner_up is not None:
+        lines.append(f"Runner-up: {describe(choice.runner_up, choice.budgets)}")
+    lines += [
+        f"Binding: {_names(outcome, options)}. Without it the answer is {describe(outcome.candidate, choice.budgets)}"
+        for outcome in choice.binding
+    ]
+    if not choice.binding and limits_of(choice.budgets):
+        lines.append("Binding: no single budget. Without any one of them the answer is the same.")
+    return "\n".join(lines)
+
+
+def reason(choice: Choice) -> str:
+    """Why the best is the best, in one sentence; nothing fits: an empty string."""
+    if choice.best is None:
+        return ""
+    aim = _AIMS[choice.budgets.aim]
+    return f"It has {aim} of the {len(choice.fitting)} that fit: {describe(choice.best, choice.budgets)}"
+
+
+def relaxation(choice: Choice, outcome: Outcome, options: bool = False) -> str:
+    """Which budgets to relax, and the measured values of the target that fits then."""
+    return f"Relax {_names(outcome, options)}: then {describe(outcome.candidate, choice.budgets)} fits"
+
+
+def describe(one: Candidate, budgets: Budgets) -> str:
+    """A candidate with its values."""
+    facts = [f"quality {'?' if one.quality is None else f'{one.quality:.3f}'}", f"{one.size / 1e6:.1f} MB"]
+    if one.latency is not None:
+        facts.append(f"p{budgets.percentile} {format_latency(one.latency)}")
+    if one.throughput is not None and budgets.throughput is not None:
+        facts.append(f"{one.throughput:.0f}/s")
+    if one.memory is not None and budgets.memory is not None:
+        facts.append(f"{one.memory / 1e6:.1f} MB of memory")
+    return f"{one.name} ({', '.join(facts)})"
+
+
+def format_latency(seconds: float | None) -> str:
+    """A latency in ms, or a question mark."""
+    return "?" if seconds is None else f"{seconds * 1e3:.2f} ms"
+
+
+def quality_name(budgets: Budgets) -> str:
+    """What the quality figures are."""
+    if budgets.quality is None:
+        return "agreement with the full model"
+    return f"{budgets.quality.metric}{', as a share of the full model' if budgets.quality.share else ''}"
+
+
+def _names(outcome: Outcome, options: bool) -> str:
+    names = [_ARGUMENTS[name] for name in outcome.budgets]
+    return " and ".join(f"--{name.replace('_', '-')}" if options else name for name in names)
