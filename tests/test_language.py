@@ -43,7 +43,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "benchmarks/quality/tables.py",
         "benchmarks/quality/texts.py",
         "docs/guides/evaluate-and-choose.md",
-        "docs/guides/train.md",
         "ese_deploy/choose/profiles.py",
         "ese_deploy/choose/profiles.toml",
         "ese_deploy/evaluate/data.py",
