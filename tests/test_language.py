@@ -34,14 +34,6 @@ PATTERNS = {say: re.compile(pattern, re.IGNORECASE) for say, pattern in TERMS.it
 # Files that are still being rewritten.
 UNFINISHED: frozenset[str] = frozenset(
     {
-        "benchmarks/quality/__init__.py",
-        "benchmarks/quality/__main__.py",
-        "benchmarks/quality/page.py",
-        "benchmarks/quality/protocol.py",
-        "benchmarks/quality/protocol.toml",
-        "benchmarks/quality/sweep.py",
-        "benchmarks/quality/tables.py",
-        "benchmarks/quality/texts.py",
         "docs/guides/evaluate-and-choose.md",
         "ese_deploy/choose/profiles.py",
         "ese_deploy/choose/profiles.toml",

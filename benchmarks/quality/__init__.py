@@ -1,1 +1,1 @@
-"""The campaign that chose the default recipe: what is compared is in protocol.toml."""
+"""Compares training variants, as protocol.toml says; the presets come from its results."""

@@ -1,4 +1,4 @@
-"""Running a command to its end, standing still while somebody asks for quiet."""
+"""Runs a command to its end, and pauses it while a file exists."""
 
 import os
 import resource
@@ -22,9 +22,9 @@ class Child:
     """How a command ended.
 
     Attributes:
-        code: its exit code; minus the signal's number where it was killed.
-        minutes: by the clock, pauses not counted.
-        cpu_minutes: over all cores.
+        code: its exit code; minus the signal's number if it was killed.
+        minutes: wall time without pauses.
+        cpu_minutes: CPU time of all cores.
     """
 
     code: int
@@ -42,8 +42,8 @@ def run_child(command: Sequence[str], log: Path, pause: Path | None) -> Child:
 
     Args:
         command: the command line.
-        log: its output is added there.
-        pause: while this file is there, the command and all that it started are stopped.
+        log: its output is appended there.
+        pause: while this file exists, the command and its children are stopped.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -63,7 +63,7 @@ def run_child(command: Sequence[str], log: Path, pause: Path | None) -> Child:
 
 
 def _watch(process: subprocess.Popen[bytes], pause: Path | None) -> float:
-    """Seconds by the clock that the process was allowed to work."""
+    """Wall seconds that the process was not paused."""
     worked, last, stopped = 0.0, time.monotonic(), False
     while process.poll() is None:
         wanted = pause is not None and pause.exists()
@@ -79,7 +79,7 @@ def _watch(process: subprocess.Popen[bytes], pause: Path | None) -> float:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let a request to terminate end the command under way too, as an interrupt from the keyboard does."""
+    """Treat SIGTERM like an interrupt from the keyboard, so that the running command ends too."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

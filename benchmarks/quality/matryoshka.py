@@ -1,6 +1,6 @@
 """sentence-transformers' Matryoshka2dLoss over MultipleNegativesRankingLoss, with that library's own trainer.
 
-Takes the flags of training.train that the protocol uses. What it writes is a sentence-transformers folder.
+Takes the options of training.train that the protocol uses, and writes a sentence-transformers folder.
 """
 
 import argparse

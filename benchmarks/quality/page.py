@@ -1,4 +1,4 @@
-"""Writing what was found: the file of results, the tables of a page, the pictures."""
+"""Writes the results file, the tables of a page, and the plots."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_tables(sweep: Sweep, results: Path, docs: Path, images: Path) -> None:
     """Collect the records, write the results, fill the tables of the page, and draw the heat maps.
 
     Raises:
-        InputError: the page asks for a table that there is none of.
+        InputError: the page names an unknown table.
     """
     found = collect(sweep)
     write_json(results, found)
@@ -39,20 +39,20 @@ def fill_page(page: str, results: Results) -> str:
     """Put tables between the marks ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     Raises:
-        InputError: there is no table of that name.
+        InputError: the page names an unknown table.
     """
 
     def fill(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
         if name not in TABLES:
-            raise InputError(f"the page asks for a table '{name}'; there are: {', '.join(TABLES)}")
+            raise InputError(f"The page names an unknown table '{name}'. Choose one of: {', '.join(TABLES)}.")
         return f"{begin}\n{TABLES[name](results)}\n\n{end}"
 
     return _BLOCK.sub(fill, page)
 
 
 def _draw(results: Results, images: Path) -> None:
-    """A heat map for each finalist that has the whole grid, and what the recipe gains on the best of the others."""
+    """A heat map for each finalist with a full grid, and the gain of espresso over the best other variant."""
     rows = [row for row in results.rows if row.row.stage == "finalist" and not results.protocol.whole(row.row).cell]
     runs = [run for row in rows for run in row.runs]
     tested = bool(runs) and all(run.test for run in runs)
@@ -65,7 +65,7 @@ def _draw(results: Results, images: Path) -> None:
         title = f"{name}: Spearman x 100, mean of {sets}" if tested else f"{name}: Spearman x 100 on {sets}"
         heat_map(images / f"quality_{name.replace(' ', '_').replace(',', '')}.png", grid, title, "depth", "dimensions")
     kin = {_BASE}
-    for row in rows:  # a row stands below the one that it changes
+    for row in rows:  # a row follows the row that it changes
         if row.row.of in kin:
             kin.add(row.row.name)
     others = [grid for name, grid in grids.items() if name not in kin]

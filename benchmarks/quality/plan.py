@@ -1,4 +1,4 @@
-"""From the protocol, and what is known already, to the next run."""
+"""Derives the next run from the protocol and the records."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """For file names and people."""
+        """For file names and messages."""
         parts = [self.row.name.replace(" ", "-").replace(",", "")]
         parts += [f"{self.rate:.0e}"] if self.rate is not None else []
         parts += [f"seed{self.seed}"] if self.seed is not None else []
@@ -71,7 +71,7 @@ class Plan:
 
 
 def planned(plan: Plan, records: Mapping[str, Record]) -> Iterator[Run]:
-    """All runs that are wanted by what is known, in order: rates of every finalist, then seeds, ablation, ideas."""
+    """All runs that the records ask for, in order: rates of every finalist, then seeds, ablation, ideas."""
     rows = [plan.protocol.whole(row) for row in plan.protocol.rows]
     for row in rows:
         if row.rates:
@@ -85,7 +85,7 @@ def planned(plan: Plan, records: Mapping[str, Record]) -> Iterator[Run]:
 
 
 def runs_of(plan: Plan, row: Row, records: Mapping[str, Record]) -> list[Run]:
-    """The runs that a row is reported by: its best rate with each seed; none while the rate is not known."""
+    """The reported runs of a row: its best rate with each seed; none while the rate is unknown."""
     if row.how == "untouched":
         return [_make(plan, row, None, None)]
     if row.how in PROJECTED:
@@ -97,7 +97,7 @@ def runs_of(plan: Plan, row: Row, records: Mapping[str, Record]) -> list[Run]:
 
 
 def chosen_rate(plan: Plan, row: Row, records: Mapping[str, Record]) -> float | None:
-    """The best rate on the development set, of the row or of the one that it is of; None while it is not known."""
+    """The best rate of the row, or of its base, on the development set; None while it is unknown."""
     if not row.rates:
         base = plan.protocol.whole(plan.protocol.row(row.of)) if row.of else None
         return chosen_rate(plan, base, records) if base else None
@@ -113,7 +113,7 @@ def seeds_of(plan: Plan, row: Row) -> list[int]:
 
 
 def rates_wanted(rates: list[float], scores: Mapping[float, float]) -> list[float]:
-    """The rates to try, in order: those of the protocol, and then beyond the best one while that is at an edge.
+    """The rates to try, in order: those of the protocol, then further ones while the best is at an edge.
 
     A single rate is not tuned.
 
@@ -171,7 +171,7 @@ def _make(plan: Plan, row: Row, rate: float | None, seed: int | None, source: Ru
     if row.how in ("train", "matryoshka2d"):
         settings |= {"flags": row.flags, "loss": row.loss, "learning_rate": rate, "seed": seed}
     if row.how == "aligned":
-        # Records from before its texts were taken apart, or its components given their spread, are others.
+        # Distinguishes records of earlier versions of the fit.
         settings["fit"] = "spans, mean squares"
     if source is not None:
         settings["source"] = source.key

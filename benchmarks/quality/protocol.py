@@ -1,4 +1,4 @@
-"""The protocol: what is compared, on what data, with which flags."""
+"""The protocol: variants, data and options."""
 
 import tomllib
 from collections.abc import Mapping
@@ -23,19 +23,19 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A variant.
 
     Attributes:
-        name: as tables show it.
+        name: shown in tables.
         stage: finalists are tuned, run with all seeds and tested.
         how: ``train`` by ``training.train``; ``matryoshka2d`` by sentence-transformers' loss; ``pca`` or
             ``aligned``, a projection of the model of the row ``of``; ``untouched``.
-        of: the row whose data, flags, settings and learning rate this one takes where it has none of its own.
+        of: the base row, whose data, options, settings and learning rate this row inherits.
         data: sets of training data.
         seeds: without them those of the stage.
         rates: learning rates to try; a single one is taken as it is.
-        cell: the one cell that counts, such as ``1x32``; without it the mean of the grid.
-        flags: of ``training.train``.
+        cell: the only cell to judge by, such as ``1x32``; empty means the mean of the grid.
+        flags: options of ``training.train``.
         loss: settings of the loss.
-        search: whether the development set of search is measured too.
-        why: a line for people.
+        search: whether retrieval is measured on the development set too.
+        why: a description for tables.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DevSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A small search collection to make choices on, drawn from one whose other queries are the test's.
+    """A small retrieval collection for choices, drawn from one whose other queries are used for testing.
 
     Attributes:
         corpus: file of documents.
         queries: file of queries, none of them of the test.
         qrels: file of judgements.
-        sizes: number of queries, and of documents beside those that answer them.
+        sizes: number of queries, and of documents besides their answers.
     """
 
     corpus: str
@@ -69,16 +69,16 @@ class DevSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files, below the folder that the command line names.
+    """Files, relative to the data folder.
 
     Attributes:
-        dev: scored pairs that choices are made on.
-        test_sts: scored pairs, looked at once.
-        test_retrieval: folders of search collections, looked at once.
+        dev: scored pairs for choices.
+        test_sts: scored pairs for the test.
+        test_retrieval: folders of retrieval collections for the test.
         left_out: training rows of these sources are not used.
         train: files of each set of training data.
-        plain: sets whose every text is a row of its own, so that nothing says what belongs together.
-        dev_search: what choices for search are made on.
+        plain: sets that are read as plain texts, one per row.
+        dev_search: retrieval collection for choices.
     """
 
     dev: str
@@ -91,7 +91,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is compared.
+    """All variants and their data.
 
     Attributes:
         model: the checkpoint that is trained.
@@ -116,19 +116,19 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_bf16: bool = False
 
     def row(self, name: str) -> Row:
-        """A row as it stands in the protocol.
+        """A row without inherited values.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: the name is unknown.
         """
         for row in self.rows:
             if row.name == name:
                 return row
         names = ", ".join(row.name for row in self.rows)
-        raise InputError(f"the protocol has no row '{name}'; it has: {names}")
+        raise InputError(f"The protocol has no row '{name}'. Choose one of: {names}.")
 
     def whole(self, row: Row) -> Row:
-        """A row with all that it takes from the protocol and from the row that it is ``of``."""
+        """A row with the values that it inherits from the protocol and its base row."""
         base = self.whole(self.row(row.of)) if row.of and row.how not in PROJECTED else None
         return msgspec.structs.replace(
             row,
@@ -144,22 +144,24 @@ def read_protocol(path: Path = PROTOCOL) -> Protocol:
     """Read a protocol.
 
     Raises:
-        InputError: it is no TOML, or has what nothing reads, or names rows or data that are not there.
+        InputError: it is not TOML, has an unknown key, or names unknown rows or data.
     """
     try:
         content: Mapping[str, Any] = tomllib.loads(path.read_text("utf-8"))
         protocol = msgspec.convert(content, Protocol)
     except (OSError, ValueError, msgspec.ValidationError) as error:
-        raise InputError(f"{path} is no protocol: {error}") from None
+        raise InputError(f"{path} is not a protocol: {error}.") from None
     names = [row.name for row in protocol.rows]
     for row in protocol.rows:
         if names.count(row.name) > 1:
-            raise InputError(f"{path} has two rows '{row.name}'; names tell rows apart")
+            raise InputError(f"{path} has two rows '{row.name}'. Names must differ.")
         if row.of and row.of not in names[: names.index(row.name)]:
-            raise InputError(f"{path}: '{row.name}' is of '{row.of}', which no row before it is called")
+            raise InputError(f"{path}: '{row.name}' is of '{row.of}', which is not an earlier row.")
         if row.search and protocol.data.dev_search is None:
-            raise InputError(f"{path}: '{row.name}' has search = true; say on what in [data.dev_search]")
+            raise InputError(f"{path}: '{row.name}' has search = true. Add [data.dev_search].")
         absent = [name for name in row.data if name not in protocol.data.train]
         if absent:
-            raise InputError(f"{path}: '{row.name}' takes '{absent[0]}'; data are {', '.join(protocol.data.train)}")
+            raise InputError(
+                f"{path}: '{row.name}' takes '{absent[0]}'. Choose from: {', '.join(protocol.data.train)}."
+            )
     return protocol

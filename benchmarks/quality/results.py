@@ -1,4 +1,4 @@
-"""All that a sweep found, as one file."""
+"""All results of a sweep as one file."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,9 +21,9 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         label: row, rate and seed.
-        seed: None where nothing was drawn.
-        minutes: of training.
-        cpu_minutes: of training, over all cores.
+        seed: None if nothing was drawn.
+        minutes: wall time of training.
+        cpu_minutes: CPU time of training, all cores.
         failed: the reason, or empty.
         dev: figures on the development set.
         test: figures on the test sets; empty for all but finalists.
@@ -42,9 +42,9 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the protocol.
 
     Attributes:
-        row: as the protocol has it.
-        rate: the learning rate chosen.
-        rates: what each rate scored, by which it was chosen.
+        row: the row of the protocol.
+        rate: the chosen learning rate.
+        rates: the score of each rate.
         runs: one for each seed.
     """
 
@@ -79,13 +79,13 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect(sweep: Sweep) -> Results:
-    """The records that the protocol, as it is now, asks for; those of other settings are left where they are."""
+    """The records that the present protocol asks for; records of other settings are ignored."""
     records, tests = sweep.records(), read_records(sweep.out / TESTS)
     rows = []
     for row in sweep.protocol.rows:
         whole = sweep.protocol.whole(row)
         found = [run for run in runs_of(sweep.plan, whole, records) if run.key in records]
-        # A row of which no rate is chosen yet still has rates to show.
+        # A row can have scores of rates before one is chosen.
         rates = rates_tried(sweep.plan, whole, records) if row.rates else {}
         if not found and not rates:
             continue

@@ -1,4 +1,4 @@
-"""Doing the runs, one after another, each written down when it is whole."""
+"""Does the runs one after another, and records each when it is complete."""
 
 import datetime
 import fcntl
@@ -39,10 +39,10 @@ class Sweep:
     Args:
         protocol: what is compared.
         data: the folder with the data.
-        out: everything is written below it: ``runs/`` (records), ``tests/``, ``models/`` of finalists, ``logs/``,
-            ``data/`` (prepared training data).
-        pause: while this file is there, nothing computes.
-        say: takes lines for a person.
+        out: output folder: ``runs/`` (records), ``tests/``, ``models/`` of finalists, ``logs/``, ``data/`` (prepared
+            training data).
+        pause: the sweep pauses while this file exists.
+        say: prints a line.
     """
 
     def __init__(self, protocol: Protocol, data: Path, out: Path, pause: Path | None = None, say: Say = print) -> None:
@@ -54,32 +54,32 @@ class Sweep:
         self._say = say
 
     def records(self) -> dict[str, Record]:
-        """Of the runs that are done."""
+        """The records of completed runs."""
         return read_records(self.out / RUNS)
 
     def run(self, only: str | None, minutes: float | None) -> int:
-        """Do what is missing, in the order of the protocol.
+        """Do the missing runs, in the order of the protocol.
 
         Args:
-            only: the name of a row; the others are left alone.
-            minutes: begin no run after so many.
+            only: the name of a row, to skip the others.
+            minutes: start no run after this time.
 
         Returns:
-            The number of runs that were begun.
+            The number of runs that were started.
         """
         if only:
             self.protocol.row(only)
         end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
         given_up: set[str] = set()
-        begun = 0
+        started = 0
         with self.alone(), terminable():
             while time.monotonic() < end and (run := self._next(only, given_up)):
-                begun += 1
-                self._say(f"{run.label}: begun")
+                started += 1
+                self._say(f"{run.label}: started")
                 record = self._do(run)
                 if record is None:
                     given_up.add(run.key)
-                    self._say(f"{run.label}: was killed, to be run again; see {self._log(run)}")
+                    self._say(f"{run.label}: was killed and will be repeated; see {self._log(run)}")
                     continue
                 before = self.records().get(run.key)
                 if before and record.minutes is None:
@@ -88,9 +88,9 @@ class Sweep:
                 write_json(self.out / RUNS / f"{run.label}-{run.key}.json", record)
                 what = record.failed or f"{criterion_of(self.plan, run, record):.2f}"
                 self._say(f"{run.label}: {what} ({record.minutes or 0:.1f} min, {record.cpu_minutes or 0:.1f} of CPU)")
-        if only and not begun and (base := self.protocol.row(only).of) and not self._has(only):
-            raise InputError(f"'{only}' waits for '{base}', whose runs are not done; run --only '{base}' first")
-        return begun
+        if only and not started and (base := self.protocol.row(only).of) and not self._has(only):
+            raise InputError(f"'{only}' waits for the runs of '{base}'. Run --only '{base}' first.")
+        return started
 
     def test(self) -> int:
         """Evaluate the finalists on the test sets, once each.
@@ -108,7 +108,7 @@ class Sweep:
                     continue
                 self._say(f"{run.label}: test")
                 sts, retrieval = self.files.tests()
-                # Collections take most of the time: the first seed alone searches them.
+                # Retrieval takes most of the time, so that only the first seed is evaluated on it.
                 searched = retrieval if self._is_first(run) and not run.row.cell else []
                 figures, code = self._evaluate(run, sts, searched, self.protocol.test_bf16)
                 if code:
@@ -121,7 +121,7 @@ class Sweep:
         return run.seed in (None, seeds_of(self.plan, run.row)[0])
 
     def finalists(self, records: Mapping[str, Record]) -> list[Run]:
-        """The runs that are reported and tested: each finalist's best rate with every seed."""
+        """The reported and tested runs: each finalist's best rate with every seed."""
         rows = [self.protocol.whole(row) for row in self.protocol.rows if row.stage == "finalist"]
         return [run for row in rows for run in runs_of(self.plan, row, records)]
 
@@ -138,7 +138,7 @@ class Sweep:
         return bool(runs_of(self.plan, self.protocol.whole(self.protocol.row(name)), self.records()))
 
     def _do(self, run: Run) -> Record | None:
-        """Train and evaluate; None where a process was killed from outside."""
+        """Train and evaluate; None if a process was killed from outside."""
         trained: Child | None = None
         if run.row.how in ("train", "matryoshka2d") and not self._model(run).exists():
             trained = run_child(self._training(run), self._log(run), self._pause)
@@ -149,7 +149,7 @@ class Sweep:
         if trained is not None and trained.code:
             return _record(run, {}, trained, _last_line(self._log(run)))
         if run.row.how in PROJECTED:
-            self._take_maps(run)
+            self._store_projections(run)
         figures, code = self._on_dev(run)
         if code < 0:
             return None
@@ -158,7 +158,7 @@ class Sweep:
         return _record(run, figures, trained, _last_line(self._log(run)) if code else "")
 
     def _on_dev(self, run: Run) -> tuple[Figures, int]:
-        """What choices are made by."""
+        """Figures for choices."""
         figures, code = self._evaluate(run, [self.files.dev()], [])
         if code or not run.row.search:
             return figures, code
@@ -190,8 +190,8 @@ class Sweep:
         options = ["--depths", depths, "--dims", str(protocol.dims[-1]), "--projection", run.row.how, "--force"]
         return module("ese_deploy.cli", "export", source, "--out", self._bundle(run), "--calibration", texts, *options)
 
-    def _take_maps(self, run: Run) -> None:
-        """The source's checkpoint with the maps that were fitted: all its cells are then evaluated in one pass."""
+    def _store_projections(self, run: Run) -> None:
+        """Add the fitted projections to the source's checkpoint, so that one pass evaluates all its cells."""
         source = str(self._model(run.source)) if run.source else self.protocol.model
         with staging_folder(self._model(run)) as staging:
             shutil.copytree(locate(source).path, staging / "model")
@@ -200,7 +200,7 @@ class Sweep:
         shutil.rmtree(self._bundle(run))
 
     def _evaluate(self, run: Run, sts: list[Path], retrieval: list[Path], bf16: bool = False) -> tuple[Figures, int]:
-        """Figures of the grid, and the exit code of the process that found them."""
+        """Figures of the grid, and the exit code of the process that measured them."""
         found = self.out / _LOGS / f"{run.label}-{run.key}.figures.json"
         data = [*(f"--sts={path}" for path in sts), *(f"--retrieval={path}" for path in retrieval)]
         dims, depths = (",".join(map(str, numbers)) for numbers in (self.protocol.dims, self.protocol.depths))
@@ -222,7 +222,7 @@ class Sweep:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder: two sweeps in one would do the same runs."""
+        """Lock the folder: two sweeps would do the same runs."""
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / ".lock").open("w") as file:
             try:

@@ -107,7 +107,7 @@ def share_table(results: Results) -> str:
 
 
 def retrieval_table(results: Results) -> str:
-    """Finalists on the search collections."""
+    """Finalists on the retrieval collections."""
     sources = [_figure("test", f"{_NDCG}@{_stem(path)}") for path in results.protocol.data.test_retrieval]
     return "\n\n".join(_finalists(results, source) for source in sources)
 

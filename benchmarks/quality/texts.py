@@ -1,4 +1,4 @@
-"""Training data as the protocol wants it: files of one set as one, without the sources that are left out."""
+"""Prepares the training data of the protocol, without excluded sources."""
 
 import functools
 import random
@@ -16,10 +16,10 @@ from ese_deploy.texts.reader import read_rows
 __all__ = ["DEV_SEARCH", "TrainingFiles"]
 
 DEV_SEARCH = "dev_search"
-"""Name of the development set of search in figures."""
+"""Name of the retrieval development set in figures."""
 
 _SOURCE = "source"
-# Columns that are not texts to learn from.
+# Columns without text to train on.
 _ABOUT = ("source", "id", "n_words")
 
 
@@ -28,15 +28,15 @@ class TrainingFiles:
 
     Args:
         protocol: names the files.
-        data: the folder that they lie below.
-        work: where prepared files are written; they stay there.
+        data: the folder of these files.
+        work: where prepared files are written and kept.
     """
 
     def __init__(self, protocol: Protocol, data: Path, work: Path) -> None:
         self._protocol = protocol
         self._data = data
         self._work = work
-        # A file is read once, and hashed once.
+        # Each file is read and hashed once.
         self.hash_of = functools.cache(self._hash_of)
         self.files = functools.cache(self._files)
 
@@ -45,14 +45,14 @@ class TrainingFiles:
         return self._path(self._protocol.data.dev)
 
     def dev_search(self) -> Path:
-        """The development set of search, as a collection of its own: queries drawn, all that answers them, and more.
+        """The retrieval development set: drawn queries, their answers and further documents.
 
         Raises:
             InputError: the protocol has none.
         """
         given = self._protocol.data.dev_search
         if given is None:
-            raise InputError("the protocol has no [data.dev_search]")
+            raise InputError("The protocol has no [data.dev_search].")
         count, more = given.sizes
         draw = random.Random(0)
         judged: dict[str, list[Mapping[str, Any]]] = {}
@@ -73,12 +73,12 @@ class TrainingFiles:
         return folder
 
     def tests(self) -> tuple[list[Path], list[Path]]:
-        """Scored pairs and search collections of the test."""
+        """Scored pairs and retrieval collections of the test."""
         data = self._protocol.data
         return [self._path(name) for name in data.test_sts], [self._path(name) for name in data.test_retrieval]
 
     def calibration(self, names: tuple[str, ...]) -> Path:
-        """All texts of some sets, each once, a line each."""
+        """All distinct texts of some sets, one per line."""
         texts = dict.fromkeys(
             " ".join(str(text).split())
             for name in names
@@ -96,7 +96,7 @@ class TrainingFiles:
         return "+".join(sha256_file(path)[:16] for path in self.files(name))
 
     def _files(self, name: str) -> tuple[Path, ...]:
-        """One file for each of the protocol's, since a set may have several formats."""
+        """One prepared file for each file of the set, which can have several formats."""
         prepared = []
         for number, source in enumerate(self._protocol.data.train[name], start=1):
             path = self._work / f"{name}-{number}.jsonl"
@@ -115,7 +115,7 @@ class TrainingFiles:
     def _path(self, name: str) -> Path:
         path = self._data / name
         if not path.exists():
-            raise InputError(f"there is no {path}; --data names the folder that the protocol's files lie below")
+            raise InputError(f"There is no {path}. --data must name the folder with the files of the protocol.")
         return path
 
 

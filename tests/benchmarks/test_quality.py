@@ -1,4 +1,4 @@
-"""The quality campaign: what is run next, that nothing is run twice, and what the tables say."""
+"""The comparison of training variants: the order of runs, resuming, and tables."""
 
 import json
 import math
@@ -123,7 +123,7 @@ def walk(plan: Plan, value: Any) -> list[str]:
     return order
 
 
-def test_rates_come_first_then_seeds_then_what_is_changed(tmp_path: Path) -> None:
+def test_rates_come_first_then_seeds_then_ablation(tmp_path: Path) -> None:
     plan = Plan(protocol_of(tmp_path), lambda name: name)
     best = {1e-4: 0.5, 2e-4: 0.7, 4e-4: 0.6}
     order = walk(plan, lambda run: best.get(run.rate, 0.1))
@@ -134,7 +134,7 @@ def test_rates_come_first_then_seeds_then_what_is_changed(tmp_path: Path) -> Non
     assert order[4:] == [*rest, "without-hold.2e-04.seed1", "labels-and-texts.2e-04.seed1"]
 
 
-def test_rates_beyond_are_tried_until_the_best_one_is_between_others() -> None:
+def test_rates_are_extended_until_the_best_is_between_others() -> None:
     assert rates_wanted([1, 2], {}) == [1, 2]
     assert rates_wanted([1, 2], {1: 5.0, 2: 4.0}) == [1, 2, 0.5]
     assert rates_wanted([1, 2], {1: 5.0, 2: 4.0, 0.5: 3.0}) == [1, 2, 0.5]
@@ -143,14 +143,14 @@ def test_rates_beyond_are_tried_until_the_best_one_is_between_others() -> None:
     assert rates_wanted([1, 2], {1: -math.inf, 2: -math.inf}) == [1, 2]
 
 
-def test_a_row_without_a_rate_waits_and_a_row_that_always_failed_is_left_out(tmp_path: Path) -> None:
+def test_rows_without_a_rate_wait_and_failed_rows_are_skipped(tmp_path: Path) -> None:
     plan = Plan(protocol_of(tmp_path), lambda name: name)
     order = walk(plan, lambda run: -math.inf if run.row.name == "espresso" else 0.5)
     assert not [label for label in order if label.startswith(("without", "labels"))]
     assert [label for label in order if label.startswith("alone") and label.endswith("seed2")]
 
 
-def test_a_run_is_known_by_all_that_decides_it_and_by_nothing_else(tmp_path: Path) -> None:
+def test_key_of_a_run_depends_on_its_settings_only(tmp_path: Path) -> None:
     def key(text: str, hash_of: Any = lambda name: name) -> str:
         return next(iter(planned(Plan(protocol_of(tmp_path, text), hash_of), {}))).key
 
@@ -166,12 +166,12 @@ def test_a_run_is_known_by_all_that_decides_it_and_by_nothing_else(tmp_path: Pat
     [
         ("maxlen = 16", "", None),
         ('cell = "1x16"', "cells = 1", "unknown field `cells`"),
-        ('of = "espresso"', 'of = "later"', "which no row before it is called"),
-        ('data = ["triplets", "texts"]', 'data = ["pears"]', "'pears'; data are triplets, texts"),
+        ('of = "espresso"', 'of = "later"', "which is not an earlier row"),
+        ('data = ["triplets", "texts"]', 'data = ["pears"]', "'pears'. Choose from: triplets, texts"),
         ('name = "alone"', 'name = "espresso"', "two rows 'espresso'"),
     ],
 )
-def test_a_protocol_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str, message: str | None) -> None:
+def test_bad_protocol_is_an_error(tmp_path: Path, old: str, new: str, message: str | None) -> None:
     assert old in SMALL
     if message is None:
         protocol_of(tmp_path, SMALL.replace(old, new))
@@ -180,7 +180,7 @@ def test_a_protocol_with_a_mistake_is_refused(tmp_path: Path, old: str, new: str
         protocol_of(tmp_path, SMALL.replace(old, new))
 
 
-def test_the_campaigns_protocol_is_sound_and_never_trains_on_what_it_chooses_by() -> None:
+def test_protocol_never_trains_on_development_or_test_data() -> None:
     protocol = read_protocol()
     used = {name for row in protocol.rows for name in protocol.whole(row).data}
     files = {file for name in used for file in protocol.data.train[name]}
@@ -214,7 +214,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_sets_of_plain_texts_have_a_row_for_every_text_and_leave_the_same_sources_out(place: Path) -> None:
+def test_plain_sets_have_a_row_for_each_text_without_excluded_sources(place: Path) -> None:
     text = SMALL.replace("[data.train]", 'plain = ["sentences"]\n\n[data.train]\nsentences = ["triplets.tsv"]')
     files = TrainingFiles(protocol_of(place, text), place / "data", place / "plain")
     (path,) = files.files("sentences")
@@ -230,9 +230,9 @@ def campaign(place: Path, *arguments: str) -> int:
     return main([*arguments, *common, *written])
 
 
-def test_a_row_is_run_and_not_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recorded_row_is_not_repeated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert campaign(place, "run", "--only", "without hold") == 2
-    assert "waits for 'espresso'" in capsys.readouterr().err
+    assert "waits for the runs of 'espresso'" in capsys.readouterr().err
     assert campaign(place, "run", "--only", "untouched") == 0
     assert campaign(place, "run", "--only", "espresso", "--minutes", "0") == 0
     assert capsys.readouterr().out.endswith("0 runs\n")
@@ -252,7 +252,7 @@ def test_a_row_is_run_and_not_run_again(place: Path, capsys: pytest.CaptureFixtu
     assert str(place / "out") not in (place / "results.json").read_text("utf-8")
 
 
-def test_training_takes_the_rows_flags_and_leaves_out_what_the_protocol_leaves_out(place: Path) -> None:
+def test_training_uses_the_options_of_the_row_and_excludes_sources(place: Path) -> None:
     protocol = protocol_of(place, SMALL.replace("finalist = [1, 2]", "finalist = [2]"), str(place / "model"))
     sweep = Sweep(protocol, place / "data", place / "trained")
     assert sweep.run("alone", None) == 1
@@ -268,7 +268,7 @@ def test_training_takes_the_rows_flags_and_leaves_out_what_the_protocol_leaves_o
     assert sweep.test() == 0, "test sets are looked at once"
 
 
-def test_projections_are_evaluated_as_a_checkpoint_and_the_first_seed_searches_the_collections(place: Path) -> None:
+def test_fitted_projections_are_evaluated_as_a_checkpoint(place: Path) -> None:
     row = """
 [[rows]]
 name = "aligned"
@@ -301,7 +301,7 @@ data = ["triplets", "texts"]
     assert "| row | dims | 1 → 3 | 2 → 3 | 3 → 3 |" in table and "\n| aligned | 32 | " in table
 
 
-def test_a_row_that_is_asked_for_search_later_is_measured_again_and_not_trained(place: Path) -> None:
+def test_adding_retrieval_to_a_row_does_not_repeat_its_training(place: Path) -> None:
     folder = place / "data/other"
     folder.mkdir()
     documents = [{"id": f"d{number}", "text": text} for number, text in enumerate(TEXTS[:30])]
@@ -336,20 +336,20 @@ def test_a_row_that_is_asked_for_search_later_is_measured_again_and_not_trained(
         for name in ("queries.jsonl", "corpus.jsonl")
     ]
     assert kept == [4, 10]
-    with pytest.raises(InputError, match="'alone' has search = true; say on what"):
+    with pytest.raises(InputError, match=r"'alone' has search = true\. Add"):
         protocol_of(place, SMALL.replace('name = "alone"', 'name = "alone"\nsearch = true'))
 
 
-def test_what_a_run_said_last_is_kept_where_it_failed(place: Path) -> None:
+def test_last_message_of_a_failed_run_is_recorded(place: Path) -> None:
     text = SMALL.replace("hold_w = 0.5", 'teacher = "nobody"').replace("[1e-4, 2e-4]", "[1e-4]")
     protocol = protocol_of(place, text, str(place / "model"))
     sweep = Sweep(protocol, place / "data", place / "failed")
     assert sweep.run("espresso", None) == 1
     (one,) = sweep.records().values()
-    assert "teacher 'nobody' is unknown" in one.failed
+    assert "Unknown teacher 'nobody'" in one.failed
 
 
-def test_a_child_stands_still_while_there_is_to_be_quiet(tmp_path: Path) -> None:
+def test_child_pauses_while_the_file_exists(tmp_path: Path) -> None:
     pause, out = tmp_path / "pause", tmp_path / "out"
     pause.touch()
     code = f"import time; open({str(out)!r}, 'a').close()\nfor _ in range(40): time.sleep(0.05)"
@@ -365,7 +365,7 @@ def test_a_child_stands_still_while_there_is_to_be_quiet(tmp_path: Path) -> None
     assert killed.code == -signal.SIGKILL
 
 
-def test_tables_give_means_spreads_and_differences_with_the_same_seeds(tmp_path: Path) -> None:
+def test_tables_give_means_deviations_and_differences_of_equal_seeds(tmp_path: Path) -> None:
     protocol = protocol_of(tmp_path)
     out = tmp_path / "out"
     for name in ("dev.tsv", "triplets.tsv"):
@@ -385,7 +385,7 @@ def test_tables_give_means_spreads_and_differences_with_the_same_seeds(tmp_path:
     assert "| labels and texts | -20.0 | -20.0 | -20.0 |" in filled
     assert "<!-- table: share -->\n\nNot measured yet.\n\n<!-- end -->" in filled
     assert len(runs_of(sweep.plan, protocol.whole(protocol.row("espresso")), sweep.records())) == 2
-    with pytest.raises(InputError, match="asks for a table 'gone'"):
+    with pytest.raises(InputError, match="unknown table 'gone'"):
         fill_page("<!-- table: gone -->\n<!-- end -->", collect(sweep))
 
 
