@@ -69,8 +69,6 @@ def bench(
     Example:
         >>> results = bench("exports/minilm", "bench.json", targets=["3x128", "6x384"])
     """
-    from ese_deploy.bench.run import can_resume, new_results, run_bench
-
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     found = bench_texts(Path(texts) if texts else None, text_field)
     chosen, absent = _engines(opened, engines)
@@ -93,6 +91,9 @@ def bench(
         "baseline": baseline,
     }
     restricted = {name: " ".join(map(str, values)) for name, values in options.items() if values}
+    # Imported after the arguments were checked: it needs the libraries of the extra.
+    from ese_deploy.bench.run import can_resume, new_results, run_bench
+
     results = fresh = new_results(opened, request, found, absent, restricted)
     path = Path(out) if out is not None else None
     if path is not None and path.exists() and not force:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.cli.console import (
     BundleArgument,
     EnginesOption,
@@ -13,7 +12,6 @@ from ese_deploy.cli.console import (
     TargetOption,
     TextFieldOption,
     check_file,
-    check_measured_engine,
     print_json,
     print_table,
     progress_bars,
@@ -96,13 +94,10 @@ def bench(
     from ese_deploy.bench import bench as run
 
     check_file(out)
-    opened = open_bundle(bundle)
-    for name in engine or ():
-        check_measured_engine(name)
 
     with progress_bars() as progress:
         results = run(
-            opened,
+            bundle,
             out,
             full=full,
             targets=split(target),
