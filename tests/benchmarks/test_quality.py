@@ -230,6 +230,7 @@ def campaign(place: Path, *arguments: str) -> int:
     return main([*arguments, *common, *written])
 
 
+@pytest.mark.slow
 def test_recorded_row_is_not_repeated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert campaign(place, "run", "--only", "without hold") == 2
     assert "waits for the runs of 'espresso'" in capsys.readouterr().err
@@ -252,6 +253,7 @@ def test_recorded_row_is_not_repeated(place: Path, capsys: pytest.CaptureFixture
     assert str(place / "out") not in (place / "results.json").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_training_uses_the_options_of_the_row_and_excludes_sources(place: Path) -> None:
     protocol = protocol_of(place, SMALL.replace("finalist = [1, 2]", "finalist = [2]"), str(place / "model"))
     sweep = Sweep(protocol, place / "data", place / "trained")
@@ -268,6 +270,7 @@ def test_training_uses_the_options_of_the_row_and_excludes_sources(place: Path) 
     assert sweep.test() == 0, "test sets are looked at once"
 
 
+@pytest.mark.slow
 def test_fitted_projections_are_evaluated_as_a_checkpoint(place: Path) -> None:
     row = """
 [[rows]]
@@ -301,6 +304,7 @@ data = ["triplets", "texts"]
     assert "| row | dims | 1 → 3 | 2 → 3 | 3 → 3 |" in table and "\n| aligned | 32 | " in table
 
 
+@pytest.mark.slow
 def test_adding_retrieval_to_a_row_does_not_repeat_its_training(place: Path) -> None:
     folder = place / "data/other"
     folder.mkdir()
@@ -340,6 +344,7 @@ def test_adding_retrieval_to_a_row_does_not_repeat_its_training(place: Path) -> 
         protocol_of(place, SMALL.replace('name = "alone"', 'name = "alone"\nsearch = true'))
 
 
+@pytest.mark.slow
 def test_last_message_of_a_failed_run_is_recorded(place: Path) -> None:
     text = SMALL.replace("hold_w = 0.5", 'teacher = "nobody"').replace("[1e-4, 2e-4]", "[1e-4]")
     protocol = protocol_of(place, text, str(place / "model"))

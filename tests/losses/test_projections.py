@@ -93,6 +93,7 @@ def test_checkpoint_stores_projections_and_export_uses_them(trained: Path, tmp_p
     assert asymmetric.encode_query(TEXTS[:2]).shape == (2, 16)
 
 
+@pytest.mark.slow
 def test_bundle_is_extended_by_an_exit_of_the_same_checkpoint(trained: Path, tmp_path: Path) -> None:
     export_bundle(ExportRequest(str(trained), tmp_path / "b", [Target(3, 32)]))
     export_bundle(ExportRequest(str(trained), tmp_path / "b", [Target(1, 8)], update=True))
@@ -113,6 +114,7 @@ def test_export_without_projections_gives_the_exits_own_vectors(trained: Path, t
     assert [bundle.manifest.targets[0].space for bundle in (plain, mapped)] == ["exit02", "aligned"]
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_equal_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--save_steps", "2", "--learning_rate", "1e-3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
     assert run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9") == 0
@@ -150,6 +152,7 @@ def test_initial_projections_use_enough_texts_for_the_width(
     assert "Fitting projections of the exits on 80 texts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_with_cells_resumes_with_its_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     flags = ["--max_steps", "1", "--loss_setting", "cells=['1x8', '3x16']"]
     assert run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
@@ -159,6 +162,7 @@ def test_run_with_cells_resumes_with_its_projections(tiny_checkpoint: Path, text
     assert first == again and sorted(read_checkpoint(str(tmp_path / "out")).projections) == [1, 3]
 
 
+@pytest.mark.slow
 def test_projections_are_fitted_again_after_training(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--learning_rate", "1e-3", "--warmup_steps", "0"]
     projections = {}
@@ -182,6 +186,7 @@ def test_projections_are_fitted_on_longer_texts_than_batches() -> None:
     assert [fit_length(64, 256), fit_length(64, 8192), fit_length(2048, 8192)] == [256, 512, 2048]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "off", ["--projections=0", "--maps=0", "--loss_setting=maps=0", "--loss-setting=projections=false"]
 )

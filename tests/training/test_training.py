@@ -16,6 +16,7 @@ from ese_deploy.losses import AngleLoss, AngleObjective, EseLoss
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
+from ese_deploy.training import train
 from ese_deploy.training.arguments import build_settings
 from ese_deploy.training.callbacks import SpearmanEachEpoch
 from ese_deploy.training.collate import Collator
@@ -54,8 +55,11 @@ def run(model: Path, data: Path, out: Path, *flags: str) -> int:
 
 TRUNCATED = ("BERT", "DistilBERT", "ALBERT", "ModernBERT", "T5 encoder", "Qwen3", "Gemma 3", "GTE")
 RUNS = [
-    *(("espresso", name) for name in ("A", "B", "C", "texts")),
-    *((variant, name) for variant in ("reference", "paper") for name in ("A", "B", "C")),
+    ("espresso", "texts"),
+    ("paper", "C"),
+    *(pytest.param("espresso", name, marks=pytest.mark.slow) for name in "ABC"),
+    *(pytest.param("paper", name, marks=pytest.mark.slow) for name in "AB"),
+    *(pytest.param("reference", name, marks=pytest.mark.slow) for name in "ABC"),
 ]
 
 
@@ -76,6 +80,17 @@ def test_every_variant_trains_on_every_format(
     assert after.max_seq_length == before.max_seq_length and after.prompts["query"] == "find: "
 
 
+def test_python_function_trains(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    steps = {"max_steps": 1, "batch_size": 8, "workers": 0, "use_cpu": True}
+    seen: list[tuple[str, int, int]] = []
+    done = train(tiny_checkpoint, data["C"], tmp_path / "out", progress=lambda *at: seen.append(at), dims=[16], **steps)
+    contract = read_checkpoint(str(done)).contract
+    assert contract is not None and contract.trained_dims == [16, 32] and seen == [("training", 1, 1)]
+    with pytest.raises(InputError, match=r"There is no training data\. Name it with `train`"):
+        train(tiny_checkpoint, None, tmp_path / "other")
+
+
+@pytest.mark.slow
 def test_aligned_exits_share_an_embedding_space_in_bundle_and_encoder(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -105,6 +120,7 @@ def test_without_ese_only_the_full_model_is_trained(
     assert not (tmp_path / "out/ese.json").exists()
 
 
+@pytest.mark.slow
 def test_formats_take_turns_with_equal_numbers_of_texts(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +184,7 @@ def test_training_without_the_full_model_changes_only_shallow_layers(
     assert changed == {"0"}, "layers behind the exit learn nothing"
 
 
+@pytest.mark.slow
 def test_export_marks_the_trained_exits(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--exits", "1,3", "--dims", "8,16") == 0
     assert read_checkpoint(str(tmp_path / "out")).trained_exits == [1, 3]
@@ -181,6 +198,7 @@ def test_export_marks_the_trained_exits(data: dict[str, Path], tiny_checkpoint: 
     assert report.untrained == [2]
 
 
+@pytest.mark.slow
 def test_weights_depend_on_the_seed_only(data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name, seed in {"a": "1", "b": "1", "c": "2"}.items():
         assert run(tiny_checkpoint, data["B"], tmp_path / name, "--seed", seed, "--warmup_steps", "0") == 0
@@ -385,6 +403,7 @@ def test_gradient_accumulation_averages_batches(data: dict[str, Path], tmp_path:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_truncated_model_equals_the_exit_and_reloads_equal(name: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[name]
@@ -408,6 +427,7 @@ def test_truncated_model_equals_the_exit_and_reloads_equal(name: str, tmp_path: 
     assert all(len(value) != 3 for value in kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_unfused_attention_gives_equal_states(name: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[name]
@@ -445,6 +465,7 @@ def test_truncate_to_writes_a_shallower_model(
     assert "cannot be truncated to depth 4. It has 3 layers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_truncated_model_exports_its_projection_and_cannot_be_trained(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -459,6 +480,7 @@ def test_truncated_model_exports_its_projection_and_cannot_be_trained(
     assert warning not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_model_truncated_below_its_trained_exits_exports_its_depth(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -522,6 +544,7 @@ def test_held_out_data_smaller_than_a_batch_is_evaluated(
     assert capsys.readouterr().err.count("eval_loss") == 2
 
 
+@pytest.mark.slow
 def test_bundle_of_a_model_truncated_at_an_untrained_depth_is_marked_untrained(
     data: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
