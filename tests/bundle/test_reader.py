@@ -210,7 +210,7 @@ def test_paths_without_a_name_of_their_own_open(bundle: Path, monkeypatch: pytes
     assert open_bundle(name).path.resolve() == bundle.resolve()
 
 
-@pytest.mark.parametrize(("name", "message"), [("", "the bundle's path is empty"), ("/", "/ is not a bundle")])
+@pytest.mark.parametrize(("name", "message"), [("", "The path of the bundle is empty"), ("/", "/ is not a bundle")])
 def test_paths_that_are_no_bundles_are_refused(name: str, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         open_bundle(name)
