@@ -50,7 +50,7 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
     assert main(["export", str(tiny_checkpoint), "--out", str(out), "--depths", "2-3", "--dims", "8,16"]) == 0
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()[1:5]] == ["2x8", "2x16", "3x8", "3x16"]
-    assert printed.out.count("passed") == 4
+    assert printed.out.count("  passed") == 4
     assert f"Wrote {out}: 4 targets" in printed.out and "4 of 4 new targets passed every check." in printed.out
     assert "warning: Depth 2 was not trained as an exit." in printed.err
     assert main(["inspect", str(out), "--json"]) == 0
