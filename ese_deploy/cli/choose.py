@@ -1,6 +1,7 @@
 """``ese-deploy choose``."""
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,6 @@ from ese_deploy.cli.console import (
     print_json,
     print_table,
     progress_bars,
-    say,
     split,
 )
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
@@ -37,6 +37,8 @@ EXAMPLES = (
     "ese-deploy choose exports/minilm --max-latency 5ms",
     'ese-deploy choose exports/minilm --max-latency "4ms p50" --min-quality "90% stsb" --plot choice.png',
 )
+
+logger = logging.getLogger(__name__)
 
 
 def choose_target(
@@ -219,4 +221,4 @@ def _draw(path: Path, choice: Choice) -> None:
     )
     title = f"{choice.best.name} is the best target that fits" if choice.best else "No target fits"
     pareto_plot(path, points, title, label, quality_name(choice.budgets))
-    say(f"Wrote {path}")
+    logger.info(f"Wrote {path}")

@@ -36,7 +36,6 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_bars",
-    "say",
     "split",
 ]
 
@@ -174,11 +173,6 @@ def check_file(path: Path, kinds: Sequence[str] = ()) -> None:
         raise InputError(f"cannot write {path}: it is a folder; name a file")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it or name another")
-
-
-def say(text: str) -> None:
-    """Write a line to standard error; use the logger ``ese_deploy`` in new code."""
-    print(text, file=sys.stderr)
 
 
 def megabytes(size: int) -> str:

@@ -1,5 +1,6 @@
 """``ese-deploy embed``."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -14,7 +15,6 @@ from ese_deploy.cli.console import (
     ThreadsOption,
     print_json,
     progress_bars,
-    say,
 )
 from ese_deploy.cli.streams import open_vectors
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
@@ -33,6 +33,8 @@ EXAMPLES = (
 OLD_OPTIONS = {"index": "index-target"}
 
 _CHUNK = 1024
+
+logger = logging.getLogger(__name__)
 
 
 def embed(
@@ -108,7 +110,7 @@ def embed(
             done += len(rows)
             progress("embed", done, total)
     if encoder.truncated_texts:
-        say(f"warning: truncated {encoder.truncated_texts} of {total} texts to {encoder.max_seq_length} tokens")
+        logger.warning(f"truncated {encoder.truncated_texts} of {total} texts to {encoder.max_seq_length} tokens")
     if json:
         print_json(
             {
@@ -137,5 +139,5 @@ def _choose_target(
     if target is not None:
         raise InputError("--target and --profile exclude each other. Choose one.")
     found = resolve_profile(bundle, profile, profiles)
-    say(found.reason)
+    logger.info(found.reason)
     return found.target, found.engine

@@ -1,6 +1,7 @@
 """``ese-deploy evaluate``."""
 
 import importlib.util
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ from ese_deploy.cli.console import (
     print_json,
     print_table,
     progress_bars,
-    say,
 )
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import explain_os_error, write_atomic
@@ -39,6 +39,8 @@ EXAMPLES = (
 
 # The metrics that are printed and drawn; --json and --out have all.
 _SHOWN = (AGREEMENT, NEIGHBOURS, STS_METRICS[0], STS_METRICS[2], RETRIEVAL_METRICS[0], RETRIEVAL_METRICS[2])
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -125,9 +127,9 @@ def evaluate(
         )
     if found.skipped:
         names = ", ".join(map(str, found.skipped))
-        say(f"Skipped, because the engine {engine} does not compute in their dtype: {names}")
+        logger.info(f"Skipped, because the engine {engine} does not compute in their dtype: {names}")
     if save:
-        say(f"Wrote {sum(map(len, found.figures.values()))} figures into the manifest of {model}")
+        logger.info(f"Wrote {sum(map(len, found.figures.values()))} figures into the manifest of {model}")
     document = found.document()
     if out is not None:
         import msgspec
@@ -225,4 +227,4 @@ def _draw(folder: Path, found: "Evaluation") -> None:
         matrix = {(str(cell.query), str(cell.document)): cell.score.ndcg_at_10 * 100 for cell in pairs}
         title = f"ndcg_at_10 x 100 on {data}, {dim} dimensions"
         draw(f"{data}.asymmetric.k{dim:03d}", matrix, title, "queries at depth", "documents at depth")
-    say(f"Wrote plots into {folder}")
+    logger.info(f"Wrote plots into {folder}")

@@ -1,31 +1,15 @@
 """Tables that more than one command prints."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.cli.console import megabytes
-from ese_deploy.errors import InputError
-from ese_deploy.system.install import install_hint
 
 if TYPE_CHECKING:
     from ese_deploy.verify import TargetCheck
 
-__all__ = ["check_rows", "extra_error", "target_rows"]
-
-
-@contextmanager
-def extra_error(extra: str) -> Iterator[None]:
-    """Say which extra to install where the block cannot import something.
-
-    Raises:
-        InputError: in place of ``ModuleNotFoundError``.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(f"This command needs {error.name}. {install_hint(extra)}") from error
+__all__ = ["check_rows", "target_rows"]
 
 
 def check_rows(checks: "Sequence[TargetCheck]", manifest: Manifest) -> tuple[list[str], list[list[str]]]:

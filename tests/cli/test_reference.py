@@ -8,7 +8,7 @@ from ese_deploy.cli.app import COMMANDS, Command, load_command
 from ese_deploy.cli.reference import reference
 
 # Commands whose help is still to be written; an entry whose help is in order fails: remove it then.
-PENDING = {"choose", "measurements"}
+PENDING = {"measurements"}
 # Words that begin a phrase, where a sentence begins with what the option does.
 PHRASES = ("Of", "Such", "Without", "For", "From", "To", "Most", "Where", "With", "As", "At", "In", "Also for")
 
