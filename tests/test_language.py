@@ -32,15 +32,7 @@ TERMS = {
 PATTERNS = {say: re.compile(pattern, re.IGNORECASE) for say, pattern in TERMS.items()}
 
 # Files that are still being rewritten.
-UNFINISHED: frozenset[str] = frozenset(
-    {
-        "ese_deploy/choose/profiles.py",
-        "ese_deploy/choose/profiles.toml",
-        "ese_deploy/evaluate/data.py",
-        "ese_deploy/evaluate/exits.py",
-        "ese_deploy/evaluate/grid.py",
-    }
-)
+UNFINISHED: frozenset[str] = frozenset()
 
 
 def documents() -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Budgets as people write them: 5ms, 40MB, 200/s, 0.97, "80% stsb"."""
+"""Reading budgets: 5ms, 40MB, 200/s, 0.97, "80% stsb"."""
 
 import re
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Case:
 
     Attributes:
         tokens: tokens of each text, special tokens included.
-        threads: threads that compute; None for all that the process is given.
+        threads: threads that compute; None for all that the process may use.
     """
 
     tokens: int = 32
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """Longest time from one text to its vector.
+    """The longest time from one text to its vector.
 
     Attributes:
         seconds: the limit.
@@ -64,7 +64,7 @@ class LatencyBudget:
 
 @dataclass(frozen=True)
 class ThroughputBudget:
-    """Least number of texts a second, in batches of 32 texts.
+    """The least number of texts per second, in batches of 32 texts.
 
     Attributes:
         texts_per_second: the limit.
@@ -77,7 +77,7 @@ class ThroughputBudget:
 
 @dataclass(frozen=True)
 class QualityBudget:
-    """Least quality.
+    """The least quality.
 
     Attributes:
         value: the limit, from 0 to 1.
@@ -93,7 +93,7 @@ class QualityBudget:
 def parse_latency(text: str) -> LatencyBudget:
     """Read ``5ms``, ``5ms p99``, ``20ms p50 128 tokens 1 thread``.
 
-    Without more it is the 95th percentile of one text of 32 tokens with all threads that the process is given.
+    Without further words it is the 95th percentile of one text of 32 tokens with all threads that the process may use.
 
     Raises:
         InputError: the unit is missing, or a word is not understood.
@@ -134,8 +134,8 @@ def parse_size(text: str, what: str = "a size") -> int:
 def parse_quality(text: str) -> QualityBudget:
     """Read ``0.97``, ``97%``, ``0.80 stsb``, ``97% ndcg_at_10@scifact``.
 
-    With ``%`` it is a share of the full model's figure, without it the figure itself. Where no metric is named it is
-    agreement with the full model, of which figure and share are the same.
+    With ``%`` it is a share of the full model's figure, without it the figure itself. The default metric is agreement
+    with the full model, whose share is the figure itself.
 
     Raises:
         InputError: it is not a number from 0 to 1 or a percentage from 0 to 100.

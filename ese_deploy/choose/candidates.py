@@ -1,4 +1,4 @@
-"""What is known of a bundle's targets: size and quality from its manifest, speed and memory from measurements."""
+"""Candidates: a bundle's targets with size and quality from the manifest, and speed and memory from measurements."""
 
 import functools
 import importlib.metadata
@@ -17,21 +17,21 @@ __all__ = ["find_candidates", "missing_measurements", "size_on_disk"]
 
 
 def size_on_disk(manifest: Manifest, entry: TargetEntry) -> int:
-    """Bytes that a target needs: its graph, the weights that it reads, the tokenizer."""
+    """Bytes of a target: its graph, the weights that it reads, the tokenizer."""
     return entry.bytes + entry.weight_bytes + manifest.tokenizer.bytes
 
 
 def find_candidates(
-    manifest: Manifest, budgets: Budgets, held: Measurements | None, here: bool = True
+    manifest: Manifest, budgets: Budgets, measured: Measurements | None, here: bool = True
 ) -> list[Candidate]:
-    """All targets on all engines that this version has, with what the budgets ask about.
+    """All targets on all engines of this version, with the values that the budgets limit.
 
-    An engine that needs an accelerator counts where the budgets name it.
+    An engine that needs an accelerator is a candidate only if the budgets name it.
 
     Args:
         manifest: of the bundle.
-        budgets: what is asked.
-        held: what was measured, or None.
+        budgets: the budgets.
+        measured: measurements, or None.
         here: whether it was measured on this machine; then only figures of the engine versions installed count.
 
     Raises:
@@ -39,7 +39,7 @@ def find_candidates(
             need an engine that was not named.
     """
     _check_names(manifest, budgets)
-    figures = _index(held, here)
+    figures = _index(measured, here)
     candidates = [
         Candidate(
             entry=entry,
@@ -55,9 +55,9 @@ def find_candidates(
         if engine in entry.engines and (engine in budgets.engines or engine not in OPT_IN_ENGINES)
     ]
     if not candidates and not budgets.engines:
-        held_engines = sorted({engine for entry in manifest.targets for engine in entry.engines})
+        needed = sorted({engine for entry in manifest.targets for engine in entry.engines})
         raise InputError(
-            f"every target needs an accelerator; name the engine that you have: --engine {' or '.join(held_engines)}"
+            f"Every target needs an accelerator. Name the engine of yours with `engines`: {' or '.join(needed)}."
         )
     return candidates
 
@@ -74,14 +74,14 @@ def missing_measurements(candidates: list[Candidate], budgets: Budgets) -> dict[
 def _check_names(manifest: Manifest, budgets: Budgets) -> None:
     known = [engine for engine in budgets.engines if engine in ENGINES]
     if budgets.engines and not known:
-        raise InputError(f"there is no engine {' or '.join(budgets.engines)}; there is {', '.join(ENGINES)}")
+        raise InputError(f"Unknown engine {' or '.join(budgets.engines)}. Choose one of: {', '.join(ENGINES)}.")
     if budgets.quality is None:
         return
     name = budgets.quality.metric
     if all(find_quality(entry.quality, name) is None for entry in manifest.targets):
-        held = describe_quality([figure for entry in manifest.targets for figure in entry.quality])
+        present = describe_quality([figure for entry in manifest.targets for figure in entry.quality])
         raise InputError(
-            f"'{name}' names no quality figure, or several; the bundle holds {held}; add others with: "
+            f"'{name}' names no quality figure, or several. The bundle has {present}. Add others with: "
             "ese-deploy evaluate BUNDLE --save"
         )
 
@@ -101,9 +101,9 @@ def _percentile(budgets: Budgets) -> int:
 Index = Mapping[tuple[str, str, str, int], list[Measurement]]
 
 
-def _index(held: Measurements | None, here: bool) -> Index:
+def _index(measured: Measurements | None, here: bool) -> Index:
     found: dict[tuple[str, str, str, int], list[Measurement]] = {}
-    for one in held.measurements if held else []:
+    for one in measured.measurements if measured else []:
         if not here or _current(one):
             found.setdefault((one.target, one.engine, one.kind, one.tokens), []).append(one)
     return found
@@ -114,7 +114,7 @@ def _value(
 ) -> float | None:
     case = budgets.needs.get(kind, Case())
     measured = figures.get((entry.name, engine, kind, case.tokens), [])
-    # What "all threads" was on another machine is not known here: there the most that was measured is taken.
+    # The number of all threads of another machine is unknown here: the highest that was measured stands for it.
     threads = case.threads or (available_threads() if here else max((one.threads for one in measured), default=0))
     return next((one.values[name] for one in measured if one.threads == threads and name in one.values), None)
 
@@ -125,7 +125,7 @@ def _current(one: Measurement) -> bool:
 
 @functools.cache
 def _installed(name: str) -> frozenset[str]:
-    """Versions of a library that are installed, in whatever package it came; it is not imported, which takes long."""
+    """The installed versions of a library, in any distribution that contains it; importing it would take long."""
     try:
         return frozenset({importlib.metadata.version(name)})
     except importlib.metadata.PackageNotFoundError:

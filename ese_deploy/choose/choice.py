@@ -1,4 +1,4 @@
-"""Choosing a target: the best one within all budgets, why, what binds, and what to relax where nothing fits."""
+"""Choosing the best candidate within all budgets, which budgets bind, and which to relax where nothing fits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -52,19 +52,19 @@ class LimitName(StrEnum):
 
 @dataclass(frozen=True)
 class Budgets:
-    """What an answer must keep, and what it should be best at.
+    """What a target must meet, and what to prefer among the targets that do.
 
     Attributes:
-        latency: longest time for one text.
-        throughput: least texts a second.
-        size: most bytes on the disk: graph, the weights that it reads, tokenizer.
-        memory: most bytes that loading and running may add to a process.
+        latency: limit of the time for one text.
+        throughput: least texts per second.
+        size: limit of the bytes on disk: graph, the weights that it reads, tokenizer.
+        memory: limit of the bytes that loading and running add to a process.
         quality: least quality.
         engines: engines allowed, of equal ones the first is taken; empty for any.
         dtypes: dtypes allowed; empty for any.
         depth: the depth, or None for any.
         dim: the dim, or None for any.
-        prefer: what to be best at; None for quality where a cost is bounded, else for size.
+        prefer: what to prefer; None for size where only quality is limited, else for quality.
     """
 
     latency: LatencyBudget | None = None
@@ -106,7 +106,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target on an engine, with all that is known of it; None where something was not measured.
+    """A target on an engine with its values; None where something was not measured.
 
     Attributes:
         entry: the target.
@@ -134,13 +134,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Limit:
-    """One budget as a question to a candidate.
+    """One budget, applied to candidates.
 
     Attributes:
         name: what is limited.
         bound: the budget, None for a name.
-        excess: by which share of the bound a candidate breaks it; 0 where it keeps it, infinite where it cannot be
-            relaxed by a number or nothing is known.
+        excess: by which share of the bound a candidate exceeds it; 0 where it meets it, infinite where no number
+            relaxes it or the value is unknown.
         value: what the candidate has.
     """
 
@@ -152,12 +152,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What would happen with a budget relaxed or dropped.
+    """The result of relaxing or dropping budgets.
 
     Attributes:
         budgets: names of the budgets.
-        needed: for each what it would have to be.
-        candidate: what could then be had.
+        needed: for each, the value that it has to allow.
+        candidate: the best candidate then.
     """
 
     budgets: tuple[LimitName, ...]
@@ -170,12 +170,12 @@ class Choice:
     """The answer.
 
     Attributes:
-        best: the target to take, or None where nothing fits.
+        best: the best target, or None where nothing fits.
         runner_up: the next best, if there is one.
         fitting: all within the budgets, the best first.
-        binding: budgets without which the answer would be better, with what it would be.
+        binding: budgets without which the answer is another one, with that answer.
         relax: where nothing fits, which budget to relax and to what, the least relaxation first.
-        front: candidates that no other beats in quality and cost, the cheapest first.
+        front: the Pareto front of quality and cost, the cheapest first.
         cost: the cost of the front: latency, throughput, memory or size.
         candidates: all targets on all engines, by name.
         budgets: what was asked.
@@ -207,8 +207,8 @@ class Choice:
 def choose_among(candidates: Sequence[Candidate], budgets: Budgets) -> Choice:
     """Choose among candidates; the same candidates and budgets always give the same answer.
 
-    The answer is the first in order of what is preferred, then of everything else that is known, so that no
-    candidate within the budgets dominates it.
+    Candidates are ordered by what is preferred, then by every other value, so that none within the budgets dominates
+    the answer.
     """
     limits = limits_of(budgets)
     ordered = sorted(candidates, key=lambda candidate: _order(candidate, budgets))

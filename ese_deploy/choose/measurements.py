@@ -1,4 +1,4 @@
-"""What this machine measured of bundles: kept in its cache, by the bundle's content and the machine."""
+"""Measurements of bundles, stored in the cache by the bundle's content and the machine."""
 
 import hashlib
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ _SCHEMA_VERSION = 1
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One thing measured of one target.
+    """One measurement of one target.
 
     Attributes:
         target: the target's name in the bundle.
@@ -44,7 +44,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: what was measured.
         tokens: tokens of each text.
         threads: threads that computed.
-        runs: how many timings stand behind the values.
+        runs: number of timings.
         values: ``latency``: p50, p95, p99 in seconds; ``throughput``: texts_per_second; ``memory``: bytes that loading
             and running added to the process (RssAnon), peak_bytes with a batch of 32 texts, and load_seconds.
     """
@@ -65,12 +65,12 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that one machine measured of one bundle.
+    """All measurements of one bundle on one machine.
 
     Attributes:
         schema_version: 1.
         bundle: hash of what runs in the bundle, see :func:`bundle_key`.
-        name: the bundle's folder name, for people.
+        name: the name of the bundle's folder.
         machine: the machine.
         measurements: sorted by target, engine, kind and case.
     """
@@ -83,9 +83,9 @@ class Measurements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def bundle_key(bundle: Bundle) -> str:
-    """Hash over the hashes of graphs, weights and tokenizer: all that decides what a bundle costs.
+    """Hash over the hashes of graphs, weights and tokenizer: everything that speed and memory depend on.
 
-    Unlike the bundle's own hash it stays the same when quality figures are written into the manifest.
+    Unlike the hash of the bundle, it does not change when quality figures are written into the manifest.
     """
     manifest = bundle.manifest
     files = [*manifest.targets, *manifest.weights, manifest.tokenizer]
@@ -122,7 +122,7 @@ def store_measurements(bundle: Bundle, fresh: Iterable[Measurement], machine: Ma
 
 
 def merge_measurements(held: Measurements, fresh: Iterable[Measurement]) -> Measurements:
-    """A copy with ``fresh`` added; they win over older ones of the same key."""
+    """A copy with ``fresh`` added, replacing older ones of the same key."""
     merged = {one.key: one for one in (*held.measurements, *fresh)}
     return msgspec.structs.replace(held, measurements=[merged[key] for key in sorted(merged)])
 
@@ -165,7 +165,7 @@ def check_owner(held: Measurements, bundle: Bundle, where: Path, machine: Machin
 
 
 def import_measurements(held: Measurements) -> Measurements:
-    """Add what another copy of the cache holds; the newcomers win."""
+    """Add measurements that were exported elsewhere, replacing older ones of the same key."""
     path = _path(held.bundle, held.machine)
     with locked_cache_folder(_folder()):
         present = read_measurements(path) if path.is_file() else msgspec.structs.replace(held, measurements=[])
@@ -175,7 +175,7 @@ def import_measurements(held: Measurements) -> Measurements:
 
 
 def list_measurements() -> list[Measurements]:
-    """All that the cache holds, sorted by bundle and machine.
+    """All measurements in the cache, sorted by bundle and machine.
 
     Raises:
         InputError: a file in the cache is broken.
@@ -184,7 +184,7 @@ def list_measurements() -> list[Measurements]:
 
 
 def clear_measurements(bundle: Bundle | None = None) -> int:
-    """Delete what was measured of a bundle, or all; returns the number of files deleted."""
+    """Delete the measurements of a bundle, or all; returns the number of files deleted."""
     pattern = f"{bundle_key(bundle)[:16]}-*.json" if bundle else "*.json"
     paths = sorted(_folder().glob(pattern))
     for path in paths:

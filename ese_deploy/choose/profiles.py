@@ -1,4 +1,4 @@
-"""Budget profiles: a name for a target or for a budget, in TOML."""
+"""Budget profiles: names for a target or for budgets, in TOML."""
 
 import re
 import tomllib
@@ -41,18 +41,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     Attributes:
         description: what it is for.
-        target: a target by name, such as ``3x128``; then nothing else decides.
+        target: a target by name, such as ``3x128``; no other key applies then.
         depth: the depth, or ``full``.
         dim: the dim, or ``full``.
-        dtype: a dtype, or several, the most wanted first.
-        engine: an engine, or several, the most wanted first.
+        dtype: a dtype, or several in order of preference.
+        engine: an engine, or several in order of preference.
         max_size_mb: most MB (10^6 bytes) of graph, weights read and tokenizer.
         max_memory_mb: most MB added to the process.
         max_latency: such as ``5ms``, see :func:`ese_deploy.choose.budgets.parse_latency`.
         min_throughput: such as ``200/s``.
         min_quality: a share of the full model's agreement, or text as for ``--min-quality``.
         prefer: ``quality``, ``speed`` or ``size``.
-        may_relax: budgets that give way, in this order, where nothing fits.
+        may_relax: budgets that are dropped, in this order, where no target fits.
         resolved: in bundles of earlier versions; not read.
         fell_back: likewise.
         why: likewise.
@@ -163,7 +163,7 @@ def find_profile(profiles: Mapping[str, Profile], name: str) -> Profile:
 
 
 def profile_budgets(profile: Profile, depth: int, width: int) -> Budgets:
-    """The budgets that a profile states for a model of ``depth`` blocks and ``width`` dimensions."""
+    """The budgets that a profile states for a model of ``depth`` layers and ``width`` dimensions."""
     quality = profile.min_quality
     return Budgets(
         latency=parse_latency(profile.max_latency) if profile.max_latency else None,
@@ -195,7 +195,7 @@ def _check(profile: Profile) -> None:
                 raise InputError(f"$.{key}: {error}") from None
     unknown = [dtype for dtype in _names(profile.dtype) if dtype not in DTYPES]
     if unknown:
-        raise InputError(f"$.dtype: '{unknown[0]}' is none of {', '.join(DTYPES)}")
+        raise InputError(f"$.dtype: Unknown dtype '{unknown[0]}'. Choose one of: {', '.join(DTYPES)}")
 
 
 def _quality(value: object) -> QualityBudget:
@@ -231,4 +231,4 @@ def _allowed(message: str) -> str:
     if "unknown field" not in message:
         return ""
     fields = [field for field in Profile.__struct_fields__ if field not in ("resolved", "fell_back", "why")]
-    return f"; known are {', '.join(fields)}"
+    return f". Choose one of: {', '.join(fields)}"

@@ -34,7 +34,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="measurements",
-    help="List, make, export, import or clear what this machine measured of bundles.",
+    help="List, make, export, import or clear measurements of bundles on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -44,16 +44,22 @@ BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder.", met
 
 @app.command("list")
 def list_all(json: JsonOption = False) -> None:
-    """List what the cache holds."""
+    """List the measurements in the cache."""
     held = list_measurements()
     if json:
         print_json({"folder": str(cache_folder()), "measurements": held})
         return
     if not held:
-        print(f"{cache_folder()} holds no measurements")
+        print(f"{cache_folder()} has no measurements")
         return
     rows = [
-        [one.name, one.bundle[:12], str(one.machine), f"{len(one.measurements)}", ", ".join(sorted(_kinds(one)))]
+        [
+            one.name,
+            one.bundle[:12],
+            str(one.machine),
+            f"{len(one.measurements)}",
+            ", ".join(sorted({figure.kind for figure in one.measurements})),
+        ]
         for one in held
     ]
     print_table(["bundle", "key", "machine", "figures ", "of"], rows, str(cache_folder()))
@@ -62,15 +68,15 @@ def list_all(json: JsonOption = False) -> None:
 @app.command("make")
 def make(
     bundle: BundleArgument,
-    latency: Annotated[bool, typer.Option("--latency", help="Of one text.")] = False,
-    throughput: Annotated[bool, typer.Option("--throughput", help="In batches of 32 texts.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Of a process of its own.")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of one text.")] = False,
+    throughput: Annotated[bool, typer.Option("--throughput", help="Measure batches of 32 texts.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure the memory of a new process.")] = False,
     tokens: Annotated[int, typer.Option(help="Tokens of each text.")] = 32,
     threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
     engine: MeasuredEngineOption = "onnxruntime",
     json: JsonOption = False,
 ) -> None:
-    """Measure every target of a bundle; without a kind all three."""
+    """Measure every target of a bundle; by default latency, throughput and memory."""
     from ese_deploy.bench import measure
 
     if threads is not None and threads < 1:
@@ -95,31 +101,29 @@ def make(
 
 @app.command("export")
 def export_file(bundle: BundleArgument, file: Annotated[Path, typer.Argument(help="A .json file.")]) -> None:
-    """Write what this machine measured of a bundle to a file."""
+    """Write the measurements of a bundle on this machine to a file."""
     held = load_measurements(open_bundle(bundle))
     if not held.measurements:
-        raise InputError(f"this machine has measured nothing of {bundle}; measure with: ese-deploy measurements make")
+        raise InputError(
+            f"This machine has no measurements of {bundle}. Make them with: ese-deploy measurements make {bundle}"
+        )
     write_measurements(file, held)
     print(f"wrote {file}: {len(held.measurements)} figures of {bundle} on {held.machine}")
 
 
 @app.command("import")
 def import_file(bundle: BundleArgument, file: Annotated[Path, typer.Argument(help="A .json file.")]) -> None:
-    """Take in what was exported of the same bundle on a machine like this one."""
+    """Add measurements that were exported for the same bundle on a machine like this one."""
     held = read_measurements(file)
     check_owner(held, open_bundle(bundle), file, describe_machine())
     merged = import_measurements(held)
-    print(f"took in {len(held.measurements)} figures from {file}; there are {len(merged.measurements)} now")
+    print(f"added {len(held.measurements)} figures from {file}; there are {len(merged.measurements)} now")
 
 
 @app.command("clear")
 def clear(
-    bundle: Annotated[Path | None, typer.Argument(help="Of this bundle only.", metavar="[BUNDLE]")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="Delete those of this bundle only.", metavar="[BUNDLE]")] = None,
 ) -> None:
-    """Delete what was measured, of one bundle or of all."""
+    """Delete measurements of one bundle, or of all."""
     count = clear_measurements(open_bundle(bundle) if bundle else None)
     print(f"deleted {count} files from {cache_folder()}")
-
-
-def _kinds(held: object) -> set[str]:
-    return {one.kind for one in getattr(held, "measurements", [])}

@@ -1,4 +1,4 @@
-"""Reading labelled data: pairs with scores, and search collections with relevance judgements."""
+"""Reading labelled data: pairs with scores, and retrieval collections with relevance judgements."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ _MAX_SCORE = 5.0
 
 @dataclass(frozen=True)
 class StsData:
-    """Pairs of sentences that people scored for similarity.
+    """Pairs of sentences with similarity scores.
 
     Attributes:
         name: the file's name without its suffixes.
@@ -114,7 +114,7 @@ def read_retrieval(folder: str | Path) -> RetrievalData:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; --retrieval names a folder with corpus, queries and qrels")
+        raise InputError(f"There is no folder {folder}. `retrieval` needs a folder with corpus, queries and qrels.")
     corpus = _find(folder, "corpus.jsonl")
     queries = _find(folder, "queries.jsonl")
     qrels = _find(folder, "qrels.tsv", "qrels/test.tsv")
@@ -154,7 +154,7 @@ def _find(folder: Path, *names: str) -> Path:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise InputError(f"{folder} has no {' or '.join(names)} (or one with .gz); --retrieval needs it")
+    raise InputError(f"{folder} has no {' or '.join(names)} (plain or .gz), which `retrieval` needs.")
 
 
 def _read_texts(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Vectors of every exit of a model, each text passing the model as seldom as can be."""
+"""Vectors of every exit of a model, with as few passes through the model as possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Exit:
     """One exit in one dtype.
 
     Attributes:
-        depth: number of blocks, from 1.
+        depth: number of layers, from 1.
         dtype: the dtype that computes.
-        space: name of the vector space that all its prefixes lie in.
+        space: name of the embedding space of all its prefixes.
         dims: the prefixes wanted, ascending.
     """
 

@@ -1,4 +1,4 @@
-"""Agreement with the full model: do the same pairs of texts count as close, and are the neighbours the same?"""
+"""Agreement with the full model: ranks of pairwise cosines, and overlap of nearest neighbours."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The grid: what every (depth, dim) is worth, and what queries of one depth find among documents of another."""
+"""Quality of every (depth, dim), and retrieval with queries of one depth and documents of another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ Figures = dict[Target, list[Quality]]
 
 @dataclass(frozen=True)
 class AsymmetricCell:
-    """A search with queries of one exit among documents of another.
+    """Retrieval with queries of one exit and documents of another.
 
     Attributes:
         data: name of the collection.
         dim: dimensions of both sides.
         query: depth of the queries.
         document: depth of the documents.
-        comparable: whether the manifest or checkpoint says that the two exits share a space.
-        score: what was found.
+        comparable: whether the two exits have the same embedding space.
+        score: the score.
         share: its nDCG@10 as a share of what queries of the documents' own exit find there.
     """
 
@@ -55,9 +55,9 @@ def evaluate_grid(
     progress: Progress = silent,
     full: ExitModel | None = None,
 ) -> tuple[Figures, list[AsymmetricCell]]:
-    """Evaluate all targets of a model, and all pairs of fp32 exits of equal dim on the searches.
+    """Evaluate all targets of a model, and all pairs of fp32 exits of equal dim on the retrieval collections.
 
-    Agreement with the full model and overlap of nearest neighbours, on the project's own collection, always are among
+    Agreement with the full model and overlap of nearest neighbours, on the sample corpus, are always among
     the figures.
 
     Each distinct sentence, query and document is embedded once for each exit of a bundle, and once in all by a
@@ -66,12 +66,12 @@ def evaluate_grid(
     Args:
         model: a bundle or a checkpoint.
         sts: scored pairs.
-        retrieval: search collections.
+        retrieval: retrieval collections.
         progress: called while texts are embedded.
         full: the full model, where ``model`` is without it.
 
     Returns:
-        Figures of each target without shares, and the asymmetric searches, the diagonal included.
+        Figures of each target without shares, and the pairs of exits, the diagonal included.
 
     Raises:
         InputError: neither ``model`` nor ``full`` has the full model.
@@ -104,7 +104,7 @@ def evaluate_grid(
 def evaluate_asymmetric(
     queries: Mapping[Exit, Vectors], documents: Mapping[Exit, Vectors], data: RetrievalData, progress: Progress = silent
 ) -> list[AsymmetricCell]:
-    """Search with the queries of every fp32 exit among the documents of every other, for each dim that both have.
+    """Score the queries of every fp32 exit on the documents of every other, for each dim that both have.
 
     Args:
         queries: for each exit the vectors of ``data.queries``, [q, width].
@@ -163,7 +163,7 @@ def _share(value: float, whole: float) -> float:
 
 
 def _full_vectors(model: ExitModel, embedded: Mapping[Exit, Vectors], full: ExitModel | None) -> Vectors:
-    """The full model's vectors of the collection, and of whatever else was embedded."""
+    """The full model's vectors of the sample corpus, and of what else was embedded."""
     for one, vectors in embedded.items():
         if model.full is not None and model.full in one.targets:
             return cut(vectors, model.full.dim)

@@ -1,4 +1,4 @@
-"""Search: does the nearest vector belong to a document that answers the query?"""
+"""Retrieval: ranking the documents of a collection for each query."""
 
 import math
 from collections.abc import Mapping, Sequence

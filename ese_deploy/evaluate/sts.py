@@ -1,4 +1,4 @@
-"""Semantic textual similarity: do cosines rank pairs of sentences as people do?"""
+"""Semantic textual similarity (STS): correlation of cosines with the scores of sentence pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -187,7 +187,7 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
     [
         (["--max-latency", "5"], "a latency '5' has no unit"),
         (["--max-size", "40"], "a size '40' has no unit"),
-        (["--min-quality", "0.8 beauty"], "'beauty' names no quality figure, or several; the bundle holds agreement@"),
+        (["--min-quality", "0.8 beauty"], "'beauty' names no quality figure, or several. The bundle has agreement@"),
         (["--profile", "none"], "Unknown profile 'none'. Choose one of: edge, balanced, server, full"),
         (["--profiles", "mine.toml"], "--profiles needs --profile"),
         (["--engine", "onnxruntime,steam"], "Unknown engine 'steam'. Choose one of: onnxruntime, openvino, "),
@@ -230,7 +230,7 @@ def test_measurements_are_managed_from_the_command_line(measured: Bundle, tmp_pa
     assert main(["measurements", "export", bundle, file]) == 0
     assert main(["measurements", "clear", bundle]) == 0
     assert main(["measurements", "list"]) == 0
-    assert "holds no measurements" in capsys.readouterr().out
+    assert "has no measurements" in capsys.readouterr().out
     assert main(["measurements", "export", bundle, file]) == 2
     assert main(["measurements", "import", bundle, file]) == 0
     assert main(["measurements", "list", "--json"]) == 0

@@ -124,5 +124,5 @@ def test_a_part_of_a_collection_that_is_missing_or_empty_is_named(tmp_path: Path
     (folder / "qrels.tsv").unlink()
     with pytest.raises(InputError, match=r"has no qrels\.tsv or qrels/test\.tsv"):
         read_retrieval(folder)
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="There is no folder"):
         read_retrieval(tmp_path / "none")
