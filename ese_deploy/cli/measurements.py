@@ -22,6 +22,7 @@ from ese_deploy.choose.measurements import (
 from ese_deploy.cli.console import (
     JsonOption,
     MeasuredEngineOption,
+    ThreadsOption,
     check_measured_engine,
     print_json,
     print_table,
@@ -71,8 +72,8 @@ def make(
     latency: Annotated[bool, typer.Option("--latency", help="Measure the latency of one text.")] = False,
     throughput: Annotated[bool, typer.Option("--throughput", help="Measure batches of 32 texts.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure the memory of a new process.")] = False,
-    tokens: Annotated[int, typer.Option(help="Tokens of each text.")] = 32,
-    threads: Annotated[int | None, typer.Option(help="Without it, as many as this process is given.")] = None,
+    tokens: Annotated[int, typer.Option(help="Measure texts of this many tokens.")] = 32,
+    threads: ThreadsOption = None,
     engine: MeasuredEngineOption = "onnxruntime",
     json: JsonOption = False,
 ) -> None:
