@@ -103,9 +103,9 @@ def test_verify_fails_against_another_checkpoint(tiny_bundle: Bundle, tmp_path: 
     assert printed.err.splitlines()[-1].startswith("error: ")
 
 
-@pytest.mark.parametrize("verb", ["verify", "evaluate"])
+@pytest.mark.parametrize("command", ["verify", "evaluate"])
 def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
-    bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+    bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -119,7 +119,7 @@ def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
         return str(tiny_checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert main([verb, str(bundle)]) == 0
+    assert main([command, str(bundle)]) == 0
     assert asked == [("somebody/model", "c0ffee")]
 
 
@@ -237,6 +237,7 @@ def test_doctor_checks_every_target_on_the_golden_texts(tiny_bundle: Bundle, cap
         assert findings[name]["ok"] is True, name
 
 
+@pytest.mark.slow
 def test_a_model_with_a_default_prompt_is_exported_and_checked_with_it(
     tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -255,8 +256,8 @@ def test_doctor_and_verify_find_what_opening_does_not(bundle: Path, capsys: Capt
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    for verb, code in (("doctor", 1), ("verify", 2)):
-        assert main([verb, str(bundle)]) == code
+    for command, code in (("doctor", 1), ("verify", 2)):
+        assert main([command, str(bundle)]) == code
         assert f"{name} is not the file that was exported" in capsys.readouterr().err
 
 
@@ -327,8 +328,8 @@ def test_the_program_answers_as_a_program() -> None:
     assert (version.returncode, version.stdout) == (0, f"ese-deploy {__version__}\n")
     help_text = run("--help")
     assert help_text.returncode == 0
-    for verb in ("export", "verify", "inspect", "embed", "doctor"):
-        assert verb in help_text.stdout
+    for command in ("export", "verify", "inspect", "embed", "doctor"):
+        assert command in help_text.stdout
     wrong = run("exprot")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: No such command 'exprot'") and wrong.stderr.count("\n") == 1
