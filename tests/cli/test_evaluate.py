@@ -200,7 +200,7 @@ def test_a_missing_plot_library_is_found_before_anything_is_embedded(
         (["--sts", "none.tsv"], "There is no file none.tsv"),
         (["--retrieval", "none"], "There is no folder none"),
         (["--engine", "steam"], "Unknown engine 'steam'"),
-        (["--out", "none/x.json"], "cannot write none/x.json: There is no folder none"),
+        (["--out", "none/x.json"], "cannot write none/x.json: there is no folder none"),
         (["--plots", __file__], f"cannot draw into {__file__}: it is a file"),
     ],
 )
