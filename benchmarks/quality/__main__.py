@@ -54,7 +54,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="run: start no run after this many minutes.")
     parser.add_argument("--pause", type=Path, metavar="FILE", help="Pause while this file exists.")
     parser.add_argument("--results", type=Path, default=_ROOT / "benchmarks/results/quality_minilm.json")
-    parser.add_argument("--docs", type=Path, default=_ROOT / "docs/quality.md")
+    parser.add_argument("--docs", type=Path, default=_ROOT / "docs/results/quality.md")
     parser.add_argument("--images", type=Path, default=_ROOT / "docs/images")
     return parser.parse_args(arguments)
 
