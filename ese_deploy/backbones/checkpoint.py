@@ -11,7 +11,7 @@ from torch import nn
 
 from ese_deploy.backbones.architectures import Architecture, backbone_class, find_architecture, position_limit
 from ese_deploy.backbones.contract import EseContract, read_contract
-from ese_deploy.backbones.dense import Dense
+from ese_deploy.backbones.dense import Dense, without_projection
 from ese_deploy.backbones.modules import read_config, read_json, read_modules, read_prompts
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
@@ -39,7 +39,7 @@ class Checkpoint:
         config: the configuration of transformers.
         architecture: its row in the table of architectures.
         pooling: poolings joined by ``+``, such as ``mean``.
-        head: the Dense modules after the pooling.
+        head: the Dense modules after the pooling, without one that is the full depth's projection.
         tokenizer: its tokenizer.
         lower_case: whether texts are lower-cased before tokenization.
         max_seq_length: longest input in tokens, including special tokens.
@@ -78,7 +78,7 @@ class Checkpoint:
     @property
     def width(self) -> int:
         """Dimensions of the full embedding."""
-        return _width(self.head, _pooled_width(self.config, self.pooling))
+        return self.head[-1].out_features if self.head else _pooled_width(self.config, self.pooling)
 
     @property
     def trained_exits(self) -> list[int]:
@@ -129,7 +129,7 @@ def read_checkpoint(
     config = read_config(folder)
     architecture = find_architecture(config)
     pooled = _pooled_width(config, modules.pooling)
-    _check_widths(modules.head, pooled)
+    width = _check_widths(modules.head, pooled)
     settings = read_json(folder / "sentence_bert_config.json", optional=True)
     if settings.get("transformer_task", _TASK) != _TASK:
         raise InputError(f"{folder} is a model for '{settings['transformer_task']}'. Supported: '{_TASK}'.")
@@ -144,26 +144,31 @@ def read_checkpoint(
     prompts, default_prompt_name = read_prompts(location.path)
     projections_file = location.path / PROJECTIONS_FILE
     depth = int(config.num_hidden_layers)
-    projections = _read_projections(projections_file, depth, pooled, _width(modules.head, pooled))
+    # The projection as a module is square, so the width is the same with and without it.
+    projections = _read_projections(projections_file, depth, pooled, width)
+    contract, head = read_contract(location.path, depth), modules.head
+    if contract is not None and contract.projection_module is not None:
+        matrix = projections[depth].matrix if depth in projections else None
+        head = without_projection(head, location.path / contract.projection_module, matrix)
     return Checkpoint(
         location=location,
         backbone_path=folder,
         weight_files=(
             *weight_files,
-            *(dense.weights for dense in modules.head),
+            *(dense.weights for dense in head),
             *([projections_file] if projections else []),
         ),
         allow_pickle=allow_pickle,
         config=config,
         architecture=architecture,
         pooling=modules.pooling,
-        head=modules.head,
+        head=head,
         tokenizer=tokenizer,
         lower_case=lower_case,
         max_seq_length=max_seq_length or longest,
         prompts=prompts,
         default_prompt_name=default_prompt_name,
-        contract=read_contract(location.path, depth),
+        contract=contract,
         projections=projections,
     )
 
@@ -211,11 +216,8 @@ def _pooled_width(config: Any, pooling: str) -> int:
     return int(config.hidden_size) * len(pooling.split("+"))
 
 
-def _width(head: tuple[Dense, ...], pooled: int) -> int:
-    return head[-1].out_features if head else pooled
-
-
-def _check_widths(head: tuple[Dense, ...], width: int) -> None:
+def _check_widths(head: tuple[Dense, ...], width: int) -> int:
+    """The width of the vectors after the head."""
     for dense in head:
         if dense.in_features != width:
             raise InputError(
@@ -223,6 +225,7 @@ def _check_widths(head: tuple[Dense, ...], width: int) -> None:
                 f"gives {width}. Save the checkpoint again."
             )
         width = dense.out_features
+    return width
 
 
 def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int | None, folder: Path) -> int:

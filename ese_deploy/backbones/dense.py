@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ese_deploy.backbones.source import find_weight_files
 from ese_deploy.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Dense", "load_head", "read_dense"]
+__all__ = ["ACTIVATIONS", "Dense", "load_head", "read_dense", "without_projection"]
 
 ACTIVATIONS = {
     "Identity": nn.Identity,
@@ -22,6 +24,7 @@ ACTIVATIONS = {
     "Sigmoid": nn.Sigmoid,
 }
 _VECTOR = "sentence_embedding"
+_LINEAR = ("Identity", False, False)  # activation, bias, residual
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,28 @@ def load_head(layers: Sequence[Dense]) -> nn.Module:
     return nn.Sequential(*(_load(layer) for layer in layers)).eval().requires_grad_(False)
 
 
+def without_projection(head: tuple[Dense, ...], folder: Path, matrix: NDArray[np.float32] | None) -> tuple[Dense, ...]:
+    """Take off the last module of a head, which is the full depth's projection.
+
+    Args:
+        head: the Dense modules after the pooling.
+        folder: the module's folder, which ``ese.json`` names.
+        matrix: the projection in ``projection.safetensors``; None if there is none.
+
+    Raises:
+        InputError: the module is missing or is not that projection.
+    """
+    last = head[-1] if head and head[-1].weights.parent == folder else None
+    if last is not None and matrix is not None and (last.activation, last.bias, last.residual) == _LINEAR:
+        weight = _load(last).linear.weight.detach().numpy()
+        if weight.shape == matrix.shape and (weight == matrix).all():
+            return head[:-1]
+    raise InputError(
+        f"{folder} is not the full depth's projection in projection.safetensors, as ese.json says. Copy or train the "
+        "checkpoint again. To use the model without trained projections, delete ese.json and projection.safetensors."
+    )
+
+
 class _Dense(nn.Module):
     def __init__(self, layer: Dense) -> None:
         super().__init__()
@@ -105,7 +130,7 @@ class _Dense(nn.Module):
         return y + (self.residual(x) if hasattr(self, "residual") else x)
 
 
-def _load(layer: Dense) -> nn.Module:
+def _load(layer: Dense) -> _Dense:
     import torch
     from safetensors.torch import load_file
 

@@ -9,11 +9,11 @@ from ese_deploy.backbones.dense import Dense, read_dense
 from ese_deploy.backbones.pooling import POOLINGS, check_pooling
 from ese_deploy.errors import InputError
 
-__all__ = ["Modules", "read_config", "read_json", "read_modules", "read_prompts"]
+__all__ = ["LEGACY_POOLINGS", "Modules", "read_config", "read_json", "read_modules", "read_prompts"]
 
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-# In the order in which sentence-transformers concatenates them.
-_LEGACY_POOLINGS = {
+# Flags of sentence-transformers before version 6, in the order in which it concatenates them.
+LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -144,5 +144,5 @@ def _read_pooling(path: Path) -> str:
         )
     stated = config.get("pooling_mode")
     if stated is None:
-        stated = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or "mean"
+        stated = [mode for key, mode in LEGACY_POOLINGS.items() if config.get(key)] or "mean"
     return check_pooling(stated if isinstance(stated, str) else "+".join(stated))

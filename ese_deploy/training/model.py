@@ -14,6 +14,7 @@ from torch import nn
 from ese_deploy.backbones import POOLINGS, find_architecture, read_checkpoint
 from ese_deploy.backbones.architectures import find_layers
 from ese_deploy.backbones.contract import EseContract
+from ese_deploy.backbones.modules import read_json
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
@@ -93,6 +94,10 @@ def load_model(name: str, pooling: str | None) -> LoadedModel:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{name} cannot be loaded for training: {reason}.") from error
+    if checkpoint.contract is not None and checkpoint.contract.projection_module is not None:
+        # Exits are trained without it; the trained projection is added again when the model is written.
+        paths = [item["path"] for item in read_json(location.path / "modules.json")]
+        del model[paths.index(checkpoint.contract.projection_module)]
     used = wanted or checkpoint.pooling
     if plain:
         logger.info("%s is a plain transformers folder. Its vectors are pooled by '%s'.", name, used)

@@ -4,15 +4,18 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 from sentence_transformers import SentenceTransformer
 
+from ese_deploy.backbones.architectures import find_architecture, position_limit
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.losses import save_contract
 from ese_deploy.projections.projection import Projection
 from ese_deploy.system.files import replace_folder, staging_folder
+from ese_deploy.training.layout import use_classic_layout
 from ese_deploy.training.model import LoadedModel, truncate_model
 from ese_deploy.training.settings import TrainingSettings
 
@@ -64,7 +67,10 @@ def reads_states(projections: Mapping[int, Projection], depth: int) -> bool:
 def write_checkpoint(
     model: SentenceTransformer, contract: EseContract | None, folder: Path, projections: Mapping[int, Projection]
 ) -> None:
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically, in the classic layout of sentence-transformers.
+
+    The full depth's projection is also a Dense module, unless it reads earlier layers, so that other tools compute the
+    vectors that a bundle computes.
 
     Args:
         model: the model.
@@ -75,6 +81,12 @@ def write_checkpoint(
     with staging_folder(folder) as staging:
         with quiet_transformers():
             model.save_pretrained(str(staging), create_model_card=False)
+        backbone: Any = model[0].auto_model
+        config = backbone.config
+        own = None if contract is None else projections.get(int(config.num_hidden_layers))
+        matrix = None if own is None or own.states else own.matrix
+        limits = (model.max_seq_length, position_limit(find_architecture(config), config))
+        module = use_classic_layout(staging, min(filter(None, limits), default=None), matrix)
         if contract is not None:
-            save_contract(staging, contract, projections)
+            save_contract(staging, contract.with_module(module), projections)
         replace_folder(staging, folder)

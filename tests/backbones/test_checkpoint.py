@@ -70,7 +70,7 @@ def test_ese_json_names_the_trained_exits(checkpoint: Path) -> None:
     ("content", "message"),
     [
         ({"schema_version": 1}, "Cannot read .*ese.json"),
-        ({"schema_version": 2, "variant": "x", "trained_exits": [], "trained_dims": []}, "Update ese-deploy"),
+        ({"schema_version": 3, "variant": "x", "trained_exits": [], "trained_dims": []}, "Update ese-deploy"),
         (
             {"schema_version": 1, "variant": "x", "trained_exits": [9], "trained_dims": []},
             "exit 9 as trained, .* 3 layers",
