@@ -6,8 +6,9 @@ Run a bundle (needs numpy, tokenizers, msgspec and one engine):
 
     vectors = Encoder.open("exports/minilm", "3x128").encode(["a text"])
 
-Every command of ``ese-deploy`` is a function: ``from ese_deploy.export import export``, and likewise ``verify``,
-``evaluate``, ``choose``, ``bench`` and ``training.train``. ``ese_deploy.bundle`` reads bundles.
+The commands that make and measure are functions: ``from ese_deploy.export import export``, and likewise
+``verify.verify``, ``evaluate.evaluate``, ``choose.choose``, ``bench.bench``, ``report.report`` and ``training.train``.
+``ese_deploy.bundle`` reads bundles.
 """
 
 from typing import TYPE_CHECKING

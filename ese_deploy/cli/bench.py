@@ -70,7 +70,9 @@ def bench(
     ] = "",
     texts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Embed the texts of this .txt or .jsonl file. Default: the sample corpus."),
+        typer.Option(
+            metavar="FILE", help="Embed the texts of this file: .txt, .jsonl, .tsv or .csv. Default: the sample corpus."
+        ),
     ] = None,
     text_field: TextFieldOption = "text",
     baselines: Annotated[

@@ -85,7 +85,7 @@ def export(
         typer.Option(
             "--calibration",
             metavar="FILE",
-            help="Fit projections, int8 scales and output ranges on these texts of yours (.txt or .jsonl). "
+            help="Fit projections, int8 scales and output ranges on these texts of yours (.txt, .jsonl, .tsv or .csv). "
             "Default: the sample corpus.",
         ),
     ] = None,
