@@ -1,6 +1,6 @@
 """The classic layout of a sentence-transformers folder.
 
-sentence-transformers 3 to 6, text-embeddings-inference, infinity and vLLM read it. sentence-transformers 6 writes
+It is that of sentence-transformers 3 to 6, text-embeddings-inference, infinity and vLLM. sentence-transformers 6 writes
 another one, which the others do not read or read as another model.
 """
 
