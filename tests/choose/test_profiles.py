@@ -205,6 +205,7 @@ def test_a_budget_on_time_is_resolved_with_what_this_machine_measured(tiny_bundl
     assert resolve_profile(tiny_bundle, "fast", profiles).target == Target(2, 16)
 
 
+@pytest.mark.slow
 def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, tmp_path: Path) -> None:
     mine = write(
         tmp_path / "mine.toml",

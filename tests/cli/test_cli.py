@@ -45,6 +45,7 @@ def fails(capsys: Capture, message: str, *arguments: str, code: int = 2) -> None
     assert out == ""
 
 
+@pytest.mark.slow
 def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "bundle"
     assert main(["export", str(tiny_checkpoint), "--out", str(out), "--depths", "2-3", "--dims", "8,16"]) == 0

@@ -118,6 +118,7 @@ def test_a_bundle_without_the_full_model_takes_shares_of_the_checkpoint(
     assert main(["evaluate", str(pickled), "--depths", "1", "--dims", "8", "--allow-pickle"]) == 0
 
 
+@pytest.mark.slow
 def test_a_bundle_without_the_trained_maps_is_compared_with_a_full_model_without_them(
     tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -191,7 +192,7 @@ def test_a_missing_plot_library_is_found_before_anything_is_embedded(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["evaluate", str(tiny_bundle.path), "--plots", str(tmp_path / "plots")]) == 2
     out, err = capsys.readouterr()
-    assert "This command needs matplotlib. Run: pip install" in err and out == ""
+    assert "This command needs matplotlib. Install it with: pip install" in err and out == ""
 
 
 @pytest.mark.parametrize(

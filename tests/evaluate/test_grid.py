@@ -139,6 +139,7 @@ def test_saving_changes_the_manifest_and_the_card_alone(tiny_bundle: Bundle, tmp
     assert msgspec.json.decode(after["manifest.json"])["targets"][0]["quality"][-1]["data"] == "some"
 
 
+@pytest.mark.slow
 def test_saving_keeps_what_others_saved_while_the_bundle_was_measured(
     tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

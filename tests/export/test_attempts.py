@@ -47,6 +47,7 @@ def nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, "cosine_mean", 1.1)
 
 
+@pytest.mark.slow
 def test_a_target_that_fails_is_named_and_left_out_and_the_others_are_written(
     tiny_checkpoint: Path, tmp_path: Path, whole: Bundle, gate_between: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_target_that_fails_is_named_and_left_out_and_the_others_are_written(
     assert main(["doctor", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_weights_that_only_failed_targets_read_are_not_kept(
     tiny_checkpoint: Path, tmp_path: Path, whole: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_failed_target_is_written_where_that_is_asked_for(
     assert passed == {"3x32": True, "1x16:int8": False}
 
 
+@pytest.mark.slow
 def test_a_target_of_fp32_that_fails_stops_the_export(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_target_of_fp32_that_fails_stops_the_export(
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_an_update_leaves_out_what_fails_and_changes_nothing_where_all_does(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +129,7 @@ def test_an_update_leaves_out_what_fails_and_changes_nothing_where_all_does(
     assert [str(entry.target) for entry in bundle.manifest.targets] == ["1x16", "2x16"]
 
 
+@pytest.mark.slow
 def test_a_profile_takes_its_next_dtype_where_all_of_the_first_fail(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_layer_is_the_same_bytes_in_every_target(tiny_bundle: Bundle) -> None:
     assert all(shallow[name] == deep[name] for name in shared)
 
 
+@pytest.mark.slow
 def test_an_export_is_the_same_bytes_each_time(tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     targets = [entry.target for entry in tiny_bundle.manifest.targets]
     export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "tiny", targets))
@@ -97,6 +98,7 @@ def test_an_export_is_the_same_bytes_each_time(tiny_checkpoint: Path, tiny_bundl
     assert again == before
 
 
+@pytest.mark.slow
 def test_update_adds_targets_and_touches_no_other(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def kinds(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["BERT", "DistilBERT", "MPNet"])
 def test_no_operand_is_transposed_and_the_vectors_stay(backbone: str, tmp_path: Path) -> None:
     model = traced(make_backbone_checkpoint(tmp_path, backbone))
@@ -58,6 +59,7 @@ def test_values_keep_the_names_by_which_int8_is_calibrated(tiny_checkpoint: Path
     assert joined <= {output.name for node in absorb_heads(model).graph for output in node.outputs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["ModernBERT", "Qwen3"])
 def test_turned_operands_are_left_alone(backbone: str, tmp_path: Path) -> None:
     model = traced(make_backbone_checkpoint(tmp_path, backbone))

@@ -159,6 +159,7 @@ def test_each_figure_below_its_minimum_is_a_line() -> None:
     assert len(fidelity_failures(measure_fidelity(noisy, exact, "texts", "0" * 64))) == len(MINIMUM_FIDELITY)
 
 
+@pytest.mark.slow
 def test_reduced_range_keeps_weights_within_7_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16, "int8")], reduce_range=True)
     bundle = export_bundle(replace(request, keep_failed=True)).bundle
@@ -173,6 +174,7 @@ def test_reduced_range_keeps_weights_within_7_bits(tiny_checkpoint: Path, tmp_pa
         export_bundle(replace(request, targets=[Target(2, 16, "int8")], update=True, reduce_range=False))
 
 
+@pytest.mark.slow
 def test_an_update_stores_no_layer_twice(bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(3, 32, "int8")])
     (alone,) = export_bundle(request).bundle.manifest.weights
@@ -218,6 +220,7 @@ def test_conversion_leaves_the_traced_graph_as_it_was_and_repeats_itself(tiny_ch
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["ModernBERT", "DeBERTa-v3", "T5 encoder", "Qwen3"])
 def test_other_backbones_keep_their_vectors(backbone: str, tmp_path: Path) -> None:
     model_type, settings = BACKBONES[backbone]

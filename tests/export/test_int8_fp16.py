@@ -143,6 +143,7 @@ def test_an_engine_of_the_cpu_refuses_it_and_names_those_that_have_it(
     assert "does not run int8-fp16" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_target_that_the_cpu_runs_comes_first_where_none_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     targets = [Target(2, 32, dtype) for dtype in ("int8", "int8-fp16")]
     bundle = export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "out", targets)).bundle
@@ -177,6 +178,7 @@ def test_rounding_aside_it_computes_what_int8_computes(tiny_checkpoint: Path, bu
     assert float((found * int8.run(batch)).sum(1).min()) > 0.995
 
 
+@pytest.mark.slow
 def test_conversion_leaves_the_traced_graph_as_it_was(tiny_checkpoint: Path) -> None:
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     traced = trace(checkpoint, load_backbone(checkpoint), [1, 3])
@@ -197,6 +199,7 @@ def test_the_provider_is_told_of_8_bits_only_where_the_graph_quantises(tmp_path:
     assert [one["trt_int8_enable"] for one in options] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_it_can_be_added_to_a_bundle_of_int8(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16, "int8")])
     export_bundle(request)

@@ -99,6 +99,7 @@ def test_a_decoder_whose_tokenizer_pads_left_gives_the_same_vectors(decoder: tup
     np.testing.assert_allclose(found, model.encode(TEXTS, normalize_embeddings=True), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_without_tokens_has_no_vector(tmp_path: Path) -> None:
     model_type, settings = BACKBONES["Qwen3"]
     tokenizer = byte_level_bpe()

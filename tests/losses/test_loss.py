@@ -197,6 +197,7 @@ def test_evaluation_does_not_change_the_state(model: SentenceTransformer) -> Non
     assert int(loss.batches) == 1 and int(espresso(loss).covariance.count) == 1
 
 
+@pytest.mark.slow
 def test_state_is_saved_with_the_checkpoint_and_restored(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A run that resumes after two of four steps ends with the weights of an uninterrupted one."""
 

@@ -15,7 +15,7 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.losses import EseLoss, blank_projections, fit_projections
+from ese_deploy.losses import AngleObjective, EseLoss, blank_projections, fit_projections
 from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, encode_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
@@ -76,6 +76,7 @@ def test_fitting_is_reproducible_and_does_not_change_the_model(model: SentenceTr
     np.testing.assert_array_equal(first[2].matrix, again[2].matrix)
 
 
+@pytest.mark.slow
 def test_checkpoint_stores_projections_and_export_uses_them(trained: Path, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(str(trained))
     assert sorted(checkpoint.projections) == [1, 2, 3]
@@ -105,6 +106,7 @@ def test_bundle_is_extended_by_an_exit_of_the_same_checkpoint(trained: Path, tmp
         )
 
 
+@pytest.mark.slow
 def test_export_without_projections_gives_the_exits_own_vectors(trained: Path, tmp_path: Path) -> None:
     targets = [Target(2, 16)]
     plain = export_bundle(ExportRequest(str(trained), tmp_path / "plain", targets, projection="prefix")).bundle
@@ -197,7 +199,7 @@ def test_projections_can_be_turned_off(off: str, tiny_checkpoint: Path, texts: P
 
 def test_published_variants_refuse_projections(model: SentenceTransformer) -> None:
     with pytest.raises(InputError, match="The variant 'paper' has no setting 'projections'"):
-        EseLoss(model, variant="paper", projections=blank_projections(model, [1]))
+        EseLoss(model, AngleObjective(), variant="paper", projections=blank_projections(model, [1]))
 
 
 @pytest.mark.parametrize(
@@ -226,5 +228,5 @@ def test_projections_of_another_checkpoint_are_refused(
 
 def test_missing_projections_are_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16)], projection="trained")
-    with pytest.raises(InputError, match=f"has no {PROJECTIONS_FILE}; training writes one"):
+    with pytest.raises(InputError, match=f"has no {PROJECTIONS_FILE}, which projection 'trained' needs"):
         export_bundle(request)

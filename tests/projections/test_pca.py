@@ -77,7 +77,7 @@ def test_too_few_texts_say_how_many_are_wanted(tiny_checkpoint: Path, tmp_path: 
     ("projection", "calibrated", "said"),
     [
         ("pca", False, "Name a file with `calibration`"),
-        ("random", False, "no projection"),
+        ("random", False, "Unknown projection 'random'"),
     ],
 )
 def test_a_projection_that_does_not_fit_is_refused(
@@ -133,6 +133,7 @@ def test_verification_fails_on_a_graph_of_another_projection(
     assert any("max |difference| from PyTorch" in line for line in bad.failures)
 
 
+@pytest.mark.slow
 def test_an_update_keeps_the_projections_of_exits_that_are_there(request_: ExportRequest, texts: Path) -> None:
     before = decode_projections(read_projection(open_bundle(request_.out)) or b"", "")
     export_bundle(replace(request_, targets=[Target(2, 8), Target(3, 8)], update=True))

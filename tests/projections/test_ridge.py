@@ -87,7 +87,7 @@ def test_a_further_exit_is_fitted_into_the_space_that_is_there(
     monkeypatch.setattr("ese_deploy.export.calibrate.read_projection", lambda _: encode_projections({3: other}))
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     calibration = read_calibration(texts)
-    found = fit_projections(checkpoint, load_backbone(checkpoint), [1, 3], "aligned", calibration, bundle).projections
+    found = fit_projections(checkpoint, load_backbone(checkpoint), [1, 3], "aligned", calibration, bundle).by_exit
     np.testing.assert_array_equal(found[3].matrix, other.matrix)
     np.testing.assert_allclose(found[1].matrix, projections[1].matrix[::-1], atol=1e-4)
 
@@ -101,6 +101,7 @@ def test_a_projection_reads_at_most_six_states_from_the_embeddings_to_the_exit()
         assert (states[0], states[-1]) == (0, depth) and len(set(states)) == min(depth + 1, 6)
 
 
+@pytest.mark.slow
 def test_all_exits_share_a_space_in_which_the_full_model_is_rotated(
     bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_the_graphs_compute_the_projections(bundle: Bundle, tiny_checkpoint: Pat
     assert all(not check.failures for check, _ in checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "int8", "int8-fp16"])
 def test_projections_are_computed_in_fp32_in_graphs_of_every_dtype(
     dtype: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path
@@ -139,6 +141,7 @@ def test_projections_are_computed_in_fp32_in_graphs_of_every_dtype(
     assert onnx.TensorProto.FLOAT in [kinds.get(name) for name in last.input]
 
 
+@pytest.mark.slow
 def test_a_shallow_exit_comes_nearer_to_the_full_model(bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path) -> None:
     full = Encoder.open(bundle, "3x32").encode(TEXTS)
     aligned = Encoder.open(bundle, "1x32").encode(TEXTS)
@@ -147,6 +150,7 @@ def test_a_shallow_exit_comes_nearer_to_the_full_model(bundle: Bundle, tiny_chec
     assert agreement(aligned, full) > agreement(plain, full)
 
 
+@pytest.mark.slow
 def test_shallow_queries_find_more_in_an_index_of_full_depth(
     bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

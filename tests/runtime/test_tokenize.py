@@ -120,6 +120,7 @@ def test_a_text_is_cut_on_the_side_that_the_checkpoint_cuts_on(tmp_path: Path) -
     assert expected[1:-1] == tokenizer(text, add_special_tokens=False)["input_ids"][2 - loaded.max_length :]
 
 
+@pytest.mark.slow
 def test_a_model_without_special_tokens_is_timed_too(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "plain", tokenizer=without_special_tokens())
     bundle = export_bundle(ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(3, 16)])).bundle

@@ -276,9 +276,9 @@ def test_existing_output_is_not_overwritten(
     assert "holds the model of this run, which is finished" in capsys.readouterr().err
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out") == 2
-    assert "holds a run up to checkpoint-2; go on with --resume 1" in capsys.readouterr().err
+    assert "holds a run up to checkpoint-2. Resume it with --resume 1" in capsys.readouterr().err
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--resume", "1", "--seed", "3") == 2
-    assert "was begun with seed 42, got 3" in capsys.readouterr().err
+    assert "was started with seed = 42, got 3" in capsys.readouterr().err
     assert run(tiny_checkpoint, data["texts"], tmp_path / "out", "--resume", "1") == 0
     for file in ("model.safetensors", "projection.safetensors"):
         same = [(tmp_path / name / file).read_bytes() for name in ("out", "elsewhere")]
