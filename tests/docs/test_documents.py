@@ -107,7 +107,7 @@ def shortened(command: str) -> str:
     """The command at a reduced size: two steps of training, four targets of a grid."""
     if command.startswith("ese-deploy train"):
         return f"{command} {' '.join(SHORTER)}"
-    return command.replace("--depths 1-6 --dims 64,128,384", "--depths 1,6 --dims 64,384")
+    return command.replace("--depths 1-6 --dims 64,128,384", "--depths 3,6 --dims 128,384")
 
 
 def run(command: str, folder: Path, env: dict[str, str]) -> None:
