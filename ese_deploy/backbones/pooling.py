@@ -58,9 +58,9 @@ def _pool(states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
 
 def _select(states: Tensor, attention_mask: Tensor, last: bool) -> Tensor:
     """Select the state of the first or the last token of each row."""
-    sequence = states.shape[1]
+    end = states.shape[1] - 1
     # A token ranks higher the closer it is to the wanted end; padding ranks lowest.
-    # int32, because older releases of ONNX Runtime have no ArgMax of int64.
-    ranks = torch.arange(1, sequence + 1, dtype=torch.int32, device=states.device)
-    best = (attention_mask.int() * (ranks if last else ranks.flip(0))).argmax(1)
-    return states[torch.arange(states.shape[0], device=states.device), best]
+    # The maximum, not argmax: ONNX Runtime has no ArgMax for GPUs since opset 12.
+    ranks = torch.arange(end + 1, dtype=torch.int32, device=states.device)
+    best = (attention_mask.int() * (ranks if last else ranks.flip(0))).amax(1).long()
+    return states[torch.arange(states.shape[0], device=states.device), best if last else end - best]

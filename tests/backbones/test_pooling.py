@@ -48,6 +48,8 @@ def test_exports_with_symbolic_axes(opset: int, tmp_path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    # ONNX Runtime's CUDA provider has no kernel for it, and the engine refuses graphs that compute on the CPU.
+    assert "ArgMax" not in {node.op_type for node in program.model_proto.graph.node}
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     for side in ("right", "left"):
         states, mask = _states(side)
