@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from ese_deploy import __version__
 from ese_deploy.backbones.contract import EseContract
 from ese_deploy.errors import InputError
 from ese_deploy.losses.batch import bind_objective, check_finite, check_learns
@@ -20,10 +20,11 @@ from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.projections import ExitProjections
 from ese_deploy.losses.variants import VARIANTS, Batch, Espresso, Variant
 from ese_deploy.projections.projection import Projection
+from ese_deploy.system.install import installed_version
 
 __all__ = ["EseLoss"]
 
-_PACKAGES = ("ese-deploy", "sentence-transformers", "torch", "transformers")
+_PACKAGES = ("sentence-transformers", "torch", "transformers")
 
 
 class EseLoss(nn.Module):
@@ -153,7 +154,7 @@ class EseLoss(nn.Module):
             trained_dims=self.variant.trained_dims,
             aligned_exits=self.variant.aligned,
             settings={**settings, "seed": self.seed},
-            versions={name: version(name) for name in _PACKAGES},
+            versions={"ese-deploy": __version__, **{name: installed_version(name) or "unknown" for name in _PACKAGES}},
         )
 
     def training_state(self) -> dict[str, Tensor]:

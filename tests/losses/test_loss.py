@@ -1,6 +1,7 @@
 """EseLoss within sentence-transformers' trainer: variants, sampling, state, contract, and what it refuses."""
 
 import copy
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 
+from ese_deploy import __version__
 from ese_deploy.backbones import Exits, load_backbone, read_checkpoint
 from ese_deploy.errors import InputError, TrainingError
 from ese_deploy.losses import (
@@ -265,6 +267,16 @@ def test_contract_lists_trained_exits_and_dims(
     model.save_pretrained(str(tmp_path))
     save_contract(tmp_path, contract)
     assert read_checkpoint(str(tmp_path)).contract == contract
+
+
+def test_contract_in_a_checkout_that_is_not_installed(
+    model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert EseLoss(model).contract().versions["ese-deploy"] == __version__
 
 
 def test_contract_marks_aligned_exits(model: SentenceTransformer) -> None:

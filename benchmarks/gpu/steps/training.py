@@ -1,4 +1,4 @@
-"""Training on the GPU in bf16: the losses of its steps beside those of the CPU in fp32."""
+"""Training on the GPU: the losses of its steps in bf16 beside those in fp32, and those of the CPU."""
 
 import importlib.util
 import json
@@ -12,13 +12,13 @@ from benchmarks.gpu.models import model_folder, require_model
 from benchmarks.gpu.step import Skip, Step, run
 from ese_deploy.texts.sample import sample_corpus
 
-# bf16 has three significant digits, and its differences grow from step to step.
-_TOLERANCE = 0.05
+# Of the mean difference between losses in bf16 and in fp32 on one device.
+_TOLERANCE = 0.01
 _NEEDED = ("datasets", "accelerate", "sentence_transformers")
 
 
 def measure_training(step: Step) -> None:
-    """Train on both devices at once and compare the losses."""
+    """Train in both dtypes and on the CPU at once, and compare the losses."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise Skip(f"training needs {', '.join(missing)}")
@@ -27,17 +27,25 @@ def measure_training(step: Step) -> None:
         require_model(step, "minilm-l6")
         texts = step.work / "texts.jsonl"
         texts.write_text("".join(json.dumps({"text": item.text}) + "\n" for item in sample_corpus()))
-        devices = {"cpu": ["--use_cpu", "1"], step.device: ["--bf16", "1"]} if step.device == "cuda" else {}
-        devices = devices or {"cpu": ["--use_cpu", "1"], "cpu-bf16": ["--use_cpu", "1", "--bf16", "1"]}
-        running = {name: _start(step, name, texts, steps, flags) for name, flags in devices.items()}
+        on_cpu = ["--use_cpu", "1"]
+        device = [] if step.device == "cuda" else on_cpu
+        runs = {"fp32": device, "bf16": [*device, "--bf16", "1"]} | ({"cpu": on_cpu} if step.device == "cuda" else {})
+        running = {name: _start(step, name, texts, steps, flags) for name, flags in runs.items()}
         losses = {name: _losses(step, name, process) for name, process in running.items()}
-        expected, got = losses.values()
-        differences = [abs(a - b) / abs(a) for a, b in zip(expected, got, strict=True)]
-        found["first_loss"], found["last_loss"] = round(got[0], 6), round(got[-1], 6)
+        found["first_loss"], found["last_loss"] = round(losses["bf16"][0], 6), round(losses["bf16"][-1], 6)
+        differences = _differences(losses["fp32"], losses["bf16"])
         found["mean_difference"] = round(statistics.mean(differences), 6)
         found["max_difference"] = round(max(differences), 6)
+        if "cpu" in losses:
+            # Recorded, not checked. A few texts of random weights have fewer principal components than dimensions;
+            # each library completes them in its own way, and the first losses depend on that.
+            found["cpu_median_difference"] = round(statistics.median(_differences(losses["cpu"], losses["fp32"])), 6)
         if not found["mean_difference"] <= _TOLERANCE:
-            raise AssertionError(f"losses differ from the CPU's by {found['mean_difference']:.1%} on average")
+            raise AssertionError(f"losses in bf16 differ from fp32's by {found['mean_difference']:.1%} on average")
+
+
+def _differences(expected: list[float], got: list[float]) -> list[float]:
+    return [abs(a - b) / abs(a) for a, b in zip(expected, got, strict=True)]
 
 
 def _run_folder(step: Step, name: str) -> Path:
