@@ -7,6 +7,7 @@ from typing import Any
 
 from ese_deploy.backbones.dense import Dense, read_dense
 from ese_deploy.backbones.pooling import POOLINGS, check_pooling
+from ese_deploy.bundle.reader import is_bundle
 from ese_deploy.errors import InputError
 
 __all__ = ["LEGACY_POOLINGS", "Modules", "read_config", "read_json", "read_modules", "read_prompts"]
@@ -50,6 +51,10 @@ def read_modules(path: Path, pooling: str | None, allow_pickle: bool) -> Modules
         InputError: the folder is not a checkpoint, or a module is not supported.
     """
     if not (path / "modules.json").is_file():
+        if is_bundle(path):
+            raise InputError(
+                f"{path} is a bundle, which has no weights of PyTorch. Name the checkpoint it was made of."
+            )
         if not (path / "config.json").is_file():
             raise InputError(f"{path} is not a checkpoint: it has neither modules.json nor config.json.")
         if pooling is None:

@@ -1,7 +1,8 @@
 """Reading the tokenizer of a checkpoint, and writing the ``tokenizer.json`` of a bundle."""
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class CheckpointTokenizer:
         pad_token: the padding token.
         truncation_side: the side on which long texts are truncated.
         max_length: longest input of the tokenizer's own settings; None if they set no limit.
+        special_tokens: the tokens of settings such as ``cls_token``.
     """
 
     tokenizer: Tokenizer
@@ -34,6 +36,7 @@ class CheckpointTokenizer:
     pad_token: str
     truncation_side: str
     max_length: int | None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self, max_length: int) -> bytes:
         """Encode a ``tokenizer.json`` that truncates at ``max_length`` tokens and pads on the right."""
@@ -42,6 +45,26 @@ class CheckpointTokenizer:
             direction="right", pad_id=self.pad_id, pad_type_id=self.pad_type_id, pad_token=self.pad_token
         )
         return self.tokenizer.to_str().encode()
+
+    def config(self, max_length: int, inputs: Sequence[str]) -> dict[str, Any]:
+        """The content of a ``tokenizer_config.json`` that fits the file of :meth:`to_json`.
+
+        Args:
+            max_length: longest input in tokens.
+            inputs: the inputs of the model.
+        """
+        return {
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": list(inputs),
+            "model_max_length": max_length,
+            "pad_token": self.pad_token,
+            "pad_token_type_id": self.pad_type_id,
+            "padding_side": "right",
+            **dict(sorted(self.special_tokens.items())),
+            # Both major versions of transformers know this name.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "truncation_side": self.truncation_side,
+        }
 
 
 def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
@@ -91,4 +114,7 @@ def read_tokenizer(folder: Path, lower_case: bool) -> CheckpointTokenizer:
         truncation_side=loaded.truncation_side,
         # transformers writes "no limit" as an int of about 1e30.
         max_length=limit if limit < 1_000_000 else None,
+        special_tokens={
+            name: str(token) for name, token in loaded.special_tokens_map.items() if not isinstance(token, list)
+        },
     )

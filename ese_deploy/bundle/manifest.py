@@ -213,6 +213,10 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     minimum_onnxruntime: str
     tool_versions: dict[str, str]
     tokenizer: Tokenizer
+    config: FileEntry | None = None
+    """``config.json``, by which other tools recognise the model; null in bundles of earlier versions."""
+    tokenizer_config: FileEntry | None = None
+    """``tokenizer_config.json``; null in bundles of earlier versions."""
     golden: FileEntry
     profiles: FileEntry | None = None
     """Budget profiles; null if the bundle was exported without."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ese_deploy.bundle.links import follow_link
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.system.files import restore_folder, sha256_file
@@ -17,6 +18,7 @@ __all__ = [
     "MANIFEST_FILE",
     "PROFILES_FILE",
     "Bundle",
+    "bundle_file",
     "check_hash",
     "choose_entry",
     "choose_pair",
@@ -209,8 +211,17 @@ def verify_weights(bundle: Bundle, entry: WeightsEntry) -> None:
     """
     path = bundle.path / entry.file
     with _explain_os_error(path):
-        got = sha256_file(path)
+        got = sha256_file(follow_link(path))
     check_hash(path, got, entry.sha256)
+
+
+def bundle_file(bundle: Bundle, entry: FileEntry) -> Path:
+    """The path of a file, behind the link if the bundle is a snapshot of the Hugging Face cache.
+
+    Raises:
+        BundleError: it is a link that leaves the repository folder.
+    """
+    return follow_link(bundle.path / entry.file)
 
 
 @contextmanager
@@ -227,9 +238,7 @@ def _refuse_links(folder: Path) -> None:
     with os.scandir(folder) as items:
         for item in items:
             if item.is_symlink():
-                raise BundleError(
-                    f"{item.path} is a link, which a bundle must not contain. Copy the bundle with cp -rL."
-                )
+                follow_link(Path(item.path))
 
 
 def _check_structure(folder: Path, manifest: Manifest) -> None:
@@ -264,14 +273,20 @@ def _all_files(manifest: Manifest) -> list[FileEntry]:
 
 def _further_files(manifest: Manifest) -> list[FileEntry]:
     """The optional files."""
-    files = (manifest.projection_file, manifest.profiles, manifest.ranges)
+    files = (
+        manifest.projection_file,
+        manifest.profiles,
+        manifest.ranges,
+        manifest.config,
+        manifest.tokenizer_config,
+    )
     return [entry for entry in files if entry is not None]
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:
     path = folder / entry.file
     try:
-        status = path.lstat()
+        status = follow_link(path).lstat()
     except FileNotFoundError:
         raise BundleError(f"{path} is missing. Copy the whole bundle again.") from None
     if not stat.S_ISREG(status.st_mode):
@@ -291,10 +306,10 @@ def _read_entry(folder: Path, entry: FileEntry) -> bytes:
 
 
 def _read_plain(folder: Path, name: str, limit: int) -> bytes:
-    """Read a regular file, without following links and with a limit on its size."""
+    """Read a regular file with a limit on its size, following only the links of a cache snapshot."""
     path = folder / name
     with _explain_os_error(path):
-        handle = os.open(path, _OPEN)
+        handle = os.open(follow_link(path), _OPEN)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)

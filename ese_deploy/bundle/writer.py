@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from ese_deploy.bundle.card import CARD_FILE, model_card
+from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, encode_manifest
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.errors import InputError
@@ -38,7 +39,10 @@ class BundleDraft:
         return Bundle(self.folder, self.manifest, "")
 
     def add_file(
-        self, field: Literal["golden", "profiles", "projection_file", "ranges"], name: str, data: bytes
+        self,
+        field: Literal["config", "golden", "profiles", "projection_file", "ranges", "tokenizer_config"],
+        name: str,
+        data: bytes,
     ) -> "BundleDraft":
         """Write a file and list it in a field of the manifest."""
         (self.folder / name).write_bytes(data)
@@ -84,9 +88,14 @@ def rewrite_targets(measured: Bundle, change: Callable[[TargetEntry], TargetEntr
         The bundle as it is now.
 
     Raises:
-        InputError: the folder cannot be written, or contains another bundle now; it is unchanged.
+        InputError: the folder cannot be written, is in the Hugging Face cache, or contains another bundle now; it is
+            unchanged.
         BundleError: the bundle was damaged in the meantime.
     """
+    if is_snapshot(measured.path):
+        raise InputError(
+            f"{measured.path} is in the Hugging Face cache, which must not be changed. Copy the bundle with cp -rL."
+        )
     with lock_folder(measured.path):
         current = open_bundle(measured.path)
         graphs = {(entry.name, entry.sha256) for entry in measured.manifest.targets}

@@ -11,9 +11,10 @@ from ese_deploy import __version__
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle.golden import GOLDEN_FILE
 from ese_deploy.bundle.manifest import SCHEMA_VERSION, Manifest, Source, TargetEntry, Tokenizer, WeightsEntry
-from ese_deploy.bundle.reader import Bundle, check_hash, read_graph, read_tokenizer, weights_of
+from ese_deploy.bundle.reader import Bundle, bundle_file, check_hash, read_graph, read_tokenizer, weights_of
 from ese_deploy.bundle.writer import BundleDraft, describe_file
 from ese_deploy.engines import engines_for
+from ese_deploy.export.configs import add_configs
 from ese_deploy.export.convert import QuantizationSettings, convert
 from ese_deploy.export.extract import OUTPUT, extract
 from ese_deploy.export.projection import BundleProjections, fitted_space
@@ -78,7 +79,7 @@ def make_graphs(
         tokenizer = read_tokenizer(existing)
         manifest = msgspec.structs.replace(existing.manifest, weights=weights, targets=entries)
     (folder / _TOKENIZER_FILE).write_bytes(tokenizer)
-    draft = BundleDraft(folder, manifest)
+    draft = add_configs(BundleDraft(folder, manifest), checkpoint)
     if projections is not None:
         draft = draft.add_file("projection_file", PROJECTIONS_FILE, encode_projections(projections.by_exit)).replace(
             projection=projections.kind, calibration=projections.calibration
@@ -100,7 +101,7 @@ def _copy_targets(existing: Bundle, dtype: str, folder: Path, file: WeightsFile)
         tensors.update(external_tensors(graph, str(existing.path / entry.file)))
     if entries:
         weights = weights_of(existing, dtype)
-        file.extend(existing.path / weights.file, sorted(tensors))
+        file.extend(bundle_file(existing, weights), sorted(tensors))
         check_hash(existing.path / weights.file, file.entry().sha256, weights.sha256)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ese_deploy.backbones.source import locate
+from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.errors import InputError
@@ -43,7 +44,7 @@ FITTED = frozenset({"pca", "aligned"})
 
 # The files of a bundle, temporary files of killed processes, and what a desktop adds to any folder.
 _BUNDLE_FILE = re.compile(
-    r"(manifest|tokenizer|golden|ranges)\.json|README\.md|profiles\.toml|projection\.safetensors"
+    r"(manifest|config|tokenizer|tokenizer_config|golden|ranges)\.json|README\.md|profiles\.toml|projection\.safetensors"
     r"|weights\.[a-z0-9-]+\.data|d\d+_k\d+\.[a-z0-9-]+\.onnx|\.DS_Store|\..+\.part-.+"
 )
 
@@ -178,6 +179,8 @@ def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
         raise InputError("`update` adds to a bundle and `force` replaces it. Choose one.")
     if os.path.ismount(out):
         raise InputError(f"{out} is a mount point, which cannot be replaced by a bundle. Choose a folder in it.")
+    if (update or force) and is_snapshot(out):
+        raise InputError(f"{out} is in the Hugging Face cache, which must not be changed. Copy the bundle with cp -rL.")
     if update:
         existing = open_bundle(out)
         _refuse_other_files(out)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
-from ese_deploy.bundle.reader import Bundle, choose_entry, choose_pair, read_graph, weights_of
+from ese_deploy.bundle.reader import Bundle, bundle_file, choose_entry, choose_pair, read_graph, weights_of
 from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
+from ese_deploy.engines.location import relocate
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.streams import Streams
@@ -129,10 +130,17 @@ def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
         BundleError: the graph's file is missing, a link, or not the one that the manifest describes.
     """
     weights, manifest = weights_of(bundle, entry.dtype), bundle.manifest
+    graph, path = read_graph(bundle, entry), bundle.path / entry.file
+    file = bundle_file(bundle, weights)
+    if file.parent != bundle.path:  # behind a link of the Hugging Face cache, where engines do not look
+        try:
+            graph, path = relocate(graph, weights.file, file.name), file.parent / entry.file
+        except ValueError as error:
+            raise BundleError(f"{path} is not an ONNX graph: {error}. Export the bundle again.") from None
     return EngineInput(
-        graph=read_graph(bundle, entry),
-        path=bundle.path / entry.file,
-        weights=bundle.path / weights.file,
+        graph=graph,
+        path=path,
+        weights=file,
         weights_sha256=weights.sha256,
         max_length=manifest.max_seq_length,
         dtype=entry.dtype,
