@@ -1,9 +1,8 @@
 """Targets of a bundle: choosing them, and loading their graphs into an engine."""
 
-import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +45,26 @@ class LoadedTarget:
     entry: TargetEntry
     streams: Streams
     engine: str
+    _ranges: dict[int, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def batch(self) -> Batch:
         """The default batch of the engine."""
         return batch_for(self.engine)
 
-    @functools.cached_property
-    def ranges(self) -> Vectors:
-        """Lowest and highest value of each component, float32 [2, dim].
+    def ranges(self, dim: int) -> Vectors:
+        """Lowest and highest value of each component of vectors that keep ``dim`` of them, float32 [2, dim].
 
         Raises:
-            InputError: the bundle does not contain them.
+            InputError: the bundle does not contain them, or no target of this depth, dtype and ``dim``.
         """
-        return load_ranges(self.bundle, self.entry)
+        if dim not in self._ranges:
+            entry = self.entry
+            wanted = Target(entry.depth, dim, entry.dtype)
+            self._ranges[dim] = load_ranges(
+                self.bundle, entry if dim == entry.dim else choose_entry(self.bundle, wanted)
+            )
+        return self._ranges[dim]
 
     def embed(
         self,

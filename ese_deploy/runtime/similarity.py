@@ -13,7 +13,7 @@ def cosine_similarity(first: ArrayLike, second: ArrayLike, target: Target) -> ND
     """Cosine of each vector of ``first`` with each of ``second``.
 
     Args:
-        first: vectors, [n, dim] or [dim].
+        first: vectors, [n, dim] or [dim]; dim may be below that of the target.
         second: vectors, [m, dim] or [dim].
         target: the target that made them.
 
@@ -21,9 +21,14 @@ def cosine_similarity(first: ArrayLike, second: ArrayLike, target: Target) -> ND
         float32 [n, m].
 
     Raises:
-        InputError: the vectors have another number of dimensions than the target, or are quantized.
+        InputError: the vectors differ in their dimensions, have more than the target, or are quantized.
     """
     left, right = (_unit_rows(np.asarray(vectors), target) for vectors in (first, second))
+    if left.shape[1] != right.shape[1]:
+        raise InputError(
+            f"Vectors of {left.shape[1]} and of {right.shape[1]} dimensions are not comparable. Embed both sides with "
+            "one target, and with the same `dim`."
+        )
     cosines: NDArray[np.float32] = left @ right.T
     return cosines
 
@@ -35,7 +40,7 @@ def _unit_rows(vectors: NDArray[np.generic], target: Target) -> NDArray[np.float
             "index that holds them."
         )
     rows = np.atleast_2d(vectors.astype(np.float32))
-    if rows.ndim != 2 or rows.shape[1] != target.dim:
+    if rows.ndim != 2 or rows.shape[1] > target.dim:
         raise InputError(
             f"Vectors of target {target} have the shape [n, {target.dim}], got {list(rows.shape)}. Embed both sides "
             "with one target."

@@ -174,8 +174,10 @@ def test_similarity_is_the_cosine(encoder: Encoder) -> None:
 def test_similarity_refuses_vectors_of_another_target(tiny_bundle: Bundle, encoder: Encoder) -> None:
     shallow = Encoder.open(tiny_bundle, "2x16")
     deep = Encoder.open(tiny_bundle, "3x16")
-    with pytest.raises(InputError, match=r"have the shape \[n, 32\], got \[1, 16\]"):
+    with pytest.raises(InputError, match=r"of 32 and of 16 dimensions are not comparable"):
         encoder.similarity(encoder.encode("a"), deep.encode("a"))
+    with pytest.raises(InputError, match=r"have the shape \[n, 16\], got \[1, 32\]"):
+        deep.similarity(encoder.encode("a"), encoder.encode("a"))
     with pytest.raises(InputError, match=r"space exit02.*space exit03.*not comparable"):
         shallow.similarity(shallow.encode("a"), deep.encode("a"), second_encoder=deep)
 

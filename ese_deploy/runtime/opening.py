@@ -1,0 +1,80 @@
+"""Opening the targets of an encoder, here or in another process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.engines import Engine, load_engine, require_dtype
+from ese_deploy.errors import BundleError, InputError
+from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
+from ese_deploy.system.threads import available_threads
+from ese_deploy.target import Target
+
+__all__ = ["OpenArguments", "Reopening", "open_targets"]
+
+
+class OpenArguments(TypedDict):
+    """What :meth:`ese_deploy.runtime.encoder.Encoder.open` takes beside the bundle."""
+
+    target: Target | str | None
+    query_target: Target | str | None
+    document_target: Target | str | None
+    engine: str
+    threads: int | None
+    log_truncated: bool
+
+
+@dataclass(frozen=True)
+class Reopening:
+    """How another process opens an encoder: from the same folder, with the same arguments.
+
+    Attributes:
+        path: the folder of the bundle.
+        sha256: hash of its manifest.
+        arguments: of ``Encoder.open``.
+    """
+
+    path: Path
+    sha256: str
+    arguments: OpenArguments
+
+    def open_bundle(self) -> Bundle:
+        """Open the bundle again.
+
+        Raises:
+            BundleError: it is missing, or is not the one that the encoder was opened with.
+        """
+        bundle = open_bundle(self.path)
+        if bundle.sha256 != self.sha256:
+            raise BundleError(
+                f"{self.path} is not the bundle that the encoder was opened with (sha256 {bundle.sha256[:12]}..., "
+                f"expected {self.sha256[:12]}...). Open it again: Encoder.open({str(self.path)!r})"
+            )
+        return bundle
+
+
+def open_targets(
+    bundle: Bundle,
+    target: Target | str | None,
+    query_target: Target | str | None,
+    document_target: Target | str | None,
+    engine: str | Engine,
+    threads: int | None,
+) -> tuple[LoadedTarget, LoadedTarget | None]:
+    """Load the target of documents, and that of queries if it is another one.
+
+    The arguments and errors are those of :meth:`ese_deploy.runtime.encoder.Encoder.open`.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"`threads` must be at least 1, got {threads}.")
+    documents, queries = choose_entries(bundle, target, query_target, document_target)
+    # Before the engine is loaded: the error must not advise to install an engine that does not run the target.
+    kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
+    for entry in (queries, documents):
+        require_dtype(kind, str(entry.target), entry.dtype)
+    loaded = load_engine(engine) if isinstance(engine, str) else engine
+    count = threads or available_threads()
+    first = load_target(bundle, documents, loaded, count)
+    second = None if queries == documents else load_target(bundle, queries, loaded, count)
+    return first, second
