@@ -173,6 +173,8 @@ print([row.name for row in COMMANDS if f"ese_deploy.cli.{row.module}" in sys.mod
             ("bench nowhere", "nowhere"),
             ("bench BUNDLE --engine magic", "magic"),
             ("embed BUNDLE nowhere.txt --out x.npy", "nowhere.txt"),
+            ("serve nowhere", "nowhere"),
+            ("serve BUNDLE --engine magic", "magic"),
             ("choose nowhere", "nowhere"),
             ("choose BUNDLE --engine magic", "magic"),
             ("inspect nowhere", "nowhere"),

@@ -48,6 +48,7 @@ COMMANDS = (
     Command("export", "export", "export", "Make", "Export a checkpoint as a bundle of verified ONNX graphs."),
     Command("build", "build", "build", "Make", "Compile TensorRT plans of a bundle for the GPU of this machine."),
     Command("embed", "embed", "embed", "Run", "Embed the texts of a file."),
+    Command("serve", "serve", "serve_bundles", "Run", "Serve bundles over HTTP with OpenAI's interface."),
     Command("verify", "verify", "verify", "Measure", "Verify each target of a bundle against PyTorch."),
     Command("evaluate", "evaluate", "evaluate", "Measure", "Evaluate each target on similarity and retrieval data."),
     Command("bench", "bench", "bench", "Measure", "Measure throughput, latency, memory and start time."),
@@ -72,6 +73,7 @@ _EXTRAS = {
     **dict.fromkeys(("sentence_transformers", "datasets", "accelerate", "tqdm"), "train"),
     **dict.fromkeys(("psutil", "jinja2"), "bench"),
     **dict.fromkeys(("scipy", "matplotlib"), "evaluate"),
+    **dict.fromkeys(("starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "h11"), "serve"),
     "mteb": "mteb",
     "tomli_w": "cli",
 }
