@@ -150,7 +150,7 @@ def test_the_real_client_of_openai(server: Running, tiny_bundle: Bundle) -> None
     assert np.abs(np.array([row.embedding for row in numbers.data]) - expected).max() <= 1e-6
     small = client.embeddings.create(model="tiny:3x16", input="a", extra_body={"precision": "int8"})
     assert all(isinstance(value, int) or float(value).is_integer() for value in small.data[0].embedding)
-    assert [card.id for card in client.models.list()][0] == "tiny"
+    assert next(card.id for card in client.models.list()) == "tiny"
     with pytest.raises(openai.BadRequestError, match="Targets: 1x8"):
         client.embeddings.create(model="tiny", input="a", dimensions=12)
 
