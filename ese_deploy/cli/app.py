@@ -75,6 +75,7 @@ _EXTRAS = {
     **dict.fromkeys(("scipy", "matplotlib"), "evaluate"),
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "h11"), "serve"),
     "mteb": "mteb",
+    "pyarrow": "bulk",
     "tomli_w": "cli",
 }
 

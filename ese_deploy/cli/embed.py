@@ -2,54 +2,58 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
+from ese_deploy.bulk.run import EmbedSummary, embed_files
+from ese_deploy.bulk.settings import BULK_PRECISIONS, BadRows, JobSettings, ModelSettings, check_bulk_precision
 from ese_deploy.choose import resolve_profile
-from ese_deploy.cli.console import (
-    BundleArgument,
-    JsonOption,
-    ProfilesFileOption,
-    TextFieldOption,
-    ThreadsOption,
-    print_json,
-    progress_bars,
-)
-from ese_deploy.cli.streams import open_vectors
+from ese_deploy.cli.console import BundleArgument, JsonOption, ProfilesFileOption, ThreadsOption, print_json
+from ese_deploy.cli.streams import check_progress, job_progress, stop_on_signals
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
-from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.precision import PRECISIONS, Precision, check_precision
-from ese_deploy.target import Target
-from ese_deploy.texts.reader import chunks, open_texts
+from ese_deploy.texts.fields import Fields, parse_template
 
 __all__ = ["embed"]
 
 EXAMPLES = (
     "ese-deploy embed exports/minilm texts.txt --target 3x128 --out vectors.npy",
+    "ese-deploy embed exports/minilm data/*.parquet --id-field id --target 3x128 --out vectors",
+    'ese-deploy embed exports/minilm rows.csv.gz --text "{title}: {body}" --target 3x128 --out vectors.parquet',
+    "ese-deploy embed exports/minilm data/*.parquet --id-field id --target 3x128 --out vectors --resume",
     "ese-deploy embed exports/minilm queries.txt --target 3x128 --index-target 6x128 --out queries.npy",
 )
 OLD_OPTIONS = {"index": "index-target"}
-
-_CHUNK = 1024
 
 logger = logging.getLogger(__name__)
 
 
 def embed(
     bundle: BundleArgument,
-    source: Annotated[
-        Path, typer.Argument(help="The texts: a .txt file with one text a line, or a .jsonl file.", metavar="INPUT")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="The texts: .txt files with one text a line, .jsonl, .csv, .tsv, .parquet or Arrow IPC files, folders "
+            "and patterns of them, or - for standard input. Files of lines can end in .gz or .zst.",
+            metavar="INPUT...",
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Write the vectors to this .npy or .jsonl file.", show_default=False)
+        Path,
+        typer.Option(
+            metavar="PATH",
+            help="Write the vectors to this .npy, .jsonl or .parquet file. A name without a suffix is a folder of "
+            "Parquet files.",
+            show_default=False,
+        ),
     ],
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DEPTHxDIM[:DTYPE]",
-            help="Embed with this target, for example 3x128. Default: the deepest and widest fp32 target.",
+            help="Embed with this target, for example 3x128. Repeat the option for several columns of vectors. "
+            "Default: the deepest and widest fp32 target.",
         ),
     ] = None,
     index_target: Annotated[
@@ -69,10 +73,48 @@ def embed(
     prompt_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Put this prompt of the model before each text.")
     ] = None,
-    text_field: TextFieldOption = "text",
+    text_field: Annotated[
+        str, typer.Option("--text-field", metavar="NAME", help="Read the text of a row from this field.")
+    ] = "text",
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="TEMPLATE", help='Join several fields to a text, for example "{title}: {body}".'),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write this field as the id of each vector. Ids must differ. Default: the position of the row.",
+        ),
+    ] = None,
+    keep_fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Write these fields beside the vectors, for example title,url, or all. Default: all for .jsonl, none "
+            "for the others.",
+        ),
+    ] = None,
+    input_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Read the input as this format, for example jsonl. Default: its suffix tells."
+        ),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(metavar="NAME", help="Decode files of lines with this encoding, for example latin-1.")
+    ] = "utf-8",
+    on_bad_row: Annotated[
+        BadRows,
+        typer.Option(
+            metavar="NAME",
+            help="What to do with a row without a text: error stops before any work; skip leaves the row out; null "
+            "writes it without a vector. Rows that are left out are listed in a file, with reasons.",
+        ),
+    ] = BadRows.ERROR,
     precision: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Store the vectors in this precision: {', '.join(PRECISIONS)}."),
+        typer.Option(metavar="NAME", help=f"Store the vectors in this precision: {', '.join(BULK_PRECISIONS)}."),
     ] = "float32",
     engine: Annotated[
         str | None,
@@ -83,61 +125,117 @@ def embed(
         ),
     ] = None,
     threads: ThreadsOption = None,
+    workers: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Run this many processes. They share the cores among them.")
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a job that was interrupted. Complete parts are kept.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    part_rows: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Write a part after this many rows.")
+    ] = JobSettings.part_rows,
+    window: Annotated[
+        int,
+        typer.Option(metavar="NUMBER", help="Sort this many texts by length, and embed duplicates among them once."),
+    ] = JobSettings.window,
+    progress: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Show the progress as: bar, log (a line every 30 seconds), json (a line every 5 seconds) or none, on "
+            "standard error. Default: bar on a terminal, log elsewhere.",
+        ),
+    ] = "auto",
+    price: Annotated[
+        float | None,
+        typer.Option(
+            "--price-per-core-hour", metavar="AMOUNT", help="Print the cost of a million texts at this price."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Embed the texts of a file."""
-    texts = open_texts(source, text_field)
-    writer = open_vectors(out)
-    check_precision(precision)
-    stored = cast(Precision, precision)
-    chosen, profile_engine = _choose_target(bundle, target, profile, profiles)
-    encoder = Encoder.open(
-        bundle,
-        chosen if index_target is None else None,
-        query_target=None if index_target is None else chosen or index_target,
-        document_target=index_target,
-        engine=engine or profile_engine,
-        threads=threads,
-        log_truncated=False,
+    """Embed the texts of files."""
+    check_bulk_precision(precision)
+    check_progress(progress)
+    if text is not None and text_field != "text":
+        raise InputError("--text and --text-field exclude each other. Choose one.")
+    chosen, profile_engine = _choose_targets(bundle, target, profile, profiles)
+    settings = JobSettings(
+        ModelSettings(bundle, chosen, index_target, prompt_name, precision, engine or profile_engine, threads),
+        Fields(text_field, parse_template(text) if text is not None else None, id_field, _kept(keep_fields, out)),
+        encoding,
+        on_bad_row,
+        part_rows,
+        window,
     )
-    encode = encoder.encode if index_target is None else encoder.encode_query
-    row = encode([], precision=stored)
-    total = texts.check()
-    done = 0
-    with progress_bars() as progress, writer(out, total, row) as write:
-        for rows in chunks(texts, _CHUNK):
-            write(rows, encode([row.text for row in rows], prompt_name=prompt_name, precision=stored))
-            done += len(rows)
-            progress("embed", done, total)
-    if encoder.truncated_texts:
-        logger.warning(f"truncated {encoder.truncated_texts} of {total} texts to {encoder.max_seq_length} tokens")
-    if json:
-        print_json(
-            {
-                "out": str(out),
-                "target": str(encoder.query_target),
-                "space": encoder.space,
-                "texts": total,
-                "dim": encoder.dim,
-                "precision": precision,
-                "truncated": encoder.truncated_texts,
-            }
+    with stop_on_signals() as stop, job_progress(progress) as report:
+        summary = embed_files(
+            sources,
+            out,
+            settings,
+            input_format=input_format,
+            resume=resume,
+            overwrite=overwrite,
+            workers=workers,
+            report=report,
+            stop=stop,
         )
+    _warn(summary)
+    if json:
+        print_json(_as_json(summary, price))
     else:
-        kind = "" if precision == "float32" else f" as {precision}"
-        print(f"wrote {out}: {total} vectors of {encoder.dim} dimensions{kind}, target {encoder.query_target}")
+        _print(summary, price)
 
 
-def _choose_target(
-    bundle: Path, target: str | None, profile: str | None, profiles: Path | None
-) -> tuple[Target | str | None, str | None]:
-    """The target that was named, or the target and engine of a profile. The reason goes to standard error."""
+def _kept(names: str | None, out: Path) -> tuple[str, ...] | None:
+    """The fields to keep; None: all."""
+    if names is None:
+        return None if out.suffix == ".jsonl" else ()
+    if names == "all":
+        return None
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
+def _warn(summary: EmbedSummary) -> None:
+    if summary.truncated:
+        logger.warning(f"truncated {summary.truncated} of {summary.texts} texts to {summary.max_seq_length} tokens")
+    if summary.skipped_file:
+        logger.warning(f"{summary.bad_rows} of {summary.rows} rows have no vector; {summary.skipped_file} lists them")
+
+
+def _as_json(summary: EmbedSummary, price: float | None) -> dict[str, object]:
+    cost = {} if price is None else {"cost_per_million": summary.cost_per_million(price)}
+    first = {"target": summary.targets[0], "space": summary.spaces[0], "dim": summary.dims[0]}
+    fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
+    return {"out": summary.out, **first, **fields, **cost}
+
+
+def _print(summary: EmbedSummary, price: float | None) -> None:
+    kind = "" if summary.precision == "float32" else f" as {summary.precision}"
+    dims = ", ".join(map(str, summary.dims))
+    label = "target" if len(summary.targets) == 1 else "targets"
+    print(
+        f"wrote {summary.out}: {summary.texts} vectors of {dims} dimensions{kind}, {label} {', '.join(summary.targets)}"
+    )
+    if summary.texts_per_second:
+        print(f"{summary.texts_per_second:,.0f} texts/s, {summary.tokens_per_second:,.0f} tokens/s")
+    if price is not None and summary.texts_per_second:
+        cores = summary.workers * summary.threads
+        cost = summary.cost_per_million(price)
+        print(f"a million such texts cost {cost:.2f} on {cores} cores at {price:g} per core hour")
+
+
+def _choose_targets(
+    bundle: Path, targets: list[str] | None, profile: str | None, profiles: Path | None
+) -> tuple[tuple[str, ...], str | None]:
+    """The targets that were named, or the target and engine of a profile. The reason goes to standard error."""
     if profile is None:
         if profiles is not None:
             raise InputError("--profiles needs --profile NAME, the profile of that file to use.")
-        return target, None
-    if target is not None:
+        return tuple(targets or ()), None
+    if targets:
         raise InputError("--target and --profile exclude each other. Choose one.")
     found = resolve_profile(bundle, profile, profiles)
     logger.info(found.reason)
-    return found.target, found.engine
+    return (str(found.target),), found.engine

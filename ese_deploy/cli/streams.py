@@ -1,65 +1,121 @@
-"""Files of vectors, written one chunk at a time."""
+"""What a long job shows while it runs, and how signals stop it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from ese_deploy.cli.console import check_file
+from ese_deploy.bulk.progress import JobProgress, Report, silent_report
+from ese_deploy.cli.console import progress_bars
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import write_atomic
-from ese_deploy.texts.reader import TextRow
 
-__all__ = ["open_vectors"]
+__all__ = ["check_progress", "job_progress", "stop_on_signals"]
 
-Embeddings = NDArray[Any]
-Write = Callable[[Sequence[TextRow], Embeddings], None]
+_KINDS = ("auto", "bar", "log", "json", "none")
+_LOG_SECONDS, _JSON_SECONDS = 30.0, 5.0
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
-def open_vectors(path: Path) -> Callable[[Path, int, Embeddings], AbstractContextManager[Write]]:
-    """The writer for the suffix of a file.
-
-    Returns:
-        A context manager that takes the path, the number of vectors and an empty array [0, columns] in their dtype. It
-        yields the function that writes a chunk.
+def check_progress(kind: str) -> None:
+    """Check the name of a kind of progress.
 
     Raises:
-        InputError: the suffix is unknown, or the file cannot be written.
+        InputError: it is unknown.
     """
-    writers = {".npy": _write_npy, ".jsonl": _write_jsonl}
-    if path.suffix not in writers:
-        raise InputError(f"Cannot write {path}. Choose a name that ends in .npy or .jsonl.")
-    check_file(path)
-    return writers[path.suffix]
+    if kind not in _KINDS:
+        raise InputError(f"Unknown progress '{kind}'. Choose one of: {', '.join(_KINDS)}.")
 
 
 @contextmanager
-def _write_npy(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
-    with write_atomic(path) as file:
-        dtype = like.dtype.newbyteorder("<")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": (count, *like.shape[1:]),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM make the yielded function return True; the second one ends the process as usual."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-        def write(rows: Sequence[TextRow], vectors: Embeddings) -> None:
-            file.write(vectors.astype(dtype).tobytes())
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(number, before[number] or signal.SIG_DFL)
 
-        yield write
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextmanager
-def _write_jsonl(path: Path, count: int, like: Embeddings) -> Iterator[Write]:
-    with write_atomic(path) as file:
+def job_progress(kind: str) -> Iterator[Report]:
+    """Show the progress of a job on standard error.
 
-        def write(rows: Sequence[TextRow], vectors: Embeddings) -> None:
-            for row, vector in zip(rows, vectors, strict=True):
-                file.write(msgspec.json.encode({**row.fields, "embedding": vector.tolist()}) + b"\n")
+    Args:
+        kind: ``bar``, ``log``, ``json`` or ``none``; ``auto`` is a bar on a terminal and a log elsewhere.
+    """
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "log"
+    if kind == "bar":
+        with progress_bars() as show:
+            yield lambda progress: show(_title(progress), progress.rows, progress.total or 0)
+    elif kind == "none":
+        yield silent_report
+    else:
+        yield _Paced(_log, _LOG_SECONDS) if kind == "log" else _Paced(_json, _JSON_SECONDS)
 
-        yield write
+
+class _Paced:
+    """Shows a progress at most once in some seconds.
+
+    Args:
+        show: shows one.
+        seconds: the least time between two.
+    """
+
+    def __init__(self, show: Report, seconds: float) -> None:
+        self._show = show
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def __call__(self, progress: JobProgress) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._seconds
+            self._show(progress)
+
+
+def _title(progress: JobProgress) -> str:
+    return {"read": "check the input", "join": "join the parts"}.get(progress.stage, "embed")
+
+
+def _json(progress: JobProgress) -> None:
+    print(msgspec.json.encode(progress).decode(), file=sys.stderr, flush=True)
+
+
+def _log(progress: JobProgress) -> None:
+    if progress.stage != "embed":
+        print(f"{_title(progress)}: {progress.rows:,} rows", file=sys.stderr, flush=True)
+        return
+    of = "" if progress.total is None else f" of {progress.total:,} ({progress.rows / progress.total:.0%})"
+    left = "" if progress.seconds_left is None else f", {_duration(progress.seconds_left)} left"
+    bad = f", {progress.bad_rows:,} bad rows" if progress.bad_rows else ""
+    cut = f", {progress.truncated:,} truncated" if progress.truncated else ""
+    print(
+        f"embed: {progress.rows:,}{of} rows, {progress.texts_per_second:,.0f} texts/s, "
+        f"{progress.tokens_per_second:,.0f} tokens/s{left}{cut}{bad}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

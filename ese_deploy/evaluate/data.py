@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import sha256_file
+from ese_deploy.texts.columnar import COLUMNAR_KINDS
 from ese_deploy.texts.reader import NumberedRow, kind_of, read_rows, stem_of, text_field
 
 __all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
 
 _STS_COLUMNS = ("sentence1", "sentence2", "score")
-_STS_KINDS = (".tsv", ".csv", ".jsonl")
+_STS_KINDS = (".tsv", ".csv", ".jsonl", *COLUMNAR_KINDS)
 _MAX_SCORE = 5.0
 
 
@@ -71,7 +72,7 @@ class RetrievalData:
 
 
 def read_sts(path: str | Path) -> StsData:
-    """Read scored pairs from ``.tsv``, ``.csv`` or ``.jsonl``, plain or with ``.gz``.
+    """Read scored pairs from ``.tsv``, ``.csv`` or ``.jsonl``, plain, ``.gz`` or ``.zst``, from Parquet or Arrow IPC.
 
     The columns are sentence1, sentence2, score and, if there is one, subset. A ``.tsv`` knows no quoting: every
     character but tab and line feed stands for itself.
@@ -82,7 +83,9 @@ def read_sts(path: str | Path) -> StsData:
     """
     path = Path(path)
     if kind_of(path) not in _STS_KINDS:
-        raise InputError(f"{path} is not a .tsv, .csv or .jsonl file (or one of them with .gz); those can be read")
+        raise InputError(
+            f"{path} is not a .tsv, .csv or .jsonl file, also with .gz or .zst, and not Parquet or Arrow IPC"
+        )
     first, second, scores, subsets = [], [], [], []
     for number, row in _rows(path, _STS_COLUMNS):
         first.append(text_field(row, "sentence1", path, number))

@@ -13,14 +13,16 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
+from ese_deploy.texts.columnar import COLUMNAR_KINDS
 from ese_deploy.texts.reader import kind_of, numbered_lines, read_rows
+from ese_deploy.texts.rows import unit_of
 from ese_deploy.texts.sentences import with_sentence_groups
 from ese_deploy.training.columns import FORMATS, Layout, check_mapping, find_layout, rename
 
 __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
-_TABLES = (".tsv", ".csv", ".jsonl")
-_KINDS = (*_TABLES, ".json", ".parquet", ".txt")
+_TABLES = (".tsv", ".csv", ".jsonl", *COLUMNAR_KINDS)
+_KINDS = (*_TABLES, ".json", ".txt")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SAVED = ("dataset_dict.json", "state.json")
 
@@ -189,15 +191,13 @@ def _rows(path: Path) -> Iterator[PlacedRow]:
     """Rows of a local file; blank lines of plain text are skipped."""
     kind = kind_of(path)
     if kind in _TABLES:
-        yield from ((f"{path} line {number}", row) for number, row in read_rows(path))
+        yield from ((f"{path} {unit_of(kind)} {number}", row) for number, row in read_rows(path))
     elif kind == ".txt":
         yield from ((f"{path} line {number}", {"text": line}) for number, line in numbered_lines(path) if line.strip())
     elif kind == ".json":
         yield from _json_rows(path)
-    elif path.suffix == ".parquet":
-        yield from _parquet_rows(path)
     else:
-        raise InputError(f"{path} has an unknown type. Use {', '.join(_KINDS)}; all but .parquet may end in .gz.")
+        raise InputError(f"{path} has an unknown type. Use {', '.join(_KINDS)}; files of lines may end in .gz or .zst.")
 
 
 def _json_rows(path: Path) -> Iterator[PlacedRow]:
@@ -212,20 +212,6 @@ def _json_rows(path: Path) -> Iterator[PlacedRow]:
         if not isinstance(row, dict):
             raise InputError(f"{path} row {number} is not a JSON object.")
         yield f"{path} row {number}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    number = 0
-    try:
-        for batch in ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as parquet: {error}.") from None
 
 
 def _value(row: Mapping[str, Any], name: str, source: str, place: str) -> Any:

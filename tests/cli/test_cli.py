@@ -173,7 +173,8 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
     lines = ["A cat sat.", "", "Trains run late."]
     np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "2x16").encode_query(lines), atol=2e-6)
     command[-2] = "--index"  # the old spelling
-    assert main(command) == 0
+    fails(capsys, f"{out} exists. Pass --overwrite to replace it.", *command)
+    assert main([*command, "--overwrite"]) == 0
     np.testing.assert_allclose(np.load(out), Encoder.open(aligned_bundle, "3x16").encode_query(lines), atol=2e-6)
     command[1] = str(tiny_bundle.path)
     fails(
@@ -182,6 +183,7 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
         *command,
         "--target",
         "2x16",
+        "--overwrite",
     )
 
 
@@ -195,7 +197,7 @@ def test_embed_takes_queries_for_the_index_of_another_target_of_the_space(
         ("in.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
         ("in.jsonl", b"[" * 100_000, "line 1 is not JSON"),
         ("in.txt", b"", "in.txt contains no text"),
-        ("in.pdf", b"a,b", "is not a text file. Supported: .txt, .jsonl, .tsv, .csv, also with .gz."),
+        ("in.pdf", b"a,b", "is not a file of texts. Supported: .txt, .jsonl, .tsv, .csv, also with .gz and .zst"),
     ],
 )
 def test_bad_input_names_its_line_and_leaves_the_output_alone(
@@ -203,7 +205,8 @@ def test_bad_input_names_its_line_and_leaves_the_output_alone(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     (tmp_path / "out.npy").write_bytes(b"precious")
-    fails(capsys, message, "embed", str(tiny_bundle.path), str(tmp_path / name), "--out", str(tmp_path / "out.npy"))
+    out = str(tmp_path / "out.npy")
+    fails(capsys, message, "embed", str(tiny_bundle.path), str(tmp_path / name), "--out", out, "--overwrite")
     assert (tmp_path / "out.npy").read_bytes() == b"precious"
     assert names(tmp_path) == sorted([name, "out.npy"])
 
@@ -309,7 +312,7 @@ def test_an_output_without_a_character_gets_escapes(tiny_bundle: Bundle, texts: 
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     plain, as_json = (
         subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
-        for options in ([], ["--json"])
+        for options in (["--overwrite"], ["--json", "--overwrite"])
     )
     assert (plain.returncode, as_json.returncode, plain.stderr) == (0, 0, "")
     assert r"\u6a21.npy: 3 vectors" in plain.stdout
