@@ -22,6 +22,7 @@ __all__ = ["serve_process"]
 
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 1.0
+_LEAVE_SECONDS = 0.5
 
 
 class _Uvicorn(uvicorn.Server):
@@ -121,9 +122,11 @@ async def _reload(service: Service) -> None:
 async def _drain(server: uvicorn.Server, service: Service) -> None:
     """Answer what was accepted, then end."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + service.settings.drain_seconds
+    started = loop.time()
+    end = started + service.settings.drain_seconds
     log_event("draining", in_flight=service.in_flight)
-    while service.in_flight and loop.time() < end:
+    # Clients that have a connection open learn from a 503 that they must leave it.
+    while (service.in_flight or loop.time() < started + _LEAVE_SECONDS) and loop.time() < end:
         await asyncio.sleep(_POLL_SECONDS)
     if service.in_flight:
         log_event("gave up on accepted requests", logging.WARNING, in_flight=service.in_flight)
