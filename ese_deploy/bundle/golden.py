@@ -25,6 +25,8 @@ __all__ = [
 
 GOLDEN_FILE = "golden.json"
 
+_MAX_LISTS = 100_000
+
 GOLDEN_TEXTS = (
     "The night train leaves at nine.",
     "Café, naïve, Zürich: 25 °C \U0001f600",
@@ -77,8 +79,12 @@ def load_golden(bundle: Bundle) -> Golden:
         BundleError: it was changed, cannot be read, or does not cover every target.
     """
     path = bundle.path / bundle.manifest.golden.file
+    data = read_golden(bundle)
+    if data.count(b"[") > _MAX_LISTS:
+        # An empty list takes 3 bytes of text and 64 of memory.
+        raise BundleError(f"{path} has more than {_MAX_LISTS} lists. Export the bundle again.")
     try:
-        golden = msgspec.json.decode(read_golden(bundle), type=Golden)
+        golden = msgspec.json.decode(data, type=Golden)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from None
     for entry in bundle.manifest.targets:

@@ -11,6 +11,7 @@ from ese_deploy.errors import BundleError, InputError
 __all__ = ["RANGES_FILE", "TargetRanges", "decode_ranges", "encode_ranges", "load_ranges"]
 
 RANGES_FILE = "ranges.json"
+_MOST = 1.001
 
 
 class TargetRanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,4 +69,8 @@ def load_ranges(bundle: Bundle, entry: TargetEntry) -> NDArray[np.float32]:
         )
     if len(found.lowest) != entry.dim or len(found.highest) != entry.dim:
         raise BundleError(f"{where} has no ranges of dim {entry.dim} for target {entry.name}. Export the bundle again.")
-    return np.array([found.lowest, found.highest], np.float32)
+    ranges = np.array([found.lowest, found.highest], np.float32)
+    # Components of unit vectors; also False for NaN.
+    if not (np.abs(ranges) <= _MOST).all() or not (ranges[0] <= ranges[1]).all():
+        raise BundleError(f"{where} has ranges outside of -1 to 1 for target {entry.name}. Export the bundle again.")
+    return ranges

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ese_deploy.bundle.graph_check import GraphRules, check_graph
+from ese_deploy.bundle.limits import check_limits
 from ese_deploy.bundle.links import follow_link
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
+from ese_deploy.bundle.tokenizer_check import check_tokenizer
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.system.files import restore_folder, sha256_file
 from ese_deploy.target import Target
@@ -147,21 +150,46 @@ def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:
 
 
 def read_graph(bundle: Bundle, entry: TargetEntry) -> bytes:
-    """The ONNX graph of a target, after a check of size and hash.
+    """The ONNX graph of a target, after a check of size and hash, and of everything that the graph contains.
 
     Raises:
-        BundleError: the file is missing, a link, or not the one that the manifest describes.
+        BundleError: the file is missing, a link, or not the one that the manifest describes, or the graph is not one
+            that an export writes.
     """
-    return _read_entry(bundle.path, entry)
+    graph, manifest, weights = _read_entry(bundle.path, entry), bundle.manifest, weights_of(bundle, entry.dtype)
+    rules = GraphRules(
+        weights=weights.file,
+        weights_bytes=weights.bytes,
+        inputs=tuple(manifest.inputs),
+        output=manifest.output,
+        dim=entry.dim,
+        opset=manifest.opset,
+        max_length=manifest.max_seq_length,
+    )
+    try:
+        check_graph(graph, rules)
+    except BundleError as error:
+        path = bundle.path / entry.file
+        raise BundleError(f"{path} is not a graph that an export writes: {error}. Export the bundle again.") from None
+    return graph
 
 
 def read_tokenizer(bundle: Bundle) -> bytes:
-    """The bytes of ``tokenizer.json``, after a check of size and hash.
+    """The bytes of ``tokenizer.json``, after a check of size and hash, and of everything that the file contains.
 
     Raises:
         BundleError: as for :func:`read_graph`.
     """
-    return _read_entry(bundle.path, bundle.manifest.tokenizer)
+    entry = bundle.manifest.tokenizer
+    data = _read_entry(bundle.path, entry)
+    try:
+        check_tokenizer(data)
+    except BundleError as error:
+        path = bundle.path / entry.file
+        raise BundleError(
+            f"{path} is not a tokenizer that an export writes: {error}. Export the bundle again."
+        ) from None
+    return data
 
 
 def read_golden(bundle: Bundle) -> bytes:
@@ -242,6 +270,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _check_structure(folder: Path, manifest: Manifest) -> None:
+    check_limits(manifest, folder / MANIFEST_FILE)
     names = [entry.name for entry in manifest.targets]
     files = [entry.file for entry in _all_files(manifest)]
     if not names:

@@ -137,7 +137,7 @@ def parse_profiles(data: bytes, where: str) -> Profiles:
     try:
         text = data.decode("utf-8-sig")
         tables = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{where} is not TOML: {error}") from None
     profiles = {}
     for name, table in tables.items():

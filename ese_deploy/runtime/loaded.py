@@ -18,6 +18,7 @@ from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
+from ese_deploy.runtime.vectors import check_vectors
 from ese_deploy.system.install import release
 from ese_deploy.target import Target
 
@@ -39,12 +40,14 @@ class LoadedTarget:
         entry: the target.
         streams: the sessions of its graph.
         engine: the engine's name.
+        rounds: whether the engine rounds results to bf16.
     """
 
     bundle: Bundle
     entry: TargetEntry
     streams: Streams
     engine: str
+    rounds: bool = False
     _ranges: dict[int, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -85,7 +88,7 @@ class LoadedTarget:
             float32 [n, dim], rows of norm 1.
 
         Raises:
-            EngineError: the engine failed.
+            EngineError: the engine failed, or returned something else than finite vectors of norm 1.
         """
         names = self.streams.inputs
 
@@ -94,6 +97,7 @@ class LoadedTarget:
 
         out = np.empty((len(tokens.encodings), self.entry.dim), np.float32)
         for rows, vectors in self.streams.run(plan_batches(tokens.lengths, batch.size, batch.tokens), prepare):
+            check_vectors(vectors, len(rows), self.entry.dim, self.engine, bf16=self.rounds)
             out[rows] = vectors
             advance(len(rows))
         return out
@@ -176,8 +180,9 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
         raise BundleError(
             f"{bundle.path / entry.file} has the inputs {', '.join(session.inputs)}, and only {known} are supported."
         )
+    rounds = "bf16" in engine.device
     if not isinstance(engine, Streaming):
-        return LoadedTarget(bundle, entry, Streams(session, threads), engine.name)
+        return LoadedTarget(bundle, entry, Streams(session, threads), engine.name, rounds)
 
     def load_streams() -> Session:
         # Another bundle may have replaced this one, with weights of another graph.
@@ -186,7 +191,7 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
         several = engine.load_streams(source, threads)
         return several if _stamp(source.weights) == held else session
 
-    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), engine.name)
+    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), engine.name, rounds)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -6,9 +6,9 @@ from typing import TypedDict
 
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.engines import Engine, load_engine, require_dtype
-from ese_deploy.errors import BundleError, InputError
+from ese_deploy.errors import BundleError
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
-from ese_deploy.system.threads import available_threads
+from ese_deploy.system.threads import available_threads, check_threads
 from ese_deploy.target import Target
 
 __all__ = ["OpenArguments", "Reopening", "open_targets"]
@@ -66,8 +66,7 @@ def open_targets(
 
     The arguments and errors are those of :meth:`ese_deploy.runtime.encoder.Encoder.open`.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"`threads` must be at least 1, got {threads}.")
+    check_threads(threads)
     documents, queries = choose_entries(bundle, target, query_target, document_target)
     # Before the engine is loaded: the error must not advise to install an engine that does not run the target.
     kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name

@@ -1,6 +1,7 @@
 """The options of ``encode``, and what they say of batches and of the returned vectors."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypedDict
 
 import numpy as np
@@ -110,11 +111,13 @@ def resolve_batch(default: Batch, size: int | None, tokens: int | None) -> Batch
     """The batch that the user chose, with the engine's defaults for the rest.
 
     Raises:
-        InputError: a limit is below 1.
+        InputError: a limit is not an integer or is below 1.
     """
     batch = Batch(default.size if size is None else size, default.tokens if tokens is None else tokens)
-    if batch.size < 1 or batch.tokens < 1:
-        raise InputError(f"`batch_size` and `batch_tokens` must be at least 1, got {batch.size} and {batch.tokens}.")
+    if not all(isinstance(limit, Integral) and limit >= 1 for limit in (batch.size, batch.tokens)):
+        raise InputError(
+            f"`batch_size` and `batch_tokens` must be integers of at least 1, got {batch.size} and {batch.tokens}."
+        )
     return batch
 
 
@@ -122,7 +125,7 @@ def _resolve_dim(dim: int | None, truncate_dim: int | None, width: int) -> int:
     if dim is not None and truncate_dim is not None and dim != truncate_dim:
         raise InputError(f"`dim` and `truncate_dim` mean the same, got {dim} and {truncate_dim}. Pass one of them.")
     kept = next((value for value in (dim, truncate_dim) if value is not None), width)
-    if not 1 <= kept <= width:
+    if not isinstance(kept, Integral) or not 1 <= kept <= width:
         raise InputError(f"`dim` must be between 1 and {width}, the dimensions of the target, got {kept}.")
     return kept
 

@@ -21,9 +21,11 @@ def find_prompt(manifest: Manifest, name: str | None, prompt: str | None, role: 
         role: without ``name`` and ``prompt``, the first of these prompts that the model has is used.
 
     Raises:
-        InputError: the model has no prompt of that name.
+        InputError: the model has no prompt of that name, or the prompt is not text.
     """
     if prompt is not None:
+        if not isinstance(prompt, str) or not _is_whole(prompt):
+            raise InputError(f"`prompt` must be a str without half of a surrogate pair, got {prompt!r:.40}.")
         return prompt
     if name is None:
         of_role = (one for one in role if one in manifest.prompts)
@@ -34,3 +36,11 @@ def find_prompt(manifest: Manifest, name: str | None, prompt: str | None, role: 
         known = ", ".join(sorted(manifest.prompts)) or "none"
         raise InputError(f"The model has no prompt '{name}'. Its prompts: {known}.")
     return manifest.prompts[name]
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """From texts to padded batches of token ids."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,12 @@ from tokenizers import Tokenizer
 from ese_deploy.bundle.reader import Bundle, read_tokenizer
 from ese_deploy.errors import BundleError, InputError
 
-__all__ = ["TextTokenizer", "Tokens", "iterate_texts", "list_texts", "load_tokenizer"]
+__all__ = ["TextTokenizer", "Tokens", "explain_tokenizer_error", "iterate_texts", "list_texts", "load_tokenizer"]
 
 # Characters tokenized at once. A long text needs about 100 bytes a character until it is truncated.
 _PIECE = 1 << 20
+_PANIC = "PanicException"
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class TextTokenizer:
         encodings: list[Any] = []
         truncated = 0
         for piece in _pieces(texts):
-            for encoding in self.tokenizer.encode_batch_fast(piece):
+            for encoding in self._encode(piece):
                 cut = bool(encoding.overflowing)
                 truncated += cut
                 encodings.append(_Cut(encoding.ids, encoding.type_ids) if cut else encoding)
@@ -79,6 +82,16 @@ class TextTokenizer:
             empty = texts[int(lengths.argmin())]
             raise InputError(f"The text {empty!r} has no token for this model, and so no vector. Remove such texts.")
         return Tokens(encodings, lengths, truncated)
+
+    def _encode(self, texts: Sequence[str]) -> list[Any]:
+        """Tokenize texts, as ``encode_batch_fast`` does.
+
+        Raises:
+            BundleError: the library fails, which texts alone cannot bring about.
+        """
+        with explain_tokenizer_error("The bundle's tokenizer failed on a text"):
+            found: list[Any] = self.tokenizer.encode_batch_fast(texts)
+        return found
 
     def collate(self, encodings: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Pad encodings on the right to the longest of them.
@@ -145,8 +158,13 @@ def iterate_texts(sentences: Iterable[str]) -> Iterator[str]:
     """An iterator over several texts.
 
     Raises:
-        InputError: ``sentences`` is not iterable.
+        InputError: ``sentences`` is not iterable, or is a table or mapping, whose names would be taken for texts.
     """
+    if isinstance(sentences, Mapping | bytes | bytearray) or hasattr(sentences, "columns"):
+        raise InputError(
+            f"`sentences` must be a str or a sequence of str, got {type(sentences).__name__}. Of a table, pass one "
+            'column, such as table["text"].'
+        )
     try:
         return iter(sentences)
     except TypeError:
@@ -159,15 +177,30 @@ def load_tokenizer(bundle: Bundle) -> TextTokenizer:
     Raises:
         BundleError: the file was changed, or the library cannot read it.
     """
-    entry = bundle.manifest.tokenizer
-    try:
-        tokenizer = Tokenizer.from_buffer(read_tokenizer(bundle))
-    except BundleError:
-        raise
-    except Exception as error:
-        raise BundleError(f"{bundle.path / entry.file} cannot be read as a tokenizer: {error}") from error
+    entry, path = bundle.manifest.tokenizer, bundle.path / bundle.manifest.tokenizer.file
+    data = read_tokenizer(bundle)
     max_length = bundle.manifest.max_seq_length
-    tokenizer.no_padding()
-    side = (tokenizer.truncation or {}).get("direction", "right")
-    tokenizer.enable_truncation(max_length, direction=side)
+    with explain_tokenizer_error(f"{path} cannot be read as a tokenizer"):
+        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer.no_padding()
+        side = (tokenizer.truncation or {}).get("direction", "right")
+        tokenizer.enable_truncation(max_length, direction=side)
     return TextTokenizer(tokenizer, max_length, entry.pad_id, entry.pad_type_id)
+
+
+@contextmanager
+def explain_tokenizer_error(what: str) -> Iterator[None]:
+    """Raise any error of the tokenizers library as a ``BundleError``.
+
+    A panic of the library is no ``Exception``, so that it would pass every handler of errors.
+
+    Raises:
+        BundleError: it says ``what`` and the reason.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise BundleError(f"{what}: {reason}. Export the bundle again.") from error

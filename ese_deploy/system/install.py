@@ -21,4 +21,4 @@ def installed_version(distribution: str) -> str | None:
 
 def release(version: str) -> tuple[int, ...]:
     """The first three numbers of a version, for comparisons."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version)[:3])

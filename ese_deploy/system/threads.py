@@ -2,9 +2,15 @@
 
 import math
 import os
+from numbers import Integral
 from pathlib import Path
 
-__all__ = ["available_threads"]
+from ese_deploy.errors import InputError
+
+__all__ = ["available_threads", "check_threads"]
+
+# Each thread of an engine takes a stack and a start. No machine of today has more processors.
+_MOST = 512
 
 
 def available_threads(root: Path = Path("/")) -> int:
@@ -19,6 +25,22 @@ def available_threads(root: Path = Path("/")) -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+
+
+def check_threads(threads: int | None) -> None:
+    """Check a number of threads; None stands for every core.
+
+    Raises:
+        InputError: it is not an integer from 1 to 512.
+    """
+    if threads is None:
+        return
+    if not isinstance(threads, Integral):
+        raise InputError(f"`threads` must be an integer, got {threads!r}.")
+    if threads < 1:
+        raise InputError(f"`threads` must be at least 1, got {threads}.")
+    if threads > _MOST:
+        raise InputError(f"`threads` must be at most {_MOST}, got {threads}.")
 
 
 def _quota(root: Path) -> float | None:
