@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from ese_deploy.bench.memory import measure_memory
 from ese_deploy.bench.timing import StopRule, Timing, interleave, repeat
 from ese_deploy.bundle.manifest import TargetEntry
@@ -14,6 +16,7 @@ from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
+from ese_deploy.system.load import busy_cores, read_load
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.threads import available_threads
 
@@ -59,6 +62,9 @@ def measure(
         effort: how long to measure.
         progress: called after each turn.
 
+    Returns:
+        One measurement for each target; ``busy_cores`` says whether others used the processors meanwhile.
+
     Raises:
         InputError: no text of that many tokens can be made, or it exceeds the model's maximum length.
         EngineError: the engine is missing or failed.
@@ -68,15 +74,15 @@ def measure(
     threads = case.threads or available_threads()
     versions = load_engine(engine).versions
 
-    def result(entry: TargetEntry, runs: int, values: dict[str, float]) -> Measurement:
-        return Measurement(entry.name, engine, versions, kind, case.tokens, threads, runs, values)
+    def result(entry: TargetEntry, runs: int, values: dict[str, float], busy: float = 0.0) -> Measurement:
+        return Measurement(entry.name, engine, versions, kind, case.tokens, threads, runs, values, busy)
 
     if kind == "memory":
         found = []
         for done, entry in enumerate(entries, start=1):
             use = measure_memory(bundle, entry.target, engine, threads, text)
-            values = {"bytes": use.bytes, "peak_bytes": use.peak_bytes, "load_seconds": use.load_seconds}
-            found.append(result(entry, 1, {name: float(value) for name, value in values.items() if value is not None}))
+            values = {name: float(value) for name, value in msgspec.structs.asdict(use).items() if value is not None}
+            found.append(result(entry, 1, values))
             progress("measure memory", done, len(entries))
         return found
     # One text at a time, or a batch.
@@ -85,12 +91,15 @@ def measure(
     def turn(encoder: Encoder) -> list[float]:
         return repeat(lambda: encoder.encode(texts), least=calls)
 
+    start = read_load()
     timings = _interleave(bundle, entries, engine, threads, turn, effort.rounds, f"measure {kind}", progress)
+    busy = busy_cores(start, read_load(), threads)
     return [
         result(
             entry,
             timing.calls,
             timing.percentiles if kind == "latency" else {"texts_per_second": timing.rate(BATCH)},
+            busy,
         )
         for entry, timing in timings
     ]

@@ -13,11 +13,25 @@ import msgspec
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import EngineError
 from ese_deploy.target import Target
+from ese_deploy.texts.sample import sample_corpus
 
 __all__ = ["MemoryUse", "cold_start", "measure_memory", "private_bytes"]
 
 _TIMEOUT = 600
 _BATCH = 32
+# Nothing but the runtime is imported, so that the process is as large as a user's.
+_SERVE = """
+import json, sys
+from ese_deploy import Encoder
+bundle, target, engine, threads = sys.argv[1:]
+texts = json.load(sys.stdin.buffer)
+encoder = Encoder.open(bundle, target, engine=engine, threads=int(threads), log_truncated=False)
+encoder.encode(texts[0])
+encoder.encode(texts)
+with open("/proc/self/status") as file:
+    fields = dict(line.split(":", 1) for line in file)
+print(fields["VmHWM"].split()[0], flush=True)
+"""
 # The text is sent through standard input: an argument is limited to 128 KiB on Linux and contains no NUL.
 _COLD = """
 import sys
@@ -37,29 +51,42 @@ class MemoryUse(msgspec.Struct, frozen=True):
         bytes: growth of anonymous memory (RssAnon) by loading and a first text, over the interpreter with everything
             imported. Pages of the weights file that are only mapped do not count. None where it is not reported.
         peak_bytes: highest growth while a batch of 32 such texts is embedded; None where it is not reported.
+        process_bytes: most memory in RAM (VmHWM) of another process that opens the target and embeds the sample corpus:
+            interpreter, libraries, mapped weights and working memory. None where it is not reported.
     """
 
     load_seconds: float
     bytes: int | None = None
     peak_bytes: int | None = None
+    process_bytes: int | None = None
 
 
 def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> MemoryUse:
-    """Load a target in a new process and embed a text.
+    """Load a target in a new process and embed a text; then, in another, embed the sample corpus.
 
     Raises:
         EngineError: the process failed.
     """
     arguments = [str(bundle.path.resolve()), str(target), engine, str(threads)]
-    command = [sys.executable, "-m", "ese_deploy.bench.memory", *arguments]
+    grown = _run(["-m", "ese_deploy.bench.memory", *arguments], text.encode(), target)
+    use = msgspec.json.decode(grown, type=MemoryUse)
+    if use.bytes is None:
+        return use
+    texts = msgspec.json.encode([text, *(item.text for item in sample_corpus())])
+    return msgspec.structs.replace(use, process_bytes=1024 * int(_run(["-c", _SERVE, *arguments], texts, target)))
+
+
+def _run(arguments: list[str], standard_input: bytes, target: Target) -> bytes:
+    """The last line that a new interpreter prints."""
+    command = [sys.executable, *arguments]
     try:
-        result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_TIMEOUT, check=False)
+        result = subprocess.run(command, input=standard_input, capture_output=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise EngineError(f"The memory measurement of {target} was stopped after {_TIMEOUT} s.") from None
     if result.returncode != 0:
         reason = (result.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"The memory measurement of {target} failed: {reason}")
-    return msgspec.json.decode(result.stdout.splitlines()[-1], type=MemoryUse)
+    return result.stdout.splitlines()[-1]
 
 
 def cold_start(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> float:

@@ -64,10 +64,12 @@ def choose(
     engines: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     prefer: str | None = None,
+    allow_untrained: bool = False,
     profile: str | None = None,
     profiles: str | Path | Mapping[str, Profile] | None = None,
     measurements: str | Path | None = None,
     measure: Measure | None = None,
+    measure_again: bool = False,
     progress: Progress = silent,
 ) -> Choice:
     """Choose the best target of a bundle within budgets.
@@ -78,16 +80,18 @@ def choose(
             32 tokens, with all threads.
         min_throughput: such as ``200/s``, in batches of 32 texts.
         max_size: such as ``40MB``: graph, weights and tokenizer.
-        max_memory: such as ``200MB``: what loading and running add to a process.
+        max_memory: such as ``200MB``: what a process takes, the interpreter included.
         min_quality: such as ``0.97`` (agreement), ``0.80 stsb``, or ``97% stsb`` (of the full model).
         engines: engines that are allowed; of equal ones the first is taken.
         dtypes: dtypes that are allowed.
         prefer: ``quality``, ``speed`` or ``size``; by default quality, or size where only quality is limited.
+        allow_untrained: allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.
         profile: a budget profile whose budgets apply where no argument is given.
         profiles: your own profiles: a TOML file, or profiles that were read.
         measurements: a file of ``ese-deploy measurements export``: choose for the machine that it comes from.
         measure: measures what this machine has not measured yet, such as :func:`ese_deploy.bench.measure`; the figures
-            are stored. Without it, missing measurements are an error.
+            are stored, unless others used the processors meanwhile. Without it, missing measurements are an error.
+        measure_again: measure also what this machine has measured.
         progress: called while measuring.
 
     Returns:
@@ -113,14 +117,17 @@ def choose(
         engines=_known_names("engine", engines, ENGINES) or budgets.engines,
         dtypes=_known_names("dtype", dtypes, DTYPES) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
+        allow_untrained=allow_untrained or budgets.allow_untrained,
     )
     stored, here = _stored(opened, measurements)
-    candidates = find_candidates(opened.manifest, budgets, stored, here)
+    known = None if measure_again and measure is not None and here else stored
+    candidates = find_candidates(opened.manifest, budgets, known, here)
     missing = missing_measurements(candidates, budgets)
+    busy = 0.0
     if missing:
         if measure is None or not here:
             raise InputError(_how_to_measure(opened, missing, here))
-        stored = _measure(opened, missing, measure, progress)
+        stored, busy = _measure(opened, missing, measure, progress)
         candidates = find_candidates(opened.manifest, budgets, stored)
         still = missing_measurements(candidates, budgets)
         if unknown := [kind for kind, (_, without) in still.items() if len(without) == len(candidates)]:
@@ -128,7 +135,7 @@ def choose(
                 f"This system does not report the {' and '.join(unknown)} of a target. Leave that budget out, or give "
                 "`measurements` of another machine."
             )
-    return replace(choose_among(candidates, budgets), machine=stored.machine)
+    return replace(choose_among(candidates, budgets), machine=stored.machine, busy_cores=busy)
 
 
 def _profile_budgets(
@@ -177,20 +184,22 @@ def _groups(missing: Missing) -> list[tuple[Kind, Case, str, list[TargetEntry]]]
     ]
 
 
-def _measure(opened: Bundle, missing: Missing, measure: Measure, progress: Progress) -> Measurements:
+def _measure(opened: Bundle, missing: Missing, measure: Measure, progress: Progress) -> tuple[Measurements, float]:
+    """All measurements with the missing ones, and the most processors that others used meanwhile."""
     _LOG.info("Measuring what this machine has not measured yet. The figures are stored.")
     found = load_measurements(opened)
-    not_stored = None
+    not_stored, busy = None, 0.0
     for kind, case, engine, entries in _groups(missing):
         fresh = measure(opened, entries, kind, case, engine, progress=progress)
         found = merge_measurements(found, fresh)
+        busy = max(busy, *(one.busy_cores for one in fresh))
         try:
-            store_measurements(opened, fresh)
+            store_measurements(opened, [one for one in fresh if not one.busy_cores])
         except InputError as error:
             not_stored = error
     if not_stored is not None:
         _LOG.warning("The figures are used for this answer and not stored: %s", not_stored)
-    return found
+    return found, busy
 
 
 def _how_to_measure(opened: Bundle, missing: Missing, here: bool) -> str:

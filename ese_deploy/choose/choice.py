@@ -13,6 +13,7 @@ __all__ = [
     "Budgets",
     "Candidate",
     "Choice",
+    "Doubt",
     "Limit",
     "LimitName",
     "Outcome",
@@ -43,11 +44,19 @@ class LimitName(StrEnum):
     DTYPE = "dtype"
     DEPTH = "depth"
     DIM = "dim"
+    TRAINED = "trained"
 
     @property
     def is_minimum(self) -> bool:
         """Whether more is better."""
         return self in (LimitName.THROUGHPUT, LimitName.QUALITY)
+
+
+class Doubt(StrEnum):
+    """Why a target is not recommended, whatever else it meets."""
+
+    UNTRAINED = "untrained exit"
+    LOW_AGREEMENT = "low agreement"
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,15 @@ class Budgets:
         latency: limit of the time for one text.
         throughput: least texts per second.
         size: limit of the bytes on disk: graph, the weights that it reads, tokenizer.
-        memory: limit of the bytes that loading and running add to a process.
+        memory: limit of the bytes that a process takes, the interpreter included.
         quality: least quality.
         engines: engines allowed, of equal ones the first is taken; empty for any.
         dtypes: dtypes allowed; empty for any.
         depth: the depth, or None for any.
         dim: the dim, or None for any.
         prefer: what to prefer; None for size where only quality is limited, else for quality.
+        allow_untrained: whether targets with a :class:`Doubt` may be the answer. A budget that names the depth allows
+            them too.
     """
 
     latency: LatencyBudget | None = None
@@ -77,6 +88,7 @@ class Budgets:
     depth: int | None = None
     dim: int | None = None
     prefer: Prefer | None = None
+    allow_untrained: bool = False
 
     @property
     def aim(self) -> Prefer:
@@ -115,7 +127,8 @@ class Candidate:
         quality: figure that the budget names, or its share of the full model.
         latency: seconds, of the budget's percentile and case.
         throughput: texts a second.
-        memory: bytes added to the process.
+        memory: bytes that a process takes, the interpreter included.
+        doubt: why it is not recommended, if there is a reason.
     """
 
     entry: TargetEntry
@@ -125,6 +138,7 @@ class Candidate:
     latency: float | None = None
     throughput: float | None = None
     memory: float | None = None
+    doubt: Doubt | None = None
 
     @property
     def name(self) -> str:
@@ -180,6 +194,7 @@ class Choice:
         candidates: all targets on all engines, by name.
         budgets: what was asked.
         machine: whose measurements were used.
+        busy_cores: processors that others used while it was measured; 0 on a quiet machine.
     """
 
     best: Candidate | None
@@ -192,6 +207,7 @@ class Choice:
     candidates: list[Candidate]
     budgets: Budgets
     machine: Machine | None = None
+    busy_cores: float = 0.0
 
     def __repr__(self) -> str:
         answer = f"{self.best.name} on {self.best.engine}" if self.best else "no target"
@@ -235,7 +251,7 @@ def dominates(first: Candidate, second: Candidate) -> bool:
 
 
 def limits_of(budgets: Budgets) -> list[Limit]:
-    """The budgets that were stated."""
+    """The budgets that were stated, and the one that keeps targets with a doubt out."""
     limits = []
     for name, names, value in (
         (LimitName.ENGINE, budgets.engines, lambda c: c.engine),
@@ -245,6 +261,10 @@ def limits_of(budgets: Budgets) -> list[Limit]:
     ):
         if names:
             limits.append(Limit(name, None, _member(names, value), value))
+    if not budgets.allow_untrained and budgets.depth is None:
+        limits.append(
+            Limit(LimitName.TRAINED, None, _member([None], lambda c: c.doubt), lambda c: c.doubt or "trained")
+        )
     throughput = budgets.throughput
     bounds: list[tuple[LimitName, float | None, Callable[[Candidate], float | None]]] = [
         (LimitName.LATENCY, budgets.latency.seconds if budgets.latency else None, lambda c: c.latency),

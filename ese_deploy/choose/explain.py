@@ -1,8 +1,8 @@
 """A choice in words. Every measured value is printed with a fixed number of digits."""
 
-from ese_deploy.choose.choice import Budgets, Candidate, Choice, LimitName, Outcome, Prefer, limits_of
+from ese_deploy.choose.choice import Budgets, Candidate, Choice, Doubt, LimitName, Outcome, Prefer, limits_of
 
-__all__ = ["describe", "explain", "format_latency", "quality_name", "reason", "relaxation"]
+__all__ = ["busy_note", "describe", "explain", "format_latency", "quality_name", "reason", "relaxation"]
 
 _AIMS = {Prefer.QUALITY: "the best quality", Prefer.SPEED: "the highest speed", Prefer.SIZE: "the smallest size"}
 _ARGUMENTS = {
@@ -15,6 +15,7 @@ _ARGUMENTS = {
     LimitName.DTYPE: "dtype",
     LimitName.DEPTH: "depth",
     LimitName.DIM: "dim",
+    LimitName.TRAINED: "allow_untrained",
 }
 
 
@@ -26,17 +27,37 @@ def explain(choice: Choice, options: bool = False) -> str:
         options: name budgets as options of the command line (``--max-latency``), not as arguments.
     """
     if choice.best is None:
-        return "\n".join(["No target fits.", *(relaxation(choice, outcome, options) for outcome in choice.relax)])
+        relaxed = (relaxation(choice, outcome, options) for outcome in choice.relax)
+        return "\n".join(["No target fits.", *relaxed, *busy_note(choice, options)])
     lines = [f"Best: {choice.best.name} on {choice.best.engine}. {reason(choice)}"]
     if choice.runner_up is not None:
         lines.append(f"Runner-up: {describe(choice.runner_up, choice.budgets)}")
-    lines += [
-        f"Binding: {_names(outcome, options)}. Without it the answer is {describe(outcome.candidate, choice.budgets)}"
-        for outcome in choice.binding
-    ]
-    if not choice.binding and limits_of(choice.budgets):
+    lines += [_binding(outcome, choice.budgets, options) for outcome in choice.binding]
+    if not choice.binding and any(limit.name is not LimitName.TRAINED for limit in limits_of(choice.budgets)):
         lines.append("Binding: no single budget. Without any one of them the answer is the same.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *busy_note(choice, options)])
+
+
+def busy_note(choice: Choice, options: bool = False) -> list[str]:
+    """What it means that the machine was busy while it was measured; empty on a quiet one."""
+    if not choice.busy_cores:
+        return []
+    again = "--measure-again" if options else "measure_again=True"
+    return [
+        f"Busy: others used {choice.busy_cores:.1f} cores while the targets were measured. Times are too long and were "
+        f"not stored. Repeat this with {again} on a quiet machine."
+    ]
+
+
+def _binding(outcome: Outcome, budgets: Budgets, options: bool) -> str:
+    then = describe(outcome.candidate, budgets)
+    if outcome.budgets == (LimitName.TRAINED,):
+        return f"Left out: {then}, because it has {_article(outcome.needed[0])}. {_names(outcome, options)} allows it."
+    return f"Binding: {_names(outcome, options)}. Without it the answer is {then}"
+
+
+def _article(doubt: object) -> str:
+    return f"an {doubt}" if doubt == Doubt.UNTRAINED else f"{doubt} with the full model"
 
 
 def reason(choice: Choice) -> str:
@@ -49,6 +70,9 @@ def reason(choice: Choice) -> str:
 
 def relaxation(choice: Choice, outcome: Outcome, options: bool = False) -> str:
     """Which budgets to relax, and the measured values of the target that fits then."""
+    if outcome.budgets == (LimitName.TRAINED,):
+        then = describe(outcome.candidate, choice.budgets)
+        return f"With {_names(outcome, options)}, {then} fits, which has {_article(outcome.needed[0])}"
     return f"Relax {_names(outcome, options)}: then {describe(outcome.candidate, choice.budgets)} fits"
 
 

@@ -45,8 +45,9 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tokens: tokens of each text.
         threads: threads that computed.
         runs: number of timings.
-        values: ``latency``: p50, p95, p99 in seconds; ``throughput``: texts_per_second; ``memory``: bytes that loading
-            and running added to the process (RssAnon), peak_bytes with a batch of 32 texts, and load_seconds.
+        values: ``latency``: p50, p95, p99 in seconds; ``throughput``: texts_per_second; ``memory``: see
+            :class:`ese_deploy.bench.memory.MemoryUse`.
+        busy_cores: processors that others took from the measurement; 0 on a quiet machine.
     """
 
     target: str
@@ -57,6 +58,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     runs: int
     values: dict[str, float]
+    busy_cores: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:

@@ -47,11 +47,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         dtype: a dtype, or several in order of preference.
         engine: an engine, or several in order of preference.
         max_size_mb: most MB (10^6 bytes) of graph, weights read and tokenizer.
-        max_memory_mb: most MB added to the process.
+        max_memory_mb: most MB that a process takes.
         max_latency: such as ``5ms``, see :func:`ese_deploy.choose.budgets.parse_latency`.
         min_throughput: such as ``200/s``.
         min_quality: a share of the full model's agreement, or text as for ``--min-quality``.
         prefer: ``quality``, ``speed`` or ``size``.
+        allow_untrained: whether untrained exits and targets of low agreement may be taken.
         may_relax: budgets that are dropped, in this order, where no target fits.
         resolved: in bundles of earlier versions; not read.
         fell_back: likewise.
@@ -70,6 +71,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     min_throughput: str | None = None
     min_quality: float | str | None = None
     prefer: Prefer | None = None
+    allow_untrained: bool = False
     may_relax: list[Relaxable] = []
     resolved: str | None = None
     fell_back: bool = False
@@ -176,6 +178,7 @@ def profile_budgets(profile: Profile, depth: int, width: int) -> Budgets:
         depth=depth if profile.depth == "full" else profile.depth,
         dim=width if profile.dim == "full" else profile.dim,
         prefer=profile.prefer,
+        allow_untrained=profile.allow_untrained,
     )
 
 

@@ -13,7 +13,7 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import choose
 from ese_deploy.choose.budgets import Case, Kind
 from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
-from ese_deploy.choose.explain import explain, format_latency, quality_name, reason, relaxation
+from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation
 from ese_deploy.choose.measurements import Measurement
 from ese_deploy.cli.console import (
     BundleArgument,
@@ -27,7 +27,7 @@ from ese_deploy.cli.console import (
     split,
 )
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
-from ese_deploy.errors import CheckFailedError
+from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import DTYPES
 
@@ -60,7 +60,7 @@ def choose_target(
     ] = None,
     max_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Limit the memory that loading and running add, for example 200MB."),
+        typer.Option(metavar="SIZE", help="Limit the memory that a process takes, for example 200MB."),
     ] = None,
     min_quality: Annotated[
         str | None,
@@ -79,6 +79,13 @@ def choose_target(
     prefer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Among targets that fit, prefer quality, speed or size.")
     ] = None,
+    allow_untrained: Annotated[
+        bool,
+        typer.Option(
+            "--allow-untrained",
+            help="Allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.",
+        ),
+    ] = False,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="Use the budgets of this profile where no option is given.")
     ] = None,
@@ -90,6 +97,9 @@ def choose_target(
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Print the command for a missing measurement instead of measuring.")
     ] = False,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Measure also what this machine has measured.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .png or .svg.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -97,6 +107,9 @@ def choose_target(
 
     What this machine has not measured yet is measured first and stored.
     """
+    if measure_again and (no_measure or measurements is not None):
+        other = "--no-measure" if no_measure else "--measurements"
+        raise InputError(f"--measure-again and {other} exclude each other. Leave one out.")
     if plot is not None:
         check_file(plot, (".png", ".svg"))
         if importlib.util.find_spec("matplotlib") is None:
@@ -111,10 +124,12 @@ def choose_target(
         engines=split(engine),
         dtypes=split(dtype),
         prefer=prefer,
+        allow_untrained=allow_untrained,
         profile=profile,
         profiles=profiles,
         measurements=measurements,
         measure=None if no_measure else _measure,
+        measure_again=measure_again,
     )
     if plot is not None:
         _draw(plot, choice)
@@ -124,7 +139,11 @@ def choose_target(
         _print_table(choice)
     if choice.best is None:
         raise CheckFailedError(
-            f"no target of {bundle} fits", [relaxation(choice, outcome, options=True) for outcome in choice.relax]
+            f"no target of {bundle} fits",
+            [
+                *(relaxation(choice, outcome, options=True) for outcome in choice.relax),
+                *busy_note(choice, options=True),
+            ],
         )
     if not json:
         print(f"\n{explain(choice, options=True)}")
@@ -160,7 +179,7 @@ def _print_table(choice: Choice) -> None:
     columns.append(("size ", lambda one: megabytes(one.size)))
     if budgets.memory is not None:
         columns.append(("memory ", lambda one: "?" if one.memory is None else megabytes(int(one.memory))))
-    columns.append(("fits", lambda one: "yes" if one in choice.fitting else "no"))
+    columns.append(("fits", lambda one: "yes" if one in choice.fitting else f"no, {one.doubt}" if one.doubt else "no"))
     columns.append((f"quality x {choice.cost}", lambda one: "front" if one in choice.front else ""))
     rows = [[cell(one) for _, cell in columns] for one in choice.candidates]
     print_table([name for name, _ in columns], rows)
@@ -170,6 +189,7 @@ def _print_table(choice: Choice) -> None:
 def _document(choice: Choice) -> dict[str, Any]:
     return {
         "machine": choice.machine,
+        "busy_cores": choice.busy_cores,
         "best": choice.best and _facts(choice.best),
         "why": reason(choice) or None,
         "runner_up": choice.runner_up and _facts(choice.runner_up),
@@ -190,6 +210,7 @@ def _facts(one: Candidate) -> dict[str, Any]:
         "texts_per_second": one.throughput,
         "size_bytes": one.size,
         "memory_bytes": one.memory,
+        "doubt": one.doubt,
     }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from ese_deploy.bundle.reader import open_bundle
@@ -28,7 +29,7 @@ from ese_deploy.cli.console import (
     print_table,
     progress_bars,
 )
-from ese_deploy.errors import InputError
+from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.system.machine import describe_machine
 
 __all__ = ["app"]
@@ -75,6 +76,9 @@ def make(
     tokens: Annotated[int, typer.Option(help="Measure texts of this many tokens.")] = 32,
     threads: ThreadsOption = None,
     engine: MeasuredEngineOption = "onnxruntime",
+    allow_busy: Annotated[
+        bool, typer.Option("--allow-busy", help="Store the figures although others used the processors meanwhile.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure every target of a bundle; by default latency, throughput and memory."""
@@ -93,7 +97,14 @@ def make(
     with progress_bars() as progress:
         for kind in kinds:
             fresh = measure(opened, entries, kind, Case(tokens, threads), engine, progress=progress)
-            held = store_measurements(opened, fresh)
+            busy = max(one.busy_cores for one in fresh)
+            if busy and not allow_busy:
+                raise CheckFailedError(
+                    f"Others used {busy:.1f} cores while {kind} was measured, so that it is not stored. "
+                    "Measure again on a quiet machine, or store it anyway with --allow-busy.",
+                    [],
+                )
+            held = store_measurements(opened, [msgspec.structs.replace(one, busy_cores=0.0) for one in fresh])
     if json:
         print_json(held)
         return

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.choose.budgets import LatencyBudget, QualityBudget, ThroughputBudget
-from ese_deploy.choose.choice import Budgets, Candidate, choose_among, dominates, limits_of
+from ese_deploy.choose.choice import Budgets, Candidate, Doubt, Prefer, choose_among, dominates, limits_of
 
 # Few values, so that ties are common.
 costs = st.sampled_from([1.0, 2.0, 3.0, 5.0])
@@ -47,6 +47,7 @@ def candidates(draw) -> list[Candidate]:
             latency=draw(unknown),
             throughput=draw(unknown),
             memory=draw(unknown),
+            doubt=draw(st.sampled_from([None, None, *Doubt])),
         )
         for depth, dim in keys
     ]
@@ -61,12 +62,14 @@ budgets = st.builds(
     quality=st.none() | st.builds(QualityBudget, st.sampled_from([0.0, 0.4, 0.9])),
     dtypes=st.sampled_from([(), ("fp32",), ("int8", "fp32")]),
     prefer=st.sampled_from([None, "quality", "speed", "size"]),
+    allow_untrained=st.booleans(),
 )
 
 
 def keeps(one: Candidate, budget: Budgets) -> bool:
     """The budgets, written out once more."""
     kept = not budget.dtypes or one.entry.dtype in budget.dtypes
+    kept &= budget.allow_untrained or one.doubt is None
     if budget.latency is not None:
         kept &= one.latency is not None and one.latency <= budget.latency.seconds
     if budget.throughput is not None:
@@ -105,7 +108,8 @@ def test_a_binding_budget_is_one_without_which_the_answer_changes(found, budget)
     for limit in limits_of(budget) if choice.best else []:
         field = {"dtype": "dtypes", "engine": "engines"}.get(limit.name, limit.name)
         # The aim stays, although it would follow from the budgets that are left.
-        looser = dataclasses.replace(budget, prefer=budget.aim, **{field: () if field.endswith("s") else None})
+        without = {"allow_untrained": True} if limit.name == "trained" else {field: () if field.endswith("s") else None}
+        looser = dataclasses.replace(budget, prefer=budget.aim, **without)
         if limit.name == "throughput":
             continue  # it also decides whether speed means texts a second
         assert (choose_among(found, looser).best != choice.best) == (limit.name in bound)
@@ -124,6 +128,7 @@ def test_a_relaxation_is_enough(found, budget) -> None:
                 "size": lambda v: {"size": v},
                 "memory": lambda v: {"memory": v},
                 "quality": lambda v: {"quality": QualityBudget(v)},
+                "trained": lambda v: {"allow_untrained": True},
                 "dtype": lambda v: {"dtypes": (*budget.dtypes, v)},
             }[name](value)
             relaxed = dataclasses.replace(relaxed, **field)
@@ -162,6 +167,19 @@ def test_the_answer_says_what_binds_and_what_to_relax() -> None:
     assert [(one.budgets, one.needed) for one in choice.relax] == [(("latency",), (2.0,)), (("quality",), (0.5,))]
     choice = choose_among(found, Budgets(dtypes=("int8",), size=5))
     assert [one.budgets for one in choice.relax] == [("dtype", "size")]
+
+
+def test_a_target_with_a_doubt_is_left_out_until_it_is_allowed() -> None:
+    found = [candidate(3, quality=0.4, doubt=Doubt.UNTRAINED), candidate(6, quality=1.0, latency=4.0, size=9)]
+    cheap = Budgets(size=3)
+    choice = choose_among(found, cheap)
+    assert choice.best is None
+    assert "With allow_untrained, 3x64 (quality 0.400, 0.0 MB) fits, which has an untrained exit" in str(choice)
+    assert choose_among(found, dataclasses.replace(cheap, allow_untrained=True)).best is found[0]
+    assert choose_among(found, dataclasses.replace(cheap, depth=3)).best is found[0]
+    choice = choose_among(found, Budgets(prefer=Prefer.SIZE))
+    assert choice.best is found[1]
+    assert "Left out: 3x64 (quality 0.400, 0.0 MB), because it has an untrained exit" in str(choice)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import importlib
 import importlib.metadata
 import json
 import re
@@ -7,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ese_deploy.bench.measure import Effort
 from ese_deploy.bench.memory import MemoryUse
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import candidates
 from ese_deploy.choose import choose as choose_in_python
+from ese_deploy.choose.budgets import QualityBudget
+from ese_deploy.choose.choice import Budgets
 from ese_deploy.choose.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
@@ -22,10 +27,10 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def measured(tiny_bundle: Bundle) -> Bundle:
+def measured(trained_bundle: Bundle) -> Bundle:
     """The tiny bundle with latencies of 1 ms a block."""
-    store_measurements(tiny_bundle, figures(tiny_bundle))
-    return tiny_bundle
+    store_measurements(trained_bundle, figures(trained_bundle))
+    return trained_bundle
 
 
 def figures(bundle: Bundle, **versions: str) -> list[Measurement]:
@@ -61,10 +66,10 @@ def test_the_answer_comes_from_stored_measurements(measured: Bundle, capsys: Cap
     assert choose(measured, capsys, "--max-latency", "2.5ms", "--no-measure") == found
 
 
-def test_a_quality_alone_takes_the_smallest_that_has_it(tiny_bundle: Bundle, capsys: Capture) -> None:
-    assert choose(tiny_bundle, capsys, "--min-quality", "99.9%")["best"]["target"] == "3x32"
-    assert choose(tiny_bundle, capsys, "--min-quality", "0")["best"]["target"] == "1x8"
-    assert choose(tiny_bundle, capsys)["best"]["target"] == "3x32"
+def test_a_quality_alone_takes_the_smallest_that_has_it(trained_bundle: Bundle, capsys: Capture) -> None:
+    assert choose(trained_bundle, capsys, "--min-quality", "99.9%")["best"]["target"] == "3x32"
+    assert choose(trained_bundle, capsys, "--min-quality", "0")["best"]["target"] == "1x8"
+    assert choose(trained_bundle, capsys)["best"]["target"] == "3x32"
 
 
 def test_where_nothing_fits_it_says_what_to_relax_and_fails(measured: Bundle, capsys: Capture) -> None:
@@ -91,21 +96,21 @@ def test_the_python_function_gives_a_choice_that_explains_itself(measured: Bundl
         choose_in_python(measured, min_throughput="1/s")
 
 
-def test_without_measurements_it_measures_or_says_how(tiny_bundle: Bundle, capsys: Capture) -> None:
-    arguments = ["choose", str(tiny_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]
+def test_without_measurements_it_measures_or_says_how(trained_bundle: Bundle, capsys: Capture) -> None:
+    arguments = ["choose", str(trained_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]
     assert main([*arguments, "--no-measure"]) == 2
     err = capsys.readouterr().err
-    assert f"ese-deploy measurements make {tiny_bundle.path} --latency --tokens 8 --threads 1" in err
-    found = choose(tiny_bundle, capsys, *arguments[2:])
+    assert f"ese-deploy measurements make {trained_bundle.path} --latency --tokens 8 --threads 1" in err
+    found = choose(trained_bundle, capsys, *arguments[2:])
     assert found["best"]["target"] == "3x32"
-    assert len(load_measurements(tiny_bundle).measurements) == 4
-    assert choose(tiny_bundle, capsys, *arguments[2:], "--no-measure") == found
+    assert len(load_measurements(trained_bundle).measurements) == 4
+    assert choose(trained_bundle, capsys, *arguments[2:], "--no-measure") == found
 
 
 def test_the_commands_to_measure_with_measure_what_is_missing(
-    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture
+    trained_bundle: Bundle, tmp_path: Path, capsys: Capture
 ) -> None:
-    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "a bundle"))
+    folder = Path(shutil.copytree(trained_bundle.path, tmp_path / "a bundle"))
     budgets = ["--max-latency", "9s 8 tokens", "--min-throughput", "1/s 16 tokens 1 thread", "--max-memory", "9GB"]
     arguments = ["choose", str(folder), *budgets, "--engine", "onnxruntime,openvino"]
     assert main([*arguments, "--no-measure"]) == 2
@@ -122,24 +127,24 @@ def test_the_commands_to_measure_with_measure_what_is_missing(
     ]
 
 
-def test_what_cannot_be_kept_still_answers(tiny_bundle: Bundle, own_cache: Path, capsys: Capture) -> None:
+def test_what_cannot_be_kept_still_answers(trained_bundle: Bundle, own_cache: Path, capsys: Capture) -> None:
     own_cache.write_text("a file where a folder should be")
-    assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]) == 0
+    assert main(["choose", str(trained_bundle.path), "--max-latency", "9s 8 tokens 1 thread"]) == 0
     out, err = capsys.readouterr()
     assert "Best: 3x32" in out
     assert "warning: The figures are used for this answer and not stored: Cannot write" in err
 
 
-def test_figures_of_another_engine_version_do_not_count(tiny_bundle: Bundle, capsys: Capture) -> None:
-    store_measurements(tiny_bundle, figures(tiny_bundle, onnxruntime="0.0.1"))
-    assert main(["choose", str(tiny_bundle.path), "--max-latency", "9s", "--no-measure"]) == 2
+def test_figures_of_another_engine_version_do_not_count(trained_bundle: Bundle, capsys: Capture) -> None:
+    store_measurements(trained_bundle, figures(trained_bundle, onnxruntime="0.0.1"))
+    assert main(["choose", str(trained_bundle.path), "--max-latency", "9s", "--no-measure"]) == 2
     assert "This machine has not measured the latency of 4 targets" in capsys.readouterr().err
 
 
 def test_figures_count_whatever_package_the_engine_came_in(
-    tiny_bundle: Bundle, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    trained_bundle: Bundle, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread")
+    choose(trained_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread")
 
     installed = importlib.metadata.version("onnxruntime")
 
@@ -151,15 +156,15 @@ def test_figures_count_whatever_package_the_engine_came_in(
     monkeypatch.setattr(candidates, "_installed", candidates._installed.__wrapped__)
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-directml"]})
-    assert choose(tiny_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread", "--no-measure")["best"]
+    assert choose(trained_bundle, capsys, "--max-latency", "9s 8 tokens 1 thread", "--no-measure")["best"]
 
 
 def test_a_figure_that_the_system_does_not_tell_is_said(
-    tiny_bundle: Bundle, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    trained_bundle: Bundle, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("ese_deploy.bench.measure")
     monkeypatch.setattr(module, "measure_memory", lambda *_: MemoryUse(0.1))
-    assert main(["choose", str(tiny_bundle.path), "--max-memory", "9GB", "--plot", str(tmp_path / "plot.png")]) == 2
+    assert main(["choose", str(trained_bundle.path), "--max-memory", "9GB", "--plot", str(tmp_path / "plot.png")]) == 2
     assert "This system does not report the memory of a target. Leave that budget out" in capsys.readouterr().err
 
 
@@ -198,18 +203,18 @@ def test_another_machines_file_answers_for_that_machine(measured: Bundle, tmp_pa
     ],
 )
 def test_a_budget_that_is_not_understood_ends_with_one_line(
-    tiny_bundle: Bundle, capsys: Capture, options: list[str], message: str
+    trained_bundle: Bundle, capsys: Capture, options: list[str], message: str
 ) -> None:
-    assert main(["choose", str(tiny_bundle.path), *options]) == 2
+    assert main(["choose", str(trained_bundle.path), *options]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
 
 
-def test_a_profile_states_budgets_and_options_win(tiny_bundle: Bundle, tmp_path: Path, capsys: Capture) -> None:
+def test_a_profile_states_budgets_and_options_win(trained_bundle: Bundle, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine.toml").write_text("[mine]\nmin_quality = 0.999\n")
     mine = ["--profile", "mine", "--profiles", str(tmp_path / "mine.toml")]
-    assert choose(tiny_bundle, capsys, *mine)["best"]["target"] == "3x32"
-    assert choose(tiny_bundle, capsys, *mine, "--min-quality", "0")["best"]["target"] == "1x8"
+    assert choose(trained_bundle, capsys, *mine)["best"]["target"] == "3x32"
+    assert choose(trained_bundle, capsys, *mine, "--min-quality", "0")["best"]["target"] == "1x8"
 
 
 def test_the_table_the_reason_and_the_picture(measured: Bundle, tmp_path: Path, capsys: Capture) -> None:
@@ -249,3 +254,56 @@ def test_choosing_imports_nothing_heavy(measured: Bundle) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_untrained_exit_is_never_the_answer_unless_it_is_allowed(untrained_bundle: Bundle, capsys: Capture) -> None:
+    store_measurements(untrained_bundle, figures(untrained_bundle))
+    found = choose(untrained_bundle, capsys, "--max-latency", "2.5ms", "--no-measure", code=1)
+    assert found["best"] is None
+    assert {"trained": "untrained exit"} in [one["budgets"] for one in found["relax"]]
+    assert main(["choose", str(untrained_bundle.path), "--prefer", "size"]) == 0
+    out = capsys.readouterr().out
+    assert "no, untrained exit" in out
+    assert "because it has an untrained exit. --allow-untrained allows it." in out
+    found = choose(untrained_bundle, capsys, "--max-latency", "2.5ms", "--no-measure", "--allow-untrained")
+    assert found["best"]["target"] in ("1x8", "2x16")
+    assert found["best"]["doubt"] == "untrained exit"
+
+
+def test_a_low_agreement_is_a_doubt_unless_a_quality_is_required(trained_bundle: Bundle, capsys: Capture) -> None:
+    low = [
+        msgspec.structs.replace(
+            entry, quality=[msgspec.structs.replace(one, value=0.3, share_of_full=0.3) for one in entry.quality]
+        )
+        if entry.depth == 1
+        else entry
+        for entry in trained_bundle.manifest.targets
+    ]
+    manifest = msgspec.structs.replace(trained_bundle.manifest, targets=low)
+    doubts = {str(one.entry.target): one.doubt for one in candidates.find_candidates(manifest, Budgets(), None)}
+    assert doubts["1x8"] == "low agreement"
+    assert doubts["2x16"] is None
+    wanted = Budgets(quality=QualityBudget(0.2))
+    assert not any(one.doubt for one in candidates.find_candidates(manifest, wanted, None))
+
+
+def test_figures_of_a_busy_machine_are_said_and_not_stored(
+    trained_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    measuring = importlib.import_module("ese_deploy.bench.measure")
+    monkeypatch.setattr(measuring, "Effort", lambda: Effort(rounds=1, calls=1))
+    monkeypatch.setattr(measuring, "busy_cores", lambda *_: 1.5)
+    options = ("--max-latency", "60s 9 tokens 1 thread")
+    assert choose(trained_bundle, capsys, *options)["busy_cores"] == 1.5
+    assert main(["choose", str(trained_bundle.path), *options]) == 0
+    assert "Busy: others used 1.5 cores while the targets were measured." in capsys.readouterr().out
+    make = ["measurements", "make", str(trained_bundle.path), "--latency", "--tokens", "9", "--threads", "1"]
+    assert main(make) == 1
+    assert "--allow-busy" in capsys.readouterr().err
+    assert not [one for one in load_measurements(trained_bundle).measurements if one.tokens == 9]
+    monkeypatch.setattr(measuring, "busy_cores", lambda *_: 0.0)
+    assert choose(trained_bundle, capsys, *options)["busy_cores"] == 0
+    before = load_measurements(trained_bundle).measurements
+    assert choose(trained_bundle, capsys, *options, "--measure-again")["best"] is not None
+    assert load_measurements(trained_bundle).measurements != before
+    assert main(["choose", str(trained_bundle.path), "--measure-again", "--no-measure"]) == 2

@@ -164,6 +164,7 @@ def test_latency_throughput_and_memory_are_measured(tiny_bundle: Bundle) -> None
 def test_memory_is_measured_in_a_process_of_its_own(tiny_bundle: Bundle) -> None:
     (one,) = measure(tiny_bundle, [choose_entry(tiny_bundle)], "memory", Case())
     assert 0 < one.values["bytes"] < 1e9
+    assert one.values["process_bytes"] > one.values["bytes"] + 20e6, "the interpreter and its libraries count too"
     assert one.values["load_seconds"] > 0
 
 

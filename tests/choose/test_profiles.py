@@ -47,17 +47,17 @@ def carrying(bundle: Bundle, folder: Path, text: str) -> Bundle:
     return open_bundle(folder)
 
 
-def test_the_package_has_four_profiles_and_each_has_a_target_in_any_bundle(tiny_bundle: Bundle) -> None:
+def test_the_package_has_four_profiles_and_each_has_a_target_in_any_bundle(trained_bundle: Bundle) -> None:
     profiles = package_profiles()
     assert list(profiles) == ["edge", "balanced", "server", "full"]
     for values in ([0.1, 0.2, 0.3, 1.0], [0.96, 0.99, 0.99, 1.0]):
-        bundle = with_agreement(tiny_bundle, values)
+        bundle = with_agreement(trained_bundle, values)
         for name, profile in profiles.items():
             assert resolve_in_manifest(name, profile, bundle.manifest).target
 
 
-def test_a_profile_takes_what_its_budgets_say(tiny_bundle: Bundle) -> None:
-    manifest = with_agreement(tiny_bundle, [0.5, 0.98, 0.98, 1.0]).manifest
+def test_a_profile_takes_what_its_budgets_say(trained_bundle: Bundle) -> None:
+    manifest = with_agreement(trained_bundle, [0.5, 0.98, 0.98, 1.0]).manifest
     found = {name: resolve_in_manifest(name, profile, manifest) for name, profile in package_profiles().items()}
     assert {name: str(one.target) for name, one in found.items()} == {
         "edge": "3x32",  # all are below 30 MB: the best
@@ -71,8 +71,8 @@ def test_a_profile_takes_what_its_budgets_say(tiny_bundle: Bundle) -> None:
     assert found["edge"].fell_back and found["server"].fell_back
 
 
-def test_what_gives_way_is_said_and_gives_way_no_more_than_it_must(tiny_bundle: Bundle) -> None:
-    manifest = with_agreement(tiny_bundle, [0.5, 0.96, 0.98, 1.0]).manifest
+def test_what_gives_way_is_said_and_gives_way_no_more_than_it_must(trained_bundle: Bundle) -> None:
+    manifest = with_agreement(trained_bundle, [0.5, 0.96, 0.98, 1.0]).manifest
     toml = b'[a]\nmax_size_mb = 0.001\nmin_quality = 0.95\nmay_relax = ["max_size_mb"]\n[b]\nmax_size_mb = 0.001\n'
     profiles = parse_profiles(toml, "mine.toml")
     a = resolve_in_manifest("a", profiles["a"], manifest)
@@ -114,10 +114,10 @@ def test_a_users_profile_replaces_the_packages_of_that_name(tmp_path: Path) -> N
 
 
 def test_a_bundle_of_an_earlier_version_carries_resolved_profiles_which_are_resolved_anew(
-    tiny_bundle: Bundle, tmp_path: Path
+    trained_bundle: Bundle, tmp_path: Path
 ) -> None:
     text = '[full]\ndepth = "full"\nresolved = "1x8"\nfell_back = true\nwhy = "of its time"\n[mine]\ntarget = "2x16"\n'
-    bundle = carrying(tiny_bundle, tmp_path / "old", text)
+    bundle = carrying(trained_bundle, tmp_path / "old", text)
     found = resolve_profile(bundle, "full")
     assert (found.target, found.fell_back) == (Target(3, 32), False)
     assert resolve_profile(bundle.path, "mine").target == Target(2, 16)
@@ -126,14 +126,14 @@ def test_a_bundle_of_an_earlier_version_carries_resolved_profiles_which_are_reso
     )
 
 
-def test_a_profile_is_resolved_when_it_is_asked_for(tiny_bundle: Bundle) -> None:
-    assert tiny_bundle.manifest.profiles is None
-    found = resolve_profile(str(tiny_bundle.path), "full")
+def test_a_profile_is_resolved_when_it_is_asked_for(trained_bundle: Bundle) -> None:
+    assert trained_bundle.manifest.profiles is None
+    found = resolve_profile(str(trained_bundle.path), "full")
     assert (found.target, found.engine, found.fell_back) == (Target(3, 32), "onnxruntime", False)
-    edge = resolve_profile(tiny_bundle, "edge")
+    edge = resolve_profile(trained_bundle, "edge")
     assert edge.fell_back and "no target has the dtype int8, fp32 is used instead" in edge.reason
     with pytest.raises(InputError, match=r"Unknown profile 'none'. Choose one of: edge, balanced, server, full"):
-        resolve_profile(tiny_bundle, "none")
+        resolve_profile(trained_bundle, "none")
 
 
 @pytest.mark.parametrize(
@@ -147,24 +147,24 @@ def test_a_profile_is_resolved_when_it_is_asked_for(tiny_bundle: Bundle) -> None
     ],
 )
 def test_a_profiles_engine_runs_it_unless_another_is_named(
-    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engine: str
+    trained_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engine: str
 ) -> None:
     def open_encoder(*arguments: object, **options: object) -> Encoder:
         asked.append(options["engine"])
-        return Encoder.open(tiny_bundle)
+        return Encoder.open(trained_bundle)
 
     asked: list[object] = []
     monkeypatch.setattr("ese_deploy.cli.embed.Encoder", type("Opened", (), {"open": staticmethod(open_encoder)}))
     if "memory" in text:
         figures = {"onnxruntime": 10e6, "openvino": 8e6}
         store_measurements(
-            tiny_bundle,
+            trained_bundle,
             [
-                Measurement("d03_k032.fp32", name, {}, "memory", 32, available_threads(), 9, {"bytes": size})
+                Measurement("d03_k032.fp32", name, {}, "memory", 32, available_threads(), 9, {"process_bytes": size})
                 for name, size in figures.items()
             ],
         )
-    bundle = carrying(tiny_bundle, tmp_path / "copy", f"[mine]\n{text}\n")
+    bundle = carrying(trained_bundle, tmp_path / "copy", f"[mine]\n{text}\n")
     assert resolve_profile(bundle, "mine").engine == engine
     texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
     command = ["embed", str(bundle.path), str(texts), "--out", str(out), "--profile", "mine"]
@@ -174,8 +174,10 @@ def test_a_profiles_engine_runs_it_unless_another_is_named(
     assert asked == [engine, engine, "openvino"]
 
 
-def test_changed_profiles_are_refused(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = carrying(tiny_bundle, tmp_path / "copy", '[mine]\ntarget = "3x32"\n')
+def test_changed_profiles_are_refused(
+    trained_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = carrying(trained_bundle, tmp_path / "copy", '[mine]\ntarget = "3x32"\n')
     write(bundle.path / "profiles.toml", '[mine]\ntarget = "2x16"\n')
     with pytest.raises(BundleError, match=r"profiles\.toml"):
         resolve_profile(open_bundle(bundle.path), "mine")
@@ -184,32 +186,33 @@ def test_changed_profiles_are_refused(tiny_bundle: Bundle, tmp_path: Path, capsy
         assert "profiles.toml is not the file that was exported" in capsys.readouterr().err
 
 
-def test_engines_of_a_profile_that_this_version_has_not_are_passed_over(tiny_bundle: Bundle) -> None:
+def test_engines_of_a_profile_that_this_version_has_not_are_passed_over(trained_bundle: Bundle) -> None:
     toml = b'[a]\nengine = ["steam", "onnxruntime"]\n[b]\nengine = "steam"\n'
     profiles = parse_profiles(toml, "x")
-    a = resolve_profile(tiny_bundle, "a", profiles)
+    a = resolve_profile(trained_bundle, "a", profiles)
     assert (a.target, a.fell_back) == (Target(3, 32), True)
     with pytest.raises(InputError, match=r"Unknown engine steam. Choose one of: onnxruntime"):
-        resolve_profile(tiny_bundle, "b", profiles)
+        resolve_profile(trained_bundle, "b", profiles)
 
 
-def test_a_budget_on_time_is_resolved_with_what_this_machine_measured(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_budget_on_time_is_resolved_with_what_this_machine_measured(trained_bundle: Bundle, tmp_path: Path) -> None:
     profiles = read_profiles(write(tmp_path / "mine.toml", '[fast]\nmax_latency = "2ms p50"\n'))
     with pytest.raises(InputError, match=r"limits latency, which this machine has not measured. See: ese-"):
-        resolve_profile(tiny_bundle, "fast", profiles)
+        resolve_profile(trained_bundle, "fast", profiles)
     figures = [
         Measurement(entry.name, "onnxruntime", {}, "latency", 32, available_threads(), 9, {"p50": entry.depth / 1000})
-        for entry in tiny_bundle.manifest.targets
+        for entry in trained_bundle.manifest.targets
     ]
-    store_measurements(tiny_bundle, figures)
-    assert resolve_profile(tiny_bundle, "fast", profiles).target == Target(2, 16)
+    store_measurements(trained_bundle, figures)
+    assert resolve_profile(trained_bundle, "fast", profiles).target == Target(2, 16)
 
 
 @pytest.mark.slow
 def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, tmp_path: Path) -> None:
     mine = write(
         tmp_path / "mine.toml",
-        '[small]\nmin_quality = 0\nprefer = "size"\n[named]\ntarget = "2x16"\n[never]\nmin_quality = 1\ndepth = 1\n',
+        '[small]\nmin_quality = 0\nprefer = "size"\nallow_untrained = true\n'
+        '[named]\ntarget = "2x16"\n[never]\nmin_quality = 1\ndepth = 1\n',
     )
     request = ExportRequest(
         str(tiny_checkpoint),
@@ -230,14 +233,14 @@ def test_export_keeps_of_a_grid_what_its_profiles_choose(tiny_checkpoint: Path, 
         resolve_profile(bundle, "never")
 
 
-def test_an_export_for_a_profile_that_no_target_fits_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_an_export_for_a_profile_that_no_target_fits_is_refused(trained_bundle: Bundle, tmp_path: Path) -> None:
     mine = write(tmp_path / "mine.toml", "[never]\nmin_quality = 1\ndepth = 1\n[slow]\nmax_latency = '1s'\n")
     with pytest.raises(CheckFailedError, match="1 profiles have no target; nothing was written") as error:
-        select_for_profiles(["never"], mine).select(tiny_bundle.manifest)
+        select_for_profiles(["never"], mine).select(trained_bundle.manifest)
     assert "Profile never: no target fits" in error.value.failures[0]
     slow = select_for_profiles(["slow"], mine)
-    assert len(slow.select(tiny_bundle.manifest)) == 4  # a limit on time is for the machine that runs it
-    assert "its target is chosen on the machine that runs it" in slow.explain(tiny_bundle.manifest)[0]
+    assert len(slow.select(trained_bundle.manifest)) == 4  # a limit on time is for the machine that runs it
+    assert "its target is chosen on the machine that runs it" in slow.explain(trained_bundle.manifest)[0]
 
 
 def test_a_profile_makes_the_grid_that_it_leaves_open_in_all_its_dtypes(tmp_path: Path) -> None:
@@ -252,11 +255,11 @@ def test_a_profile_makes_the_grid_that_it_leaves_open_in_all_its_dtypes(tmp_path
 
 
 def test_embed_says_what_a_profile_means(
-    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
     mine = write(tmp_path / "mine.toml", '[mine]\ntarget = "2x16"\n')
-    arguments = ["embed", str(tiny_bundle.path), str(texts), "--out", str(out), "--json"]
+    arguments = ["embed", str(trained_bundle.path), str(texts), "--out", str(out), "--json"]
     assert main([*arguments, "--profile", "edge"]) == 0
     printed = capsys.readouterr()
     assert "fp32 is used instead" in printed.err
