@@ -76,8 +76,10 @@ ARCHITECTURES = {
     )
 }
 
-# Names of the final norm in the pre-norm models of transformers.
+# Names of the final norm in the pre-norm models of transformers; others are found by their place.
 _FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f", "ln")
+# Their norm beside the layers is that of the relative positions.
+_OTHER_NORMS = ("deberta", "deberta-v2")
 # The config of these encoders no longer shows that the model had a decoder.
 _ENCODER_ONLY = ("t5", "mt5", "umt5")
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
@@ -101,6 +103,9 @@ def find_architecture(config: Any) -> Architecture:
         raise _refusal(model_type, "its layers form several groups, and a truncated model would group them differently")
     if getattr(config, "is_decoder", False):
         # transformers builds the causal mask that this setting asks for.
+        known = replace(known, mask="plain")
+    if getattr(config, "is_causal", None) is (known.mask != "causal") and known.mask != "plain":
+        # The config turns the direction of the architecture around, which transformers follows.
         known = replace(known, mask="plain")
     if getattr(config, "use_bidirectional_attention", False):
         known = replace(known, mask="bidirectional" if known.mask == "causal" else known.mask)
@@ -174,9 +179,15 @@ def _skeleton(config: Any) -> nn.Module:
 
 def _final_norm(skeleton: nn.Module, model_type: str, layers: int) -> str | None:
     """Path of the norm beside the list of layers, None for a post-norm model."""
-    parent = find_layers(skeleton, model_type, layers).rpartition(".")[0]
-    names = {name for name, _ in skeleton.get_submodule(parent).named_children()}
-    name = next((name for name in _FINAL_NORMS if name in names), None)
+    parent, _, own = find_layers(skeleton, model_type, layers).rpartition(".")
+    children = dict(skeleton.get_submodule(parent).named_children())
+    # Modules are listed in the order of their use: a norm before the layers is that of the embeddings.
+    after = list(children)[list(children).index(own) + 1 :]
+    norms = [name for name in after if "Norm" in type(children[name]).__name__ and model_type not in _OTHER_NORMS]
+    named = [name for name in _FINAL_NORMS if name in children]
+    if len(norms) > 1 and not named:
+        raise _refusal(model_type, f"several norms follow its layers ({', '.join(norms)})")
+    name = next(iter([*named, *norms]), None)
     return name and f"{parent}.{name}".lstrip(".")
 
 

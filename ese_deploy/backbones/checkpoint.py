@@ -12,16 +12,16 @@ from torch import nn
 from ese_deploy.backbones.architectures import Architecture, backbone_class, find_architecture, position_limit
 from ese_deploy.backbones.contract import EseContract, read_contract
 from ese_deploy.backbones.dense import Dense, without_projection
-from ese_deploy.backbones.modules import read_config, read_json, read_modules, read_prompts
+from ese_deploy.backbones.modules import read_config, read_modules, read_prompts
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import Location, find_weight_files, locate
 from ese_deploy.backbones.tokenizer import CheckpointTokenizer, read_tokenizer
+from ese_deploy.backbones.transformer_settings import read_transformer_settings
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, decode_projections
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
-_TASK = "feature-extraction"
 _MIN_LENGTH = 8
 # Weights that a model without a head may lack, because no exit reads them.
 _UNUSED_WEIGHTS = ("pooler.",)
@@ -130,12 +130,10 @@ def read_checkpoint(
     architecture = find_architecture(config)
     pooled = _pooled_width(config, modules.pooling)
     width = _check_widths(modules.head, pooled)
-    settings = read_json(folder / "sentence_bert_config.json", optional=True)
-    if settings.get("transformer_task", _TASK) != _TASK:
-        raise InputError(f"{folder} is a model for '{settings['transformer_task']}'. Supported: '{_TASK}'.")
-    lower_case = bool(settings.get("do_lower_case", False))
+    settings = read_transformer_settings(folder)
+    lower_case = settings.lower_case
     tokenizer = read_tokenizer(folder, lower_case)
-    limits = (settings.get("max_seq_length"), tokenizer.max_length, position_limit(architecture, config))
+    limits = (settings.max_seq_length, tokenizer.max_length, position_limit(architecture, config))
     longest = _max_length(*limits, folder)
     if max_seq_length is not None and not _MIN_LENGTH <= max_seq_length <= longest:
         raise InputError(
@@ -207,9 +205,19 @@ def load_backbone(checkpoint: Checkpoint) -> nn.Module:
             f"The weights in {checkpoint.backbone_path} lack {len(missing)} tensors, the first is {missing[0]}. "
             "Save the checkpoint again."
         )
+    _check_finite(backbone, checkpoint)
     backbone.config.use_cache = False
     module: nn.Module = backbone.eval().requires_grad_(False)
     return module
+
+
+def _check_finite(backbone: nn.Module, checkpoint: Checkpoint) -> None:
+    for name, tensor in backbone.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(
+                f"The weights in {checkpoint.backbone_path} have a value that is NaN or infinite, in {name}. Train or "
+                "copy the checkpoint again."
+            )
 
 
 def _pooled_width(config: Any, pooling: str) -> int:

@@ -10,20 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ese_deploy.backbones.classes import ACTIVATIONS, activation_name
+from ese_deploy.backbones.files import require_integer
 from ese_deploy.backbones.source import find_weight_files
 from ese_deploy.errors import InputError
 
 __all__ = ["ACTIVATIONS", "Dense", "load_head", "read_dense", "without_projection"]
 
-ACTIVATIONS = {
-    "Identity": nn.Identity,
-    "Tanh": nn.Tanh,
-    "ReLU": nn.ReLU,
-    "GELU": nn.GELU,
-    "SiLU": nn.SiLU,
-    "Sigmoid": nn.Sigmoid,
-}
 _VECTOR = "sentence_embedding"
+_KEYS = {
+    *("in_features", "out_features", "bias", "activation_function", "use_residual"),
+    *("module_input_name", "module_output_name"),
+}
 _LINEAR = ("Identity", False, False)  # activation, bias, residual
 
 
@@ -63,17 +61,21 @@ def read_dense(folder: Path, config: dict[str, Any], normalized: bool, allow_pic
         InputError: it has no weights, or its activation, input or output is not supported.
     """
     # The default of sentence-transformers is Tanh.
-    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
-    if activation not in ACTIVATIONS:
-        raise InputError(f"{folder} has the activation '{activation}'. Supported: {', '.join(ACTIVATIONS)}.")
+    path = folder / "config.json"
+    activation = activation_name(config.get("activation_function", "torch.nn.Tanh"), path)
+    unknown = sorted(set(config) - _KEYS)
+    if unknown:
+        raise InputError(
+            f"{path}: {unknown[0]} is not known, and may change what is computed. Remove it if it does not."
+        )
     reads, writes = config.get("module_input_name") or _VECTOR, config.get("module_output_name")
     if reads != _VECTOR or (writes or reads) != _VECTOR:
         raise InputError(f"{folder} reads '{reads}' and writes '{writes}'. Supported: '{_VECTOR}'.")
     (weights,) = find_weight_files(folder, allow_pickle)
     return Dense(
         weights=weights,
-        in_features=int(config["in_features"]),
-        out_features=int(config["out_features"]),
+        in_features=require_integer(config, "in_features", path),
+        out_features=require_integer(config, "out_features", path),
         activation=activation,
         bias=bool(config.get("bias", True)),
         residual=bool(config.get("use_residual", False)),
@@ -144,4 +146,6 @@ def _load(layer: Dense) -> _Dense:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"Cannot load the weights in {layer.weights}: {reason}") from error
+    if not all(tensor.isfinite().all() for tensor in module.state_dict().values()):
+        raise InputError(f"The weights in {layer.weights} have a value that is NaN or infinite. Copy them again.")
     return module

@@ -1,18 +1,20 @@
 """The files that describe a checkpoint: modules, pooling, prompts and the configuration of transformers."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ese_deploy.backbones.classes import module_kind
 from ese_deploy.backbones.dense import Dense, read_dense
+from ese_deploy.backbones.files import read_json, read_object
 from ese_deploy.backbones.pooling import POOLINGS, check_pooling
 from ese_deploy.bundle.reader import is_bundle
 from ese_deploy.errors import InputError
 
-__all__ = ["LEGACY_POOLINGS", "Modules", "read_config", "read_json", "read_modules", "read_prompts"]
+__all__ = ["LEGACY_POOLINGS", "Modules", "read_config", "read_modules", "read_prompts"]
 
-_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+_VECTOR = "sentence_embedding"
+_POOLING_KEYS = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt"}
 # Flags of sentence-transformers before version 6, in the order in which it concatenates them.
 LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -50,6 +52,11 @@ def read_modules(path: Path, pooling: str | None, allow_pickle: bool) -> Modules
     Raises:
         InputError: the folder is not a checkpoint, or a module is not supported.
     """
+    if (path / "adapter_config.json").is_file():
+        raise InputError(
+            f"{path} holds a LoRA adapter (adapter_config.json). Merge it into its base model (merge_and_unload of "
+            "peft) and save the whole model."
+        )
     if not (path / "modules.json").is_file():
         if is_bundle(path):
             raise InputError(
@@ -63,32 +70,59 @@ def read_modules(path: Path, pooling: str | None, allow_pickle: bool) -> Modules
                 f"Set `pooling` to one of: {', '.join(POOLINGS)}."
             )
         return Modules(path, check_pooling(pooling))
-    listed = [(str(item["type"]).rpartition(".")[2], path / item["path"]) for item in read_json(path / "modules.json")]
-    modules = [(kind, folder) for kind, folder in listed if kind != "Dropout"]  # inactive after training
+    modules = _list_modules(path)
     kinds = [kind for kind, _ in modules]
-    for kind in kinds:
-        if kind not in _MODULES:
-            raise InputError(f"{path} has a module '{kind}'. Supported: {', '.join(_MODULES)}.")
     if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & set(kinds[2:]):
         raise InputError(f"{path / 'modules.json'} lists {kinds}. It must begin with Transformer and Pooling.")
     stated = _read_pooling(modules[1][1] / "config.json")
     if pooling not in (None, stated):
         raise InputError(f"{path} was trained with pooling '{stated}', got `pooling` {pooling}. Leave it out.")
+    for kind, folder in modules:
+        if kind == "Normalize":
+            _check_normalize(folder / "config.json")
     head = tuple(
-        read_dense(folder, read_json(folder / "config.json"), kinds[place - 1] == "Normalize", allow_pickle)
+        read_dense(folder, read_object(folder / "config.json"), kinds[place - 1] == "Normalize", allow_pickle)
         for place, (kind, folder) in enumerate(modules)
         if kind == "Dense"
     )
     return Modules(modules[0][1], stated, head)
 
 
+def _list_modules(path: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of each module, without Dropout, which is inactive after training."""
+    file = path / "modules.json"
+    listed = read_json(file)
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise InputError(f"{file} must hold a list of objects, one for each module. Copy the checkpoint again.")
+    found = []
+    for item in listed:
+        for key in ("type", "path"):
+            if not isinstance(item.get(key), str):
+                raise InputError(f"{file}: the module {item.get('idx')} has no '{key}'. Copy the checkpoint again.")
+        place = Path(item["path"])
+        if place.is_absolute() or ".." in place.parts:
+            raise InputError(f"{file}: the module {item.get('idx')} is at '{place}', outside of the checkpoint.")
+        if item.get("kwargs"):
+            raise InputError(f"{file}: the module {item.get('idx')} takes {item['kwargs']}, which is not supported.")
+        found.append((module_kind(item["type"], file), path / place))
+    return [(kind, folder) for kind, folder in found if kind != "Dropout"]
+
+
+def _check_normalize(path: Path) -> None:
+    """A Normalize module must scale the text's vector, not those of tokens."""
+    config = read_object(path, optional=True)
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, _VECTOR):
+            raise InputError(f"{path}: {key} is '{config[key]}'. Supported: '{_VECTOR}'.")
+
+
 def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     """Read the prompts by name, and the name of the default prompt.
 
     Raises:
-        InputError: a prompt is not a string.
+        InputError: a prompt is not a string, or the default prompt does not exist.
     """
-    settings = read_json(folder / "config_sentence_transformers.json", optional=True)
+    settings = read_object(folder / "config_sentence_transformers.json", optional=True)
     stated = settings.get("prompts") or {}
     if not isinstance(stated, dict):
         raise InputError(f"{folder}: 'prompts' must be an object with a string for each name.")
@@ -96,7 +130,10 @@ def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
         if not isinstance(text, str | None):
             raise InputError(f"{folder}: the prompt '{name}' is {text}, which must be a string.")
     prompts = {name: text for name, text in stated.items() if text is not None}
-    return prompts, settings.get("default_prompt_name")
+    default = settings.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise InputError(f"{folder}: default_prompt_name is {default!r}, and the prompts are {sorted(prompts)}.")
+    return prompts, default
 
 
 def read_config(folder: Path) -> Any:
@@ -108,7 +145,7 @@ def read_config(folder: Path) -> Any:
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    stated = read_json(folder / "config.json")
+    stated = read_object(folder / "config.json")
     if stated.get("model_type") is None:
         raise InputError(f"{folder / 'config.json'} has no model_type.")
     if (folder / "adapter_config.json").is_file():
@@ -126,22 +163,13 @@ def read_config(folder: Path) -> Any:
         raise InputError(f"Cannot read {folder / 'config.json'}: {reason}") from error
 
 
-def read_json(path: Path, optional: bool = False) -> Any:
-    """Read a JSON file; an optional file that is missing reads as an empty object.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    if optional and not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read {path}: {error}") from error
-
-
 def _read_pooling(path: Path) -> str:
-    config = read_json(path)
+    config = read_object(path)
+    unknown = sorted(set(config) - _POOLING_KEYS - LEGACY_POOLINGS.keys())
+    if unknown:
+        raise InputError(
+            f"{path}: {unknown[0]} is not known, and may change what is computed. Remove it if it does not."
+        )
     if config.get("include_prompt") is False:
         raise InputError(
             f"{path} excludes the prompt's tokens from the pooling (include_prompt is false), but a graph does "
@@ -150,4 +178,7 @@ def _read_pooling(path: Path) -> str:
     stated = config.get("pooling_mode")
     if stated is None:
         stated = [mode for key, mode in LEGACY_POOLINGS.items() if config.get(key)] or "mean"
-    return check_pooling(stated if isinstance(stated, str) else "+".join(stated))
+    modes = [stated] if isinstance(stated, str) else stated
+    if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) for mode in modes):
+        raise InputError(f"{path}: pooling_mode is {stated!r}, which must be a name or a list of names.")
+    return check_pooling("+".join(modes))

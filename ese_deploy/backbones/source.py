@@ -1,17 +1,19 @@
 """Finding a checkpoint: on disk, on the hub, or in an installed Python package."""
 
 import importlib.metadata
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ese_deploy.backbones.files import read_object
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
 
 __all__ = ["Location", "find_weight_files", "locate"]
 
 _PACKAGE = "package:"
+_ADAPTER = "adapter_config.json"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -68,19 +70,38 @@ def find_weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
         if name.endswith(".bin") and not allow_pickle:
             break
         if (folder / name).is_file():
-            return [folder / name]
+            return [_real(folder / name)]
         if index.is_file():
-            shards = sorted({str(shard) for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+            places = read_object(index).get("weight_map")
+            if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+                raise InputError(f"{index} has no weight_map from tensors to files. Copy the whole checkpoint again.")
+            shards = sorted(set(places.values()))
+            outside = [shard for shard in shards if Path(shard).name != shard]
+            if not shards or outside:
+                raise InputError(f"{index} lists {outside[:1] or 'no files'}. Copy the whole checkpoint again.")
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise InputError(f"{index} lists {missing[0]}, which is missing. Copy the whole checkpoint again.")
-            return [folder / shard for shard in shards]
+            return [_real(folder / shard) for shard in shards]
+    if (folder / _ADAPTER).is_file():
+        raise InputError(
+            f"{folder} holds a LoRA adapter ({_ADAPTER}) without the weights of its base model. Merge it into the base "
+            "model (merge_and_unload of peft) and save the whole model."
+        )
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         raise InputError(
             f"{folder} has its weights as pickle only, and loading a pickle can run any code. Convert it to "
             "safetensors, or set `allow_pickle=True` if you trust its author."
         )
     raise InputError(f"{folder} has no model.safetensors. Give the folder of a checkpoint.")
+
+
+def _real(path: Path) -> Path:
+    """The path of a weights file, unless it is the pointer that a clone without git-lfs has in its place."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise InputError(f"{path} is a git-lfs pointer, not the weights. Run git lfs pull in its folder.")
+    return path
 
 
 def _in_package(model: str) -> Location:

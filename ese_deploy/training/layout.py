@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ese_deploy.backbones.modules import LEGACY_POOLINGS, read_json
+from ese_deploy.backbones.files import read_json
+from ese_deploy.backbones.modules import LEGACY_POOLINGS
 
 __all__ = ["use_classic_layout"]
 

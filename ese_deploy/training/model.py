@@ -14,7 +14,7 @@ from torch import nn
 from ese_deploy.backbones import POOLINGS, find_architecture, read_checkpoint
 from ese_deploy.backbones.architectures import find_layers
 from ese_deploy.backbones.contract import EseContract
-from ese_deploy.backbones.modules import read_json
+from ese_deploy.backbones.files import read_json
 from ese_deploy.backbones.quiet import quiet_transformers
 from ese_deploy.backbones.source import locate
 from ese_deploy.errors import InputError
