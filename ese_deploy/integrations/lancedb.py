@@ -10,8 +10,8 @@ from ese_deploy.runtime import Encoder
 __all__ = ["LanceDbEmbeddingFunction"]
 
 
-@register("ese-deploy")  # type: ignore[misc, unused-ignore]
-class LanceDbEmbeddingFunction(TextEmbeddingFunction):  # type: ignore[misc, unused-ignore]
+@register("ese-deploy")  # type: ignore[misc, no-untyped-call, unused-ignore]
+class LanceDbEmbeddingFunction(TextEmbeddingFunction):  # type: ignore[misc, no-untyped-call, unused-ignore]
     """Embeds the texts and queries of a table with a target of a bundle. Make it with ``create``."""
 
     bundle: str
