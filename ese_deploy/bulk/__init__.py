@@ -4,9 +4,20 @@ from typing import TYPE_CHECKING
 
 from ese_deploy.system.lazy import lazy_names
 
-__all__ = ["BadRows", "EmbedSummary", "Fields", "JobSettings", "ModelSettings", "embed_files", "parse_template"]
+__all__ = [
+    "BadRows",
+    "EmbedSummary",
+    "Fields",
+    "JobSettings",
+    "LoadSummary",
+    "ModelSettings",
+    "embed_files",
+    "load_vectors",
+    "parse_template",
+]
 
 if TYPE_CHECKING:
+    from ese_deploy.bulk.load import LoadSummary, load_vectors
     from ese_deploy.bulk.run import EmbedSummary, embed_files
     from ese_deploy.bulk.settings import BadRows, JobSettings, ModelSettings
     from ese_deploy.texts.fields import Fields, parse_template
@@ -14,6 +25,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "ese_deploy.bulk.load": ["LoadSummary", "load_vectors"],
             "ese_deploy.bulk.run": ["EmbedSummary", "embed_files"],
             "ese_deploy.bulk.settings": ["BadRows", "JobSettings", "ModelSettings"],
             "ese_deploy.texts.fields": ["Fields", "parse_template"],
