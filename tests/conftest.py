@@ -20,6 +20,7 @@ from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
+from ese_deploy.texts.sample import sample_corpus
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,23 @@ def aligned_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     write_json(checkpoint / "ese.json", {**contract, "aligned_exits": True})
     targets = [Target(1, 16), Target(2, 16), Target(3, 16), Target(3, 32)]
     return export_bundle(ExportRequest(str(checkpoint), folder / "bundle", targets)).bundle
+
+
+@pytest.fixture(scope="session")
+def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample corpus as a file of calibration texts."""
+    path = tmp_path_factory.mktemp("calibration") / "texts.txt"
+    path.write_text("\n".join(" ".join(item.text.split()) for item in sample_corpus()), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def projected_bundle(tiny_checkpoint: Path, calibration_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint with fitted projections, so that all exits share principal components; read only."""
+    targets = [Target(1, 32), Target(2, 16), Target(3, 16), Target(3, 32)]
+    out = tmp_path_factory.mktemp("projected") / "tiny"
+    request = ExportRequest(str(tiny_checkpoint), out, targets, projection="aligned", calibration=calibration_file)
+    return export_bundle(request).bundle
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from ese_deploy.bulk.settings import ModelSettings
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.spaces import Space, check_space, source_matrix, space_name
 from ese_deploy.engines import DEFAULT_ENGINE, load_engine, require_dtype
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
@@ -60,12 +61,14 @@ class Model:
         tokenizer: its tokenizer.
         entries: for each target the one that embeds documents, whose ranges apply, and the one that runs.
         prefix: the prompt before each text.
+        space: the choice of embedding spaces.
     """
 
     bundle: Bundle
     tokenizer: TextTokenizer
     entries: list[tuple[TargetEntry, TargetEntry]]
     prefix: str
+    space: Space = "bundle"
 
     @property
     def targets(self) -> list[str]:
@@ -75,7 +78,7 @@ class Model:
     @property
     def spaces(self) -> list[str]:
         """Name of the embedding space of each target."""
-        return [entry.space for _, entry in self.entries]
+        return [space_name(self.bundle.manifest, entry, self.space) for _, entry in self.entries]
 
     @property
     def dims(self) -> list[int]:
@@ -96,6 +99,7 @@ def describe_model(settings: ModelSettings) -> Model:
         InputError: a target, the prompt or the ranges of the precision are missing, or a target is named twice.
         EngineError: the engine is not installed, or cannot run a target.
     """
+    check_space(settings.space)
     bundle = open_bundle(settings.bundle)
     entries = [_entries(bundle, target, settings.index_target) for target in settings.targets or (None,)]
     names = [str(entry.target) for _, entry in entries]
@@ -105,12 +109,18 @@ def describe_model(settings: ModelSettings) -> Model:
     engine = settings.engine or DEFAULT_ENGINE
     for documents, entry in entries:
         require_dtype(engine.partition(":")[0], str(entry.target), entry.dtype)
+        rotated = settings.space == "source" and source_matrix(bundle, entry) is not None
+        if needs_ranges(settings.precision) and rotated:
+            raise InputError(
+                "int8 and uint8 vectors have ranges of the bundle's own embedding space. With `space=source` choose "
+                "float32, float16, binary or ubinary."
+            )
         if needs_ranges(settings.precision):
             load_ranges(bundle, documents)
     load_engine(engine)
     role = QUERY_PROMPTS if settings.index_target else ()
     prefix = find_prompt(bundle.manifest, settings.prompt_name, None, role)
-    return Model(bundle, load_tokenizer(bundle), entries, prefix)
+    return Model(bundle, load_tokenizer(bundle), entries, prefix, settings.space)
 
 
 class Embedder:
@@ -152,7 +162,7 @@ class Embedder:
         threads = settings.threads or available_threads()
         outputs = []
         for documents, entry in plan.entries:
-            loaded = load_target(plan.bundle, entry, engine, threads)
+            loaded = load_target(plan.bundle, entry, engine, threads, settings.space)
             ranges = load_ranges(plan.bundle, documents) if needs_ranges(settings.precision) else None
             outputs.append(_Output(loaded, ranges))
         return cls(plan.tokenizer, outputs, plan.prefix, settings.precision, window)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from ese_deploy.bundle.spaces import Space
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.precision import PRECISIONS
 from ese_deploy.texts.fields import Fields
@@ -34,6 +35,7 @@ class ModelSettings:
         precision: one of :data:`BULK_PRECISIONS`.
         engine: the inference engine; None is the default one.
         threads: threads of one worker; None is every core that the process may use.
+        space: ``source`` gives vectors in the embedding space of the model that the bundle was made of.
     """
 
     bundle: Path
@@ -43,6 +45,7 @@ class ModelSettings:
     precision: str = "float32"
     engine: str | None = None
     threads: int | None = None
+    space: Space = "bundle"
 
 
 @dataclass(frozen=True)

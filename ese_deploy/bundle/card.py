@@ -6,6 +6,7 @@ import msgspec
 
 from ese_deploy.bundle.manifest import Manifest, Quality, TargetEntry
 from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
+from ese_deploy.bundle.spaces import describe_spaces
 
 __all__ = ["CARD_FILE", "model_card"]
 
@@ -30,19 +31,19 @@ Agreement is the Spearman rank correlation between all pairwise cosines of {text
 full PyTorch model. With 1.000 the target ranks pairs exactly as the full model does. The quality of an exit that was
 not trained is low; its agreement shows how low.
 {emulated}
-{quality}Vectors can be compared only within one embedding space. The targets have: {spaces}.
+{quality}{spaces}
 
 ## Use
 
 ```python
 from ese_deploy import Encoder
 
-encoder = Encoder.open("{name}", target="{target}")
+encoder = Encoder.{opened}("{name}", target="{target}")
 vectors = encoder.encode(["A cat sat on the mat.", "Trains leave every hour."])
 ```
 
 ```
-ese-deploy embed {name} texts.txt --target {target} --out vectors.npy
+ese-deploy embed {folder} texts.txt --target {target} --out vectors.npy
 ```
 {prompts}
 """
@@ -54,16 +55,16 @@ Figures marked (emulated) were computed in fp32 on a CPU, with each result round
 """
 
 
-def model_card(manifest: Manifest, name: str) -> str:
+def model_card(manifest: Manifest, name: str, *, on_hub: bool = False) -> str:
     """The text of the card.
 
     Args:
         manifest: the manifest of the bundle.
         name: the name of the bundle's folder, for the examples.
+        on_hub: ``name`` is that of a repository on the Hugging Face hub.
     """
     targets = manifest.targets
     texts = {quality.n for entry in targets for quality in entry.quality if quality.metric == AGREEMENT}
-    spaces = sorted({entry.space for entry in targets})
     default = max(targets, key=lambda e: (e.dtype == "fp32", e.depth, e.dim))
     revision = f" at `{manifest.source.revision}`" if manifest.source.revision else ""
     quoted = {name: msgspec.json.encode(text).decode() for name, text in manifest.prompts.items() if text}
@@ -82,8 +83,10 @@ def model_card(manifest: Manifest, name: str) -> str:
         texts=max(texts, default=0),
         emulated=_EMULATED if any(parity.emulated for entry in targets for parity in entry.parity) else "",
         quality=_quality_table(targets),
-        spaces=", ".join(f"`{space}`" for space in spaces),
+        spaces=" ".join(describe_spaces(manifest)),
         name=name,
+        opened="from_pretrained" if on_hub else "open",
+        folder=f"$(ese-deploy pull {name})" if on_hub else name,
         target=default.target,
         prompts=f"\n## Prompts\n\n{prompts}" if prompts else "",
     )

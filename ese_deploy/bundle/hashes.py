@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ese_deploy.bundle.golden import load_golden
 from ese_deploy.bundle.reader import (
     Bundle,
+    read_config,
     read_profiles_file,
     read_projection,
     read_ranges_file,
@@ -37,6 +38,8 @@ def check_files(bundle: Bundle, progress: Progress = silent) -> Iterator[str]:
         (manifest.projection_file, read_projection),
         (manifest.profiles, read_profiles_file),
         (manifest.ranges, read_ranges_file),
+        (manifest.config, lambda bundle: read_config(bundle, manifest.config)),
+        (manifest.tokenizer_config, lambda bundle: read_config(bundle, manifest.tokenizer_config)),
     ):
         if further is not None:
             read(bundle)

@@ -198,6 +198,10 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     pooling: str
     projection: str
     """The projection before truncation: ``prefix`` (none), ``pca``, ``aligned`` or ``trained``."""
+    full_depth_space: str | None = None
+    """The embedding space of the full depth, with the bundle's projections; null in bundles of earlier versions."""
+    source_space: str | None = None
+    """The embedding space of the full depth without them, as other tools compute it; null likewise."""
     calibration: Calibration | None = None
     """The user's texts that projections and output ranges were fitted on; null: the sample corpus."""
     projection_file: FileEntry | None = None

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ese_deploy.bundle.graph_check import GraphRules, check_graph
 from ese_deploy.bundle.limits import check_limits
-from ese_deploy.bundle.links import follow_link
+from ese_deploy.bundle.links import follow_link, is_snapshot
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
 from ese_deploy.bundle.tokenizer_check import check_tokenizer
 from ese_deploy.errors import BundleError, InputError
@@ -27,6 +29,7 @@ __all__ = [
     "choose_pair",
     "is_bundle",
     "open_bundle",
+    "read_config",
     "read_golden",
     "read_graph",
     "read_profiles_file",
@@ -95,6 +98,8 @@ def _open(folder: Path) -> Bundle:
     data = _read_plain(folder, MANIFEST_FILE, _MAX_MANIFEST)
     manifest = decode_manifest(data, str(folder / MANIFEST_FILE))
     _check_structure(folder, manifest)
+    if is_snapshot(folder):
+        manifest = _downloaded(folder, manifest)
     for entry in manifest.weights:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
@@ -211,6 +216,19 @@ def read_projection(bundle: Bundle) -> bytes | None:
     return None if entry is None else _read_entry(bundle.path, entry)
 
 
+def read_config(bundle: Bundle, entry: FileEntry | None) -> bytes | None:
+    """The bytes of ``config.json`` or ``tokenizer_config.json``, after a check of size and hash; None without it.
+
+    Args:
+        bundle: the bundle.
+        entry: ``config`` or ``tokenizer_config`` of its manifest.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    return None if entry is None else _read_entry(bundle.path, entry)
+
+
 def read_profiles_file(bundle: Bundle) -> bytes | None:
     """The bytes of ``profiles.toml``, after a check of size and hash; None if the bundle has none.
 
@@ -294,6 +312,26 @@ def _check_structure(folder: Path, manifest: Manifest) -> None:
             )
         if entry.dtype not in dtypes:
             raise BundleError(f"{folder / MANIFEST_FILE}: target '{entry.name}' has no weights of dtype {entry.dtype}.")
+
+
+def _downloaded(folder: Path, manifest: Manifest) -> Manifest:
+    """The part of a manifest whose files are in a snapshot of the cache, which may hold some targets only.
+
+    Raises:
+        BundleError: no target is there.
+    """
+
+    def present(entry: FileEntry | None) -> bool:
+        return entry is not None and os.path.lexists(folder / entry.file)
+
+    weights = [entry for entry in manifest.weights if present(entry)]
+    dtypes = {entry.dtype for entry in weights}
+    targets = [entry for entry in manifest.targets if present(entry) and entry.dtype in dtypes]
+    if not targets:
+        raise BundleError(f"{folder} holds the manifest of a bundle but no target. Download it with: ese-deploy pull")
+    optional = ("projection_file", "profiles", "ranges", "config", "tokenizer_config")
+    missing = {name: None for name in optional if not present(getattr(manifest, name))}
+    return msgspec.structs.replace(manifest, weights=weights, targets=targets, **missing)
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:

@@ -157,7 +157,7 @@ def _find_entries(opened: Bundle, targets: list[str]) -> list[TargetEntry]:
 
 
 def _check(opened: Bundle, entry: TargetEntry, engine: TensorRt, plan: Plan, why: str) -> BuiltPlan:
-    loaded = LoadedTarget(opened, entry, Streams(engine.open(plan)), _ENGINE)
+    loaded = LoadedTarget(opened, entry, Streams(engine.open(plan)), _ENGINE, space=entry.space)
     encoder = Encoder(opened, load_tokenizer(opened), loaded, log_truncated=False)
     golden = load_golden(opened)
     check = check_golden(encoder, golden)

@@ -27,6 +27,7 @@ __all__ = [
     "MeasuredEngineOption",
     "PickleOption",
     "ProfilesFileOption",
+    "SpaceOption",
     "TargetOption",
     "TextFieldOption",
     "ThreadsOption",
@@ -88,6 +89,15 @@ PickleOption = Annotated[
 ProfilesFileOption = Annotated[
     Path | None,
     typer.Option("--profiles", metavar="FILE", help="Read budget profiles of your own from this .toml file."),
+]
+SpaceOption = Annotated[
+    str,
+    typer.Option(
+        "--space",
+        metavar="NAME",
+        help="Give vectors in this embedding space: bundle (its own), or source, the space of the model that the "
+        "bundle was made of. An index that another tool made with that model is in the source space.",
+    ),
 ]
 TextFieldOption = Annotated[
     str, typer.Option("--text-field", metavar="NAME", help="Read the text of a JSON line from this field.")

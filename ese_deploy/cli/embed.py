@@ -2,14 +2,22 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from ese_deploy.bulk.run import EmbedSummary, embed_files
 from ese_deploy.bulk.settings import BULK_PRECISIONS, BadRows, JobSettings, ModelSettings, check_bulk_precision
+from ese_deploy.bundle.spaces import Space
 from ese_deploy.choose import resolve_profile
-from ese_deploy.cli.console import BundleArgument, JsonOption, ProfilesFileOption, ThreadsOption, print_json
+from ese_deploy.cli.console import (
+    BundleArgument,
+    JsonOption,
+    ProfilesFileOption,
+    SpaceOption,
+    ThreadsOption,
+    print_json,
+)
 from ese_deploy.cli.streams import check_progress, job_progress, stop_on_signals
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
@@ -23,6 +31,7 @@ EXAMPLES = (
     'ese-deploy embed exports/minilm rows.csv.gz --text "{title}: {body}" --target 3x128 --out vectors.parquet',
     "ese-deploy embed exports/minilm data/*.parquet --id-field id --target 3x128 --out vectors --resume",
     "ese-deploy embed exports/minilm queries.txt --target 3x128 --index-target 6x128 --out queries.npy",
+    "ese-deploy embed exports/minilm queries.txt --target 3x384 --space source --out queries.npy",
 )
 OLD_OPTIONS = {"index": "index-target"}
 
@@ -124,6 +133,7 @@ def embed(
             f"Default: the engine of the profile, or {DEFAULT_ENGINE}.",
         ),
     ] = None,
+    space: SpaceOption = "bundle",
     threads: ThreadsOption = None,
     workers: Annotated[
         int, typer.Option(metavar="NUMBER", help="Run this many processes. They share the cores among them.")
@@ -162,7 +172,16 @@ def embed(
         raise InputError("--text and --text-field exclude each other. Choose one.")
     chosen, profile_engine = _choose_targets(bundle, target, profile, profiles)
     settings = JobSettings(
-        ModelSettings(bundle, chosen, index_target, prompt_name, precision, engine or profile_engine, threads),
+        ModelSettings(
+            bundle,
+            chosen,
+            index_target,
+            prompt_name,
+            precision,
+            engine or profile_engine,
+            threads,
+            cast(Space, space),
+        ),
         Fields(text_field, parse_template(text) if text is not None else None, id_field, _kept(keep_fields, out)),
         encoding,
         on_bad_row,
@@ -218,6 +237,7 @@ def _print(summary: EmbedSummary, price: float | None) -> None:
     print(
         f"wrote {summary.out}: {summary.texts} vectors of {dims} dimensions{kind}, {label} {', '.join(summary.targets)}"
     )
+    print(f"embedding space: {', '.join(dict.fromkeys(summary.spaces))}")
     if summary.texts_per_second:
         print(f"{summary.texts_per_second:,.0f} texts/s, {summary.tokens_per_second:,.0f} tokens/s")
     if price is not None and summary.texts_per_second:

@@ -2,11 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ese_deploy.bundle.reader import open_bundle
+from ese_deploy.bundle.spaces import Space, describe_spaces
 from ese_deploy.choose import profiles_file_for_bundle, select_for_profiles
 from ese_deploy.cli.console import (
     JsonOption,
@@ -89,6 +90,15 @@ def export(
             "Default: the sample corpus.",
         ),
     ] = None,
+    space: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            metavar="NAME",
+            help="Make vectors in this embedding space: bundle (of principal components, if projected), or source, "
+            "the space of the model itself, for targets of full width.",
+        ),
+    ] = "bundle",
     opset: Annotated[
         int, typer.Option("--opset", metavar="NUMBER", help="Write graphs of ONNX opset 23, or 18 for older engines.")
     ] = 23,
@@ -138,6 +148,7 @@ def export(
             allow_pickle=allow_pickle,
             projection=projection,
             calibration=calibration,
+            space=cast(Space, space),
             opset=opset,
             max_seq_length=max_seq_length,
             reduce_range=reduce_range,
@@ -162,6 +173,8 @@ def export(
     left_out = f"; {len(exported.left_out)} left out" if exported.left_out else ""
     print(f"\nWrote {out}: {len(manifest.targets)} targets, {megabytes(size)}.")
     print(f"{passed} of {new} new targets passed every check{left_out}.")
+    for sentence in describe_spaces(manifest):
+        print(sentence.replace("`", ""))
 
 
 def _log_warnings(exported: "Exported") -> None:

@@ -7,6 +7,7 @@ import typer
 
 from ese_deploy.bundle.manifest import Manifest, json_schema
 from ese_deploy.bundle.reader import open_bundle
+from ese_deploy.bundle.spaces import describe_spaces, source_space
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table
 from ese_deploy.cli.tables import target_rows
 from ese_deploy.errors import InputError
@@ -35,6 +36,9 @@ def inspect(
         print(f"{name:<18}{value}")
     print()
     print_table(*target_rows(manifest))
+    print()
+    for sentence in describe_spaces(manifest):
+        print(sentence.replace("`", ""))
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -46,6 +50,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("architecture", f"{manifest.architecture}, {manifest.depth} layers, width {manifest.width}"),
         ("pooling", manifest.pooling),
         ("projection", manifest.projection),
+        ("source space", source_space(manifest)),
         ("maximum length", f"{manifest.max_seq_length} tokens"),
         ("prompts", prompts or "none"),
         ("trained exits", ", ".join(map(str, manifest.trained_exits))),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ese_deploy.bundle.spaces import Space
 from ese_deploy.export.request import ExportRequest, TargetSelection, check_request
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
@@ -27,6 +28,7 @@ def export(
     allow_pickle: bool = False,
     projection: str | None = None,
     calibration: str | Path | None = None,
+    space: Space = "bundle",
     opset: int = 23,
     max_seq_length: int | None = None,
     reduce_range: bool = False,
@@ -56,6 +58,8 @@ def export(
             on ``calibration``). By default ``trained`` if the checkpoint has projections, else ``prefix``.
         calibration: a ``.txt`` or ``.jsonl`` file of texts of your own, on which projections, activation scales and
             output ranges are fitted; by default they are fitted on the sample corpus.
+        space: ``source`` makes vectors of full width in the embedding space of the model, for an index that another
+            tool made with it. By default projections lead onto principal components.
         opset: ONNX opset of the graphs: 23, or 18 for older engines.
         max_seq_length: a limit in tokens below the one of the checkpoint.
         reduce_range: quantize weights to 7 bits, for x86 processors without VNNI.
@@ -89,6 +93,7 @@ def export(
         allow_pickle=allow_pickle,
         projection=projection,
         calibration=calibration,
+        space=space,
         opset=opset,
         max_seq_length=max_seq_length,
         reduce_range=reduce_range,

@@ -84,6 +84,10 @@ def make_graphs(
         draft = draft.add_file("projection_file", PROJECTIONS_FILE, encode_projections(projections.by_exit)).replace(
             projection=projections.kind, calibration=projections.calibration
         )
+    draft = draft.replace(
+        full_depth_space=_space(checkpoint, checkpoint.depth, projections),
+        source_space=_space(checkpoint, checkpoint.depth, None),
+    )
     return draft if settings is None else draft.replace(quantization=settings.entry)
 
 
@@ -132,6 +136,8 @@ def _write_target(
 
 
 def _space(checkpoint: Checkpoint, depth: int, projections: BundleProjections | None) -> str:
+    if projections is not None and projections.in_source:
+        return _space(checkpoint, checkpoint.depth, None)
     if projections is None and checkpoint.projections:
         return f"exit{depth:02d}"  # without the projections that training made, the exits share no space
     if projections is None or projections.calibration is None:

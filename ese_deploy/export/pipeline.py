@@ -14,7 +14,7 @@ from ese_deploy.export.calibrate import fit_projections
 from ese_deploy.export.convert import QuantizationSettings
 from ese_deploy.export.graphs import make_graphs
 from ese_deploy.export.observe import calibrate_int8
-from ese_deploy.export.plan import check_update, choose_projection, plan_quantization, plan_targets
+from ese_deploy.export.plan import check_source_space, check_update, choose_projection, plan_quantization, plan_targets
 from ese_deploy.export.projection import BundleProjections
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.record import verify_and_record
@@ -68,6 +68,8 @@ def run_export(checked: CheckedRequest, progress: Progress) -> Exported:
     if calibration is not None and kind in FITTED:
         calibration.require(minimum_texts(checkpoint.width))
     targets = plan_targets(checkpoint, checked)
+    if request.space == "source":
+        check_source_space(checkpoint, kind, targets)
     if existing is not None:
         targets = check_update(existing, checkpoint, request.opset, kind, calibration, targets)
     bits = 7 if request.reduce_range else 8
@@ -80,6 +82,8 @@ def run_export(checked: CheckedRequest, progress: Progress) -> Exported:
         projections = BundleProjections(kind, None, checkpoint.projections) if kind == TRAINED else None
         if calibration is not None and kind in FITTED:
             projections = fit_projections(checkpoint, backbone, depths, kind, calibration, existing, progress)
+        if projections is not None and request.space == "source":
+            projections = projections.to_source(checkpoint.depth)
         by_exit = projections.by_exit if projections else None
         progress("trace", 0, 1)
         traced = trace(checkpoint, backbone, depths, request.opset, by_exit)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle.manifest import Calibration, Quantization
 from ese_deploy.bundle.reader import Bundle
+from ese_deploy.bundle.spaces import full_depth_space, source_space
 from ese_deploy.errors import InputError
 from ese_deploy.export.observe import describe_quantization
 from ese_deploy.export.request import TRAINED, CheckedRequest
@@ -12,7 +13,7 @@ from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.projections.projection import PROJECTIONS_FILE
 from ese_deploy.target import DTYPES, Target
 
-__all__ = ["check_update", "choose_projection", "grid", "plan_quantization", "plan_targets"]
+__all__ = ["check_source_space", "check_update", "choose_projection", "grid", "plan_quantization", "plan_targets"]
 
 
 def grid(
@@ -68,6 +69,30 @@ def choose_projection(checkpoint: Checkpoint, wanted: str | None) -> str:
     return wanted or (TRAINED if checkpoint.projections else "prefix")
 
 
+def check_source_space(checkpoint: Checkpoint, kind: str, targets: Sequence[Target]) -> None:
+    """Check that all targets can have vectors in the source space.
+
+    Raises:
+        InputError: a target is a prefix in the bundle's own space, or its exit does not share the space of the full
+            depth.
+    """
+    if kind == "pca":
+        raise InputError("Projection 'pca' is a rotation, which `space=source` undoes. Choose `projection=prefix`.")
+    contract = checkpoint.contract
+    shared = kind == "aligned" or (contract is not None and contract.aligned_exits)
+    for target in targets:
+        if kind != "prefix" and target.dim < checkpoint.width:
+            raise InputError(
+                f"Target '{target}' is a prefix of principal components, and `space=source` undoes their rotation. "
+                f"Choose {target.depth}x{checkpoint.width}, or convert the index with ese-deploy convert-index."
+            )
+        if target.depth < checkpoint.depth and not shared:
+            raise InputError(
+                f"Exit {target.depth} does not share the embedding space of the full depth, so `space=source` is not "
+                f"possible. Choose depth {checkpoint.depth}, or `projection=aligned`."
+            )
+
+
 def check_update(
     existing: Bundle,
     checkpoint: Checkpoint,
@@ -82,6 +107,8 @@ def check_update(
         InputError: the bundle was made of another checkpoint or with other settings, or contains all targets already.
     """
     manifest = existing.manifest
+    if manifest.projection != "prefix" and full_depth_space(manifest) == source_space(manifest):
+        raise InputError(f"{existing.path} was exported with `space=source`. Replace it with `force`.")
     settings = {
         "weights": (manifest.source.weights_sha256, checkpoint.weights_sha256()),
         "pooling": (manifest.pooling, checkpoint.pooling),

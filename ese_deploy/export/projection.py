@@ -1,7 +1,7 @@
 """The projections of a bundle, and the nodes that reduce an exit's vector to a target's dimensions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from ese_deploy.bundle.manifest import Calibration
+from ese_deploy.bundle.spaces import invert
 from ese_deploy.projections.projection import Projection
 
 __all__ = ["BundleProjections", "append_truncation", "fitted_space"]
@@ -26,11 +27,32 @@ class BundleProjections:
         kind: ``pca``, ``aligned`` or ``trained``.
         calibration: the texts that they were fitted on; None for those that training made.
         by_exit: the projection of each exit.
+        in_source: whether they lead into the source space, not onto principal components.
     """
 
     kind: str
     calibration: Calibration | None
     by_exit: Mapping[int, Projection]
+    in_source: bool = False
+
+    def to_source(self, full: int) -> "BundleProjections":
+        """The projections with the inverse of the full depth's after each; the full depth then needs none.
+
+        Args:
+            full: the full depth.
+
+        Raises:
+            BundleError: the projection of the full depth cannot be inverted.
+        """
+        if full not in self.by_exit:
+            return replace(self, in_source=True)
+        inverse = invert(self.by_exit[full].matrix, "the export").astype(np.float64)
+        rotated = {
+            depth: replace(projection, matrix=np.ascontiguousarray(inverse @ projection.matrix, np.float32))
+            for depth, projection in self.by_exit.items()
+            if depth != full
+        }
+        return replace(self, by_exit=rotated, in_source=True)
 
 
 def append_truncation(graph: ir.Graph, dim: int) -> None:

@@ -11,6 +11,7 @@ from ese_deploy.backbones.source import locate
 from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
+from ese_deploy.bundle.spaces import Space, check_space
 from ese_deploy.errors import InputError
 from ese_deploy.export.texts import CalibrationTexts, read_calibration
 from ese_deploy.system.files import expand
@@ -84,6 +85,7 @@ class ExportRequest:
     allow_pickle: bool = False
     projection: str | None = None
     calibration: str | Path | None = None
+    space: Space = "bundle"
     opset: int = OPSET
     max_seq_length: int | None = None
     reduce_range: bool = False
@@ -157,6 +159,9 @@ def check_request(request: ExportRequest) -> CheckedRequest:
         raise InputError(
             f"Projection '{request.projection}' is fitted on texts of your own. Name a file with `calibration`."
         )
+    check_space(request.space)
+    if request.space == "source" and request.update:
+        raise InputError("`update` cannot add to a bundle with `space=source`. Export all targets at once.")
     out = expand(request.out).resolve()
     existing = check_output(out, request.update, request.force)
     # Fails early for a wrong name. A checkpoint of the hub is downloaded here and later found in the cache.

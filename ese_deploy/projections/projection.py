@@ -1,5 +1,6 @@
 """Projections of exits and the file that stores them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,11 +9,21 @@ from numpy.typing import NDArray
 
 from ese_deploy.errors import BundleError
 
-__all__ = ["PROJECTIONS_FILE", "Projection", "decode_projections", "encode_projections", "input_states", "unit_rows"]
+__all__ = [
+    "PROJECTIONS_FILE",
+    "Projection",
+    "decode_projections",
+    "encode_projections",
+    "input_states",
+    "read_exit_matrix",
+    "unit_rows",
+]
 
 PROJECTIONS_FILE = "projection.safetensors"
 
 _MAX_STATES = 6
+# A safetensors file begins with the length of its JSON header.
+_HEADER_SIZE = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +78,36 @@ def decode_projections(content: bytes, where: str) -> dict[int, Projection]:
     try:
         return dict(_parse(name, tensor) for name, tensor in load(content).items())
     except (SafetensorError, ValueError) as error:
+        raise BundleError(f"{where} is not a file of projections: {error}. Export or train again.") from error
+
+
+def read_exit_matrix(content: bytes, depth: int, where: str) -> NDArray[np.float32] | None:
+    """The projection of an exit's own vector, out of a file of :func:`encode_projections`.
+
+    It needs no safetensors, which the runtime does not install.
+
+    Args:
+        content: the file's bytes.
+        depth: the exit.
+        where: its path, for the error message.
+
+    Returns:
+        float32 [width, width]; None if the file has none.
+
+    Raises:
+        BundleError: the content has another format.
+    """
+    try:
+        size = int.from_bytes(content[:_HEADER_SIZE], "little")
+        entry = json.loads(content[_HEADER_SIZE : _HEADER_SIZE + size]).get(f"exit{depth:02d}")
+        if entry is None:
+            return None
+        first, last = entry["data_offsets"]
+        if entry["dtype"] != "F32" or len(entry["shape"]) != 2 or not 0 <= first <= last:
+            raise ValueError(f"'exit{depth:02d}' is not a matrix of float32")
+        start = _HEADER_SIZE + size
+        return np.frombuffer(content[start + first : start + last], "<f4").reshape(entry["shape"]).astype(np.float32)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where} is not a file of projections: {error}. Export or train again.") from error
 
 

@@ -17,7 +17,7 @@ from ese_deploy.runtime.loaded import LoadedTarget
 from ese_deploy.runtime.options import EncodeOptions, EncodeSettings, Usage, convert, resolve_options
 from ese_deploy.runtime.precision import needs_ranges, quantize
 from ese_deploy.runtime.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
-from ese_deploy.runtime.similarity import cosine_similarity
+from ese_deploy.runtime.similarity import check_comparable, cosine_similarity
 from ese_deploy.runtime.tokenize import TextTokenizer, iterate_texts, list_texts
 from ese_deploy.target import Target
 
@@ -87,7 +87,7 @@ class BaseEncoder:
     @property
     def space(self) -> str:
         """Name of the embedding space. Only vectors of one space are comparable."""
-        return self._documents.entry.space
+        return self._documents.space
 
     @property
     def max_seq_length(self) -> int:
@@ -254,12 +254,8 @@ class BaseEncoder:
             InputError: the dims differ or exceed those of the target, vectors are quantized, or they are of different
                 embedding spaces.
         """
-        if second_encoder is not None and second_encoder.space != self.space:
-            raise InputError(
-                f"Vectors of target {self.target} (embedding space {self.space}) and of target "
-                f"{second_encoder.target} (embedding space {second_encoder.space}) are not comparable. Embed both with "
-                "one target."
-            )
+        if second_encoder is not None:
+            check_comparable(self, second_encoder)
         return cosine_similarity(first, second, self.target)
 
     def _embed(

@@ -1,9 +1,11 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
+from ese_deploy.bundle.hub import fetch_bundle
 from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.spaces import Space
 from ese_deploy.engines import DEFAULT_ENGINE, Engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.base import BaseEncoder
@@ -13,6 +15,18 @@ from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
+
+
+class Opening(TypedDict, total=False):
+    """The arguments of :meth:`Encoder.open` beside the bundle."""
+
+    target: Target | str | None
+    query_target: Target | str | None
+    document_target: Target | str | None
+    engine: str | Engine | None
+    threads: int | None
+    space: Space
+    log_truncated: bool
 
 
 class Encoder(BaseEncoder):
@@ -61,6 +75,7 @@ class Encoder(BaseEncoder):
         document_target: Target | str | None = None,
         engine: str | Engine | None = None,
         threads: int | None = None,
+        space: Space = "bundle",
         log_truncated: bool = True,
         profile: str | None = None,
     ) -> "Encoder":
@@ -74,14 +89,17 @@ class Encoder(BaseEncoder):
             document_target: the target for documents, such as ``"6x128"``.
             engine: the inference engine. Default: ``"onnxruntime"``.
             threads: threads that compute. Default: every core that the process may use.
+            space: ``"source"`` gives vectors in the embedding space of the model that the bundle was made of, for an
+                index that another tool made with it. It needs targets of full width that share the space of the full
+                depth. Default: the bundle's own space.
             log_truncated: log a warning when the first text is truncated. :attr:`truncated_texts` counts them anyway.
             profile: no longer supported. Resolve a budget profile with :func:`ese_deploy.choose.resolve_profile`, and
                 pass its target and engine.
 
         Raises:
             BundleError: the bundle is missing, damaged or unsafe.
-            InputError: the bundle does not contain a target, vectors of the two targets are not comparable, or
-                ``threads`` is below 1.
+            InputError: the bundle does not contain a target, vectors of the two targets are not comparable or cannot be
+                brought into ``space``, or ``threads`` is below 1.
             EngineError: the engine is not installed, does not run the target's dtype, or cannot load the graph.
         """
         if profile is not None:
@@ -91,7 +109,7 @@ class Encoder(BaseEncoder):
             )
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         chosen = engine or DEFAULT_ENGINE
-        documents, queries = open_targets(opened, target, query_target, document_target, chosen, threads)
+        documents, queries = open_targets(opened, target, query_target, document_target, chosen, threads, space)
         reopening = None
         if isinstance(chosen, str):
             arguments = OpenArguments(
@@ -100,11 +118,42 @@ class Encoder(BaseEncoder):
                 document_target=document_target,
                 engine=chosen,
                 threads=threads,
+                space=space,
                 log_truncated=log_truncated,
             )
             reopening = Reopening(opened.path, opened.sha256, arguments)
         tokenizer = load_tokenizer(opened)
         return cls(opened, tokenizer, documents, queries, log_truncated=log_truncated, reopening=reopening)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **options: Unpack[Opening]) -> "Encoder":
+        """Open a bundle of the Hugging Face hub, or a folder.
+
+        Only the files that the targets need are downloaded. Files in the cache are not downloaded again.
+
+        Args:
+            name: ``owner/name`` on the hub, or a folder.
+            revision: branch, tag or commit on the hub. Default: the main branch.
+            **options: the arguments of :meth:`open`, such as ``target``.
+
+        Raises:
+            InputError: the hub has no such bundle or cannot be reached and the cache lacks a file, or the errors of
+                :meth:`open`.
+            BundleError: as for :meth:`open`.
+            EngineError: as for :meth:`open`.
+
+        Example:
+            >>> encoder = Encoder.from_pretrained("owner/minilm-ese", target="3x128")
+        """
+        if Path(name).is_dir():
+            if revision is not None:
+                raise InputError(f"`revision` {revision} is of the hub, and {name} is a folder. Leave it out.")
+            return cls.open(name, **options)
+        pair = (options.get("query_target"), options.get("document_target"))
+        targets = [options.get("target")] if pair == (None, None) else [target for target in pair if target]
+        source = options.get("space") == "source"
+        folder = fetch_bundle(str(name), targets, revision=revision, projections=source)
+        return cls.open(folder, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopening is None:
@@ -124,7 +173,8 @@ class Encoder(BaseEncoder):
     def __repr__(self) -> str:
         queries = "" if self._queries is self._documents else f", query_target='{self.query_target}'"
         path, engine = str(self._bundle.path), self._documents.engine
-        return f"Encoder({path!r}, target='{self.target}'{queries}, engine='{engine}')"
+        space = "" if self.space == self._documents.entry.space else f", space='{self.space}'"
+        return f"Encoder({path!r}, target='{self.target}'{queries}, engine='{engine}'{space})"
 
 
 def _reopen(encoder: type[Encoder], reopening: Reopening) -> Encoder:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, bundle_file, choose_entry, choose_pair, read_graph, weights_of
+from ese_deploy.bundle.spaces import Space, source_matrix, space_name
 from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
 from ese_deploy.engines.location import relocate
 from ese_deploy.errors import BundleError, EngineError, InputError
+from ese_deploy.projections.projection import unit_rows
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.streams import Streams
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
@@ -41,6 +43,8 @@ class LoadedTarget:
         streams: the sessions of its graph.
         engine: the engine's name.
         rounds: whether the engine rounds results to bf16.
+        space: name of the embedding space of its vectors.
+        to_space: the matrix [dim, dim] that brings the graph's vectors into that space; None if they are in it.
     """
 
     bundle: Bundle
@@ -48,6 +52,8 @@ class LoadedTarget:
     streams: Streams
     engine: str
     rounds: bool = False
+    space: str = ""
+    to_space: Vectors | None = field(default=None, repr=False, compare=False)
     _ranges: dict[int, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -59,8 +65,14 @@ class LoadedTarget:
         """Lowest and highest value of each component of vectors that keep ``dim`` of them, float32 [2, dim].
 
         Raises:
-            InputError: the bundle does not contain them, or no target of this depth, dtype and ``dim``.
+            InputError: the bundle does not contain them, or no target of this depth, dtype and ``dim``; or the vectors
+                are in another embedding space than the bundle's own.
         """
+        if self.to_space is not None:
+            raise InputError(
+                "int8 and uint8 vectors have ranges of the bundle's own embedding space. With `space=source` choose "
+                "float32, binary or ubinary."
+            )
         if dim not in self._ranges:
             entry = self.entry
             wanted = Target(entry.depth, dim, entry.dtype)
@@ -100,7 +112,7 @@ class LoadedTarget:
             check_vectors(vectors, len(rows), self.entry.dim, self.engine, bf16=self.rounds)
             out[rows] = vectors
             advance(len(rows))
-        return out
+        return out if self.to_space is None else unit_rows(out @ self.to_space.T).astype(np.float32)
 
 
 def choose_entries(
@@ -157,7 +169,9 @@ def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
     )
 
 
-def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int) -> LoadedTarget:
+def load_target(
+    bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int, space: Space = "bundle"
+) -> LoadedTarget:
     """Load a target's graph.
 
     Args:
@@ -165,12 +179,16 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
         entry: one of its targets.
         engine: the inference engine.
         threads: threads to compute with, at least 1.
+        space: the embedding space of the vectors.
 
     Raises:
+        InputError: the target's vectors cannot be brought into the space.
         BundleError: the graph is not the one that was exported.
         EngineError: the engine is too old, or cannot load the graph.
     """
     _require_version(engine, bundle)
+    named = space_name(bundle.manifest, entry, space)
+    matrix = source_matrix(bundle, entry) if space == "source" else None
     _warn_of_overflow(bundle, entry)
     source = engine_input(bundle, entry)
     held = _stamp(source.weights)
@@ -182,7 +200,7 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
         )
     rounds = "bf16" in engine.device
     if not isinstance(engine, Streaming):
-        return LoadedTarget(bundle, entry, Streams(session, threads), engine.name, rounds)
+        return LoadedTarget(bundle, entry, Streams(session, threads), engine.name, rounds, named, matrix)
 
     def load_streams() -> Session:
         # Another bundle may have replaced this one, with weights of another graph.
@@ -191,7 +209,8 @@ def load_target(bundle: Bundle, entry: TargetEntry, engine: Engine, threads: int
         several = engine.load_streams(source, threads)
         return several if _stamp(source.weights) == held else session
 
-    return LoadedTarget(bundle, entry, Streams(session, threads, load_streams), engine.name, rounds)
+    streams = Streams(session, threads, load_streams)
+    return LoadedTarget(bundle, entry, streams, engine.name, rounds, named, matrix)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.spaces import Space, check_space, source_matrix
 from ese_deploy.engines import Engine, load_engine, require_dtype
 from ese_deploy.errors import BundleError
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
@@ -22,6 +23,7 @@ class OpenArguments(TypedDict):
     document_target: Target | str | None
     engine: str
     threads: int | None
+    space: Space
     log_truncated: bool
 
 
@@ -61,19 +63,23 @@ def open_targets(
     document_target: Target | str | None,
     engine: str | Engine,
     threads: int | None,
+    space: Space = "bundle",
 ) -> tuple[LoadedTarget, LoadedTarget | None]:
     """Load the target of documents, and that of queries if it is another one.
 
     The arguments and errors are those of :meth:`ese_deploy.runtime.encoder.Encoder.open`.
     """
     check_threads(threads)
+    check_space(space)
     documents, queries = choose_entries(bundle, target, query_target, document_target)
     # Before the engine is loaded: the error must not advise to install an engine that does not run the target.
     kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
     for entry in (queries, documents):
         require_dtype(kind, str(entry.target), entry.dtype)
+        if space == "source":
+            source_matrix(bundle, entry)
     loaded = load_engine(engine) if isinstance(engine, str) else engine
     count = threads or available_threads()
-    first = load_target(bundle, documents, loaded, count)
-    second = None if queries == documents else load_target(bundle, queries, loaded, count)
+    first = load_target(bundle, documents, loaded, count, space)
+    second = None if queries == documents else load_target(bundle, queries, loaded, count, space)
     return first, second

@@ -1,12 +1,53 @@
 """Cosine similarity of vectors."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ese_deploy.bundle.manifest import Manifest
+from ese_deploy.bundle.spaces import source_space
 from ese_deploy.errors import InputError
 from ese_deploy.target import Target
 
-__all__ = ["cosine_similarity"]
+__all__ = ["check_comparable", "cosine_similarity"]
+
+
+class _Vectors(Protocol):
+    """What is known of the encoder of some vectors."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def space(self) -> str: ...
+
+
+def check_comparable(first: _Vectors, second: _Vectors) -> None:
+    """Check that vectors of two encoders are in one embedding space.
+
+    Raises:
+        InputError: the spaces differ, or spaces of one name belong to different checkpoints.
+    """
+    sources = [encoder.manifest.source for encoder in (first, second)]
+    if sources[0].weights_sha256 != sources[1].weights_sha256:
+        raise InputError(
+            f"Vectors of {sources[0].model} and of {sources[1].model} are not comparable: the bundles were made of "
+            "different weights. Embed both with one bundle."
+        )
+    if first.space == second.space:
+        return
+    named = [f"target {encoder.target} (embedding space {encoder.space})" for encoder in (first, second)]
+    to_source = source_space(first.manifest) == source_space(second.manifest) in (first.space, second.space)
+    advice = (
+        "Open both with `space=source`, or convert the vectors with ese-deploy convert-index."
+        if to_source
+        else "Embed both with one target."
+    )
+    raise InputError(f"Vectors of {named[0]} and of {named[1]} are not comparable. {advice}")
 
 
 def cosine_similarity(first: ArrayLike, second: ArrayLike, target: Target) -> NDArray[np.float32]:

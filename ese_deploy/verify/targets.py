@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ese_deploy.backbones import Checkpoint
-from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.bundle.reader import Bundle, read_projection
+from ese_deploy.bundle.spaces import full_depth_space, source_space
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
 from ese_deploy.projections.projection import Projection, decode_projections
@@ -47,7 +48,8 @@ def check_targets(
     for depth, group in groupby(sorted(entries, key=lambda entry: entry.depth), key=lambda entry: entry.depth):
         projection = None if projections is None else projections.get(depth)
         # Training does not have to make a projection for every exit.
-        if projections is not None and projection is None and bundle.manifest.projection != "trained":
+        needed = bundle.manifest.projection != "trained" and not _is_unprojected(bundle.manifest, depth)
+        if projections is not None and projection is None and needed:
             raise BundleError(f"{bundle.path} has no projection of exit {depth}. Export the bundle again.")
         reference = Reference(checkpoint, depth, projection)
         texts = verification_texts(reference.count_tokens, checkpoint.max_seq_length)
@@ -56,6 +58,11 @@ def check_targets(
             yield check_target(bundle, entry, engine, texts, reference.cut(pooled, entry.dim)), reference
             done += 1
             progress("verify", done, len(entries))
+
+
+def _is_unprojected(manifest: Manifest, depth: int) -> bool:
+    """Whether an exit needs no projection: the full depth of a bundle in the source space."""
+    return depth == manifest.depth and full_depth_space(manifest) == source_space(manifest)
 
 
 def bundle_projections(bundle: Bundle) -> dict[int, Projection] | None:
