@@ -13,23 +13,19 @@ from tokenizers import Tokenizer
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
-from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import choose, resolve_profile
-from ese_deploy.engines import Engine, engines_for, load_engine, require_dtype
-from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import EseDeployError, InputError
-from ese_deploy.runtime.loaded import LoadedTarget, load_target
-from ese_deploy.runtime.tokenize import TextTokenizer, Tokens, load_tokenizer
+from ese_deploy.runtime.loaded import LoadedTarget
+from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
 from ese_deploy.server.errors import ApiError
-from ese_deploy.server.settings import AUTO, ServeSettings
-from ese_deploy.target import DTYPES, Target
+from ese_deploy.server.settings import AUTO
+from ese_deploy.target import Target
 
-__all__ = ["Catalog", "Lane", "ServedBundle", "ServedTarget", "Wanted", "load_catalog"]
+__all__ = ["Catalog", "Lane", "ServedBundle", "ServedTarget", "Wanted"]
 
 Vectors = NDArray[np.float32]
 
-_WARM_TEXT = "The night train leaves at nine, and it stops in every small town."
-_WARM_RUNS = 3
 _TARGET = re.compile(r"\d+x\d+(:.*)?", re.ASCII)
 
 
@@ -298,85 +294,3 @@ def _within_budgets(served: ServedBundle, wanted: Wanted) -> ServedTarget:
         ):
             return found
     raise _unknown(served, "No target that is served fits the budget.", "model")
-
-
-def load_catalog(settings: ServeSettings, threads: int) -> Catalog:
-    """Open the bundles and load their targets.
-
-    Args:
-        settings: of the server.
-        threads: threads that compute.
-
-    Raises:
-        BundleError: a bundle is missing or damaged.
-        InputError: a bundle does not contain a target that the settings name, or ``degrade`` mixes embedding spaces.
-        EngineError: the engine is not installed, or does not run a target.
-    """
-    row, _ = find_engine(settings.engine)
-    opened = {name: open_bundle(path) for name, path in settings.bundles.items()}
-    chosen = {name: _entries(bundle, settings.targets, row.name) for name, bundle in opened.items()}
-    engine = load_engine(settings.engine)
-    bundles = {name: _load(name, opened[name], entries, engine, row.name, threads) for name, entries in chosen.items()}
-    for name, served in bundles.items():
-        bundles[name] = replace(served, degrade=_check_degrade(served, settings.degrade))
-    return Catalog(bundles, settings.aliases)
-
-
-def _check_degrade(served: ServedBundle, degrade: tuple[Target, ...]) -> tuple[Target, ...]:
-    missing = [str(one) for one in degrade if one not in served.targets]
-    if missing:
-        raise InputError(
-            f"`degrade` names {', '.join(missing)}, and '{served.name}' serves {served.held}. Choose of these."
-        )
-    spaces = sorted({served.targets[one].entry.space for one in degrade})
-    if len(spaces) > 1:
-        raise InputError(
-            f"The targets of `degrade` are in the embedding spaces {' and '.join(spaces)} of '{served.name}', whose "
-            "vectors are not comparable. Export with --projection aligned, or leave `degrade` out."
-        )
-    return degrade
-
-
-def _entries(bundle: Bundle, targets: Sequence[Target], engine: str) -> list[TargetEntry]:
-    if targets:
-        entries = [choose_entry(bundle, target) for target in targets]
-        for entry in entries:
-            require_dtype(engine, str(entry.target), entry.dtype)
-        return entries
-    entries = [entry for entry in bundle.manifest.targets if engine in engines_for(entry.dtype)]
-    if not entries:
-        first = bundle.manifest.targets[0]
-        require_dtype(engine, str(first.target), first.dtype)
-    return entries
-
-
-def _load(
-    name: str, bundle: Bundle, entries: Sequence[TargetEntry], engine: Engine, kind: str, threads: int
-) -> ServedBundle:
-    tokenizer = load_tokenizer(bundle)
-    groups: dict[tuple[Any, ...], list[TargetEntry]] = {}
-    for entry in entries:
-        own = entry.dim if DTYPES[entry.dtype].quantized and bundle.manifest.projection != "prefix" else None
-        groups.setdefault((entry.depth, entry.dtype, entry.space, own), []).append(entry)
-    found: dict[Target, ServedTarget] = {}
-    for group in groups.values():
-        widest = max(group, key=lambda entry: entry.dim)
-        loaded = load_target(bundle, widest, engine, threads)
-        # Several threads need two batches each before they compute on batches of their own.
-        tokens = loaded.batch.tokens * (4 * threads if engine.device == "cpu" else 1)
-        lane = _warmed(Lane(f"{name}:{widest.target}", tokenizer, loaded, tokens))
-        found |= {entry.target: ServedTarget(name, bundle, entry, lane) for entry in group}
-    targets = {entry.target: found[entry.target] for entry in entries}
-    best = max(targets.values(), key=lambda one: (one.entry.dtype == "fp32", one.entry.depth, one.entry.dim))
-    return ServedBundle(name, bundle, tokenizer, targets, best, kind)
-
-
-def _warmed(lane: Lane) -> Lane:
-    """Compute a text a few times, so that the first request does not wait for what the engine does once."""
-    seconds = []
-    encodings = lane.tokenizer([_WARM_TEXT]).encodings
-    for _ in range(_WARM_RUNS):
-        started = time.perf_counter()
-        lane.embed(encodings)
-        seconds.append(time.perf_counter() - started)
-    return replace(lane, warm_seconds=min(seconds))

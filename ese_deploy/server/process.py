@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ese_deploy.server.app import Application, with_cors
-from ese_deploy.server.catalog import load_catalog
 from ese_deploy.server.keys import load_keys
+from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.logs import log_event
 from ese_deploy.server.protocol import HttpProtocol
 from ese_deploy.server.service import Service, threads_of

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import EseDeployError
-from ese_deploy.server.catalog import Catalog, ServedBundle, ServedTarget, Wanted, load_catalog
+from ese_deploy.server.catalog import Catalog, ServedBundle, ServedTarget, Wanted
 from ese_deploy.server.errors import ApiError
 from ese_deploy.server.http import Call, ClientGoneError
 from ese_deploy.server.inputs import TokenizedInput
 from ese_deploy.server.keys import ApiKeys
+from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.logs import log_event
 from ese_deploy.server.metrics import Metrics
 from ese_deploy.server.scheduler import Job, QueueFullError, Scheduler, retry_after

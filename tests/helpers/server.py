@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 
 from ese_deploy.server.app import Application, with_cors
-from ese_deploy.server.catalog import load_catalog
 from ese_deploy.server.keys import ApiKeys
+from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.protocol import HttpProtocol
 from ese_deploy.server.service import Service
 from ese_deploy.server.settings import ServeSettings

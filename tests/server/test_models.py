@@ -16,7 +16,8 @@ from ese_deploy import Encoder
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import choose
 from ese_deploy.errors import EseDeployError, InputError
-from ese_deploy.server.catalog import Lane, load_catalog
+from ese_deploy.server.catalog import Lane
+from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.scheduler import Scheduler
 from ese_deploy.server.settings import Limits, ServeSettings
 from ese_deploy.target import Target

@@ -1,0 +1,1 @@
+"""Load on an embeddings server: an open-loop generator, and plots of latency against load."""
