@@ -27,7 +27,7 @@ def named(words: list[str]) -> set[str]:
 
 
 def manifests() -> list[dict[str, Any]]:
-    return [one for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in yaml.safe_load_all(path.open())]
+    return [one for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]
 
 
 def test_the_dashboard_shows_metrics_that_exist(server: Running) -> None:
