@@ -27,7 +27,8 @@ def named(words: list[str]) -> set[str]:
 
 
 def manifests() -> list[dict[str, Any]]:
-    return [one for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]
+    texts = [path.read_text() for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))]
+    return [one for text in texts for one in yaml.safe_load_all(text)]
 
 
 def test_the_dashboard_shows_metrics_that_exist(server: Running) -> None:
