@@ -43,6 +43,13 @@ _SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
+# Names of a column of scores beside two texts; the data is then format A with the scores as labels.
+_SCORES = frozenset(
+    {"label", "labels", "score", "scores", "similarity", "similarity_score", "relatedness_score", "relevance"}
+    | {"relevance_score", "rating", "gold", "gold_score", "gold_label", "grade", "is_duplicate"}
+)
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the columns of a data set map to a format.
@@ -62,22 +69,24 @@ class Layout:
         """Columns of the training data, in order."""
         return FORMATS[self.format][: len(self.sources)]
 
+    def unused(self, present: Sequence[str]) -> list[str]:
+        """Columns of the data that training does not read."""
+        return [column for column in present if column not in self.sources]
+
     @property
     def texts(self) -> tuple[str, ...]:
         """Its text columns."""
         return tuple(column for column in self.columns if column != "label")
 
-    def describe(self, present: Sequence[str]) -> str:
-        """One line: the format, renamed columns and unused columns."""
+    def describe(self) -> str:
+        """One line: the format and renamed columns."""
         renamed = [f"'{old}' as {new}" for old, new in zip(self.sources, self.columns, strict=True) if old != new]
-        unused = [column for column in present if column not in self.sources]
         name = "texts" if self.format == "texts" else f"format {self.format}"
         return "".join(
             [
                 f"{name} ({', '.join(self.columns)})",
                 ", without labels" if self.label_free and self.format != "texts" else "",
                 f"; renamed: {', '.join(renamed)}" if renamed else "",
-                f"; unused: {', '.join(unused)}" if unused else "",
             ]
         )
 
@@ -91,7 +100,7 @@ def find_layout(present: Sequence[str], label_free: bool | None, where: str) -> 
         where: the data's name in messages.
 
     Raises:
-        InputError: the columns match no format, or labels are required and missing.
+        InputError: the columns match no format, labels are required and missing, or several columns may be scores.
     """
     found = _match(present)
     if found is None:
@@ -101,6 +110,14 @@ def find_layout(present: Sequence[str], label_free: bool | None, where: str) -> 
             "with `column_rename_mapping`, 'old:new;old2:new2'."
         )
     name, sources = found
+    scores = [column for column in present if column not in sources and column.lower() in _SCORES]
+    if scores and name == "B":
+        if len(scores) > 1:
+            raise InputError(
+                f"{where} has the columns {', '.join(scores)}, and each may hold scores. Name one of them with "
+                f"`column_rename_mapping`, '{scores[0]}:label'."
+            )
+        name, sources = "A", (*sources, scores[0])
     if name == "texts" and label_free is False:
         raise InputError(f"{where} has only texts, but `label_free` is off. Name labelled data: format A, B or C.")
     if label_free and name == "A":

@@ -1,6 +1,7 @@
 """Reads training data: local files, folders saved by ``datasets``, data sets of the hub."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from ese_deploy.texts.reader import kind_of, numbered_lines, read_rows
 from ese_deploy.texts.rows import unit_of
 from ese_deploy.texts.sentences import with_sentence_groups
 from ese_deploy.training.columns import FORMATS, Layout, check_mapping, find_layout, rename
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
@@ -175,7 +178,18 @@ def _from_file(
         for name, source in sources.items():
             columns[name].append(_value(row, name, source, place))
     count = len(columns[layout.columns[0]])
-    return TrainingData(_dataset(columns), layout, (f"{path}: {count:,} rows, {layout.describe(list(renamed))}",))
+    _warn_of_unused(layout, list(renamed), str(path), count)
+    return TrainingData(_dataset(columns), layout, (f"{path}: {count:,} rows, {layout.describe()}",))
+
+
+def _warn_of_unused(layout: Layout, present: Sequence[str], where: str, count: int) -> None:
+    if unused := layout.unused(present):
+        logger.warning(
+            "%s: training does not use the columns %s of %s rows. To use one, rename it with `column_rename_mapping`.",
+            where,
+            ", ".join(unused),
+            f"{count:,}",
+        )
 
 
 def _dataset(columns: dict[str, list[Any]]) -> Dataset:
@@ -278,7 +292,8 @@ def _arrange(dataset: Dataset, where: str, mapping: Mapping[str, str], label_fre
             checked[name].append(_value(row, name, source, f"{where} row {number + 1}"))
     if not len(dataset):
         raise InputError(f"{where} has no rows.")
-    description = f"{where}: {len(dataset):,} rows, {layout.describe(list(renamed))}"
+    _warn_of_unused(layout, list(renamed), where, len(dataset))
+    description = f"{where}: {len(dataset):,} rows, {layout.describe()}"
     return TrainingData(_dataset(checked), layout, (description,))
 
 

@@ -27,6 +27,7 @@ from ese_deploy.training.callbacks import CompleteCheckpoints, SpearmanEachEpoch
 from ese_deploy.training.collate import Collator, column_prompts, kept_prompts
 from ese_deploy.training.columns import Layout, parse_mapping
 from ese_deploy.training.data import TrainingData, add_spans, load_data, load_formats
+from ese_deploy.training.labels import check_labels, examples
 from ese_deploy.training.model import LoadedModel, load_model, set_dropout, unfused_attention
 from ese_deploy.training.projections import (
     fit_initial,
@@ -62,13 +63,14 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
     settings = choose_precision(settings)
     settings = dataclasses.replace(settings, workers=min(settings.workers, os.cpu_count() or 1))
     set_seed(settings.seed)
+    data = _load_formats(settings)
+    check_labels(settings, data)
     loaded = _load(settings)
     if reads_states(loaded.projections, loaded.depth):
         raise InputError(
             f"{settings.model} is truncated and its vectors come from a projection, which training would ignore. Train "
             "the whole model and truncate it afterwards."
         )
-    data = _load_formats(settings)
     layouts = [part.layout for part in data]
     collator = _collator(settings, loaded, layouts)
     texts = projection_texts(data, collator, settings.projection_texts, settings.seed)
@@ -164,7 +166,7 @@ def _load_formats(settings: TrainingSettings) -> tuple[TrainingData, ...]:
             logger.warning("Spans are not used: there are no plain texts.")
         data = tuple(map(add_spans, data))
     for part in data:
-        _log_lines(part.description)
+        _log_lines((*part.description, *examples(part)))
     if len(data) > 1:
         logger.info("Batches of %d formats take turns, %s, with the same number of texts.", len(data), settings.turns)
     return data

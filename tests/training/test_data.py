@@ -46,12 +46,37 @@ def test_format_is_recognised_by_columns(present: list[str], name: str, sources:
     assert layout.label_free == (name == "texts")
 
 
-def test_description_lists_renamed_and_unused_columns() -> None:
-    line = find_layout(["anchor", "entailment", "contradiction", "source"], None, "x").describe(["anchor", "source"])
-    assert line == (
+def test_description_lists_renamed_columns() -> None:
+    assert find_layout(["anchor", "entailment", "contradiction", "source"], None, "x").describe() == (
         "format C (query, positive, negative); renamed: 'anchor' as query, 'entailment' as positive, "
-        "'contradiction' as negative; unused: source"
+        "'contradiction' as negative"
     )
+
+
+def test_unused_columns_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_data([write(tmp_path / "a.csv", "question,answer,source,id\na,b,web,1\nc,d,web,2\n")])
+    assert "does not use the columns source, id of 2 rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        ("question,answer,relevance", "relevance"),
+        ("sentence1,sentence2,similarity_score", "similarity_score"),
+        ("text1,text2,Rating", "Rating"),
+        ("query,positive,score", "score"),
+        ("id,anchor,positive,gold_label", "gold_label"),
+    ],
+)
+def test_a_column_of_scores_is_the_label(columns: str, label: str) -> None:
+    layout = find_layout(columns.split(","), None, "data")
+    assert (layout.format, layout.sources[-1], layout.columns[-1]) == ("A", label, "label")
+    assert not layout.label_free
+
+
+def test_several_columns_of_scores_are_refused() -> None:
+    with pytest.raises(InputError, match=r"columns score, rating, and each may hold scores. .* 'score:label'"):
+        find_layout(["question", "answer", "score", "rating"], None, "data")
 
 
 def test_label_free_format_a_keeps_only_its_texts() -> None:

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
     thirds = list(zip(TEXTS[:96], TEXTS[96:192], TEXTS[192:288], strict=True))
     rows: dict[str, list[dict[str, Any]]] = {
-        "A": [{"text1": a, "text2": b, "label": i % 3 / 2} for i, (a, b, _) in enumerate(thirds)],
+        "A": [{"text1": a, "text2": b, "label": int(i % 3 > 0)} for i, (a, b, _) in enumerate(thirds)],
         "B": [{"query": a, "positive": [b, c]} for a, b, c in thirds],
         "C": [{"text": a, "positive": b, "negative": c} for a, b, c in thirds],
         "texts": [{"id": i, "text": text} for i, text in enumerate(TEXTS)],
