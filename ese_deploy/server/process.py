@@ -23,6 +23,8 @@ __all__ = ["serve_process"]
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 1.0
 _LEAVE_SECONDS = 0.5
+# Longer than load balancers keep idle connections, so that the server does not close one that is being used again.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class _Uvicorn(uvicorn.Server):
@@ -61,6 +63,7 @@ async def serve_process(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )

@@ -125,12 +125,15 @@ class Scheduler:
     Args:
         loop: the event loop on which jobs are answered.
         limit: most tokens that wait.
+        patience: most seconds that a request waits, as estimated from the last batches; one that would wait longer is
+            refused at once, not after its time is over.
         observer: is told about batches.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, observer: Observer) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, patience: float, observer: Observer) -> None:
         self._loop = loop
         self._limit = limit
+        self._patience = patience
         self._observer = observer
         self._condition = threading.Condition()
         # Of each client, its jobs by the graph that they need. Clients and graphs take turns from the front.
@@ -167,21 +170,23 @@ class Scheduler:
 
     @property
     def fill(self) -> float:
-        """Share of the queue that is in use."""
-        return self._waiting / self._limit
+        """Share of the queue that is in use: of the tokens, or of the time."""
+        with self._condition:
+            return max(self._waiting / self._limit, self._seconds(self._waiting) / self._patience)
 
     def submit(self, target: ServedTarget, encodings: Sequence[Any], client: str) -> Job:
         """Queue texts. Called on the thread of the event loop.
 
         Raises:
-            QueueFullError: too many tokens wait.
+            QueueFullError: too many tokens wait, or would make it wait too long.
         """
         job = Job(target, encodings, client, self._loop.create_future())
         lane = target.lane
         with self._condition:
-            excess = self._waiting + job.tokens - self._limit
-            if excess > 0 and self._waiting:
-                raise QueueFullError(self._seconds(min(excess, self._waiting)))
+            excess = max(0, self._waiting + job.tokens - self._limit)
+            late = self._seconds(self._waiting) - self._patience
+            if self._waiting and (excess or late > 0):
+                raise QueueFullError(max(late, self._seconds(min(excess, self._waiting))))
             self._clients.setdefault(client, OrderedDict()).setdefault(lane, deque()).append(job)
             self._account(lane, job.tokens, len(encodings))
             self._condition.notify()
@@ -203,7 +208,7 @@ class Scheduler:
     def _seconds(self, tokens: int) -> float:
         """How long ``tokens`` of those that wait take, at the rates of the last batches."""
         total = sum(count / self._rates.get(lane, _FIRST_RATE) for lane, count in self._tokens.items())
-        return total * tokens / self._waiting
+        return total * tokens / max(1, self._waiting)
 
     def _account(self, lane: Lane, tokens: int, texts: int) -> None:
         self._waiting += tokens

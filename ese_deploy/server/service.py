@@ -27,6 +27,9 @@ __all__ = ["Service", "threads_of"]
 
 _T = TypeVar("_T")
 
+# Share of a request's time that it may wait; the rest is for computing it.
+_PATIENCE = 0.75
+
 
 def threads_of(settings: ServeSettings) -> int:
     """Threads that compute in each process."""
@@ -47,7 +50,9 @@ class Service:
         self.keys = keys
         self.catalog = catalog
         self.metrics = Metrics()
-        self.scheduler = Scheduler(asyncio.get_running_loop(), settings.limits.queue_tokens, self.metrics)
+        self.scheduler = Scheduler(
+            asyncio.get_running_loop(), settings.limits.queue_tokens, settings.limits.timeout * _PATIENCE, self.metrics
+        )
         # One thread: the memory of tokenizing long texts is needed once.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self.draining = False

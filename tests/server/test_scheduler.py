@@ -57,12 +57,13 @@ def play(
     script: Callable[[Scheduler, Submit, FakeLane], Coroutine[Any, Any, None]],
     limit: int = 100,
     lane: FakeLane | None = None,
+    patience: float = 60.0,
 ) -> FakeLane:
     """Run a script while the first batch is being computed."""
     lane = lane or FakeLane()
 
     async def main() -> None:
-        scheduler = Scheduler(asyncio.get_running_loop(), limit, Silent())
+        scheduler = Scheduler(asyncio.get_running_loop(), limit, patience, Silent())
         target: Any = FakeTarget(lane)
         scheduler.start()
 
@@ -167,6 +168,19 @@ def test_a_full_queue_says_when_it_has_room() -> None:
         assert scheduler.fill == 1
 
     play(script, limit=10)
+
+
+def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
+    async def script(scheduler: Scheduler, submit: Submit, lane: FakeLane) -> None:
+        submit(texts(1))
+        # No batch is measured yet: 5,000 tokens a second are assumed.
+        submit(texts(*range(50)))
+        assert scheduler.fill > 1
+        with pytest.raises(QueueFullError) as caught:
+            submit(texts(1))
+        assert 0 < caught.value.seconds < 0.01
+
+    play(script, patience=0.009)
 
 
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:
