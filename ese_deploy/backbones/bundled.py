@@ -14,6 +14,8 @@ def checkpoint_of(
 ) -> Checkpoint:
     """Read the checkpoint of a bundle, with the bundle's pooling, length limit and projections.
 
+    The checkpoint that the bundle names is not looked up on the hub; one that ``against`` names is.
+
     Args:
         bundle: an open bundle.
         against: a folder, a hub id or ``package:NAME``, instead of the checkpoint that the bundle names.
@@ -33,6 +35,8 @@ def checkpoint_of(
             revision=None if against else manifest.source.revision,
             allow_pickle=allow_pickle,
             max_seq_length=manifest.max_seq_length,
+            # The author of a bundle must not be able to make its users look something up.
+            download=against is not None,
         )
     except InputError as error:
         raise InputError(f"Cannot read the checkpoint of {bundle.path}: {error}{advice}") from error

@@ -109,6 +109,7 @@ def read_checkpoint(
     revision: str | None = None,
     allow_pickle: bool = False,
     max_seq_length: int | None = None,
+    download: bool = True,
 ) -> Checkpoint:
     """Find a checkpoint and read its settings, tokenizer and projections, but not its weights.
 
@@ -118,11 +119,12 @@ def read_checkpoint(
         revision: branch, tag or commit on the hub.
         allow_pickle: also accept weights in pickle files, which can run any code when loaded.
         max_seq_length: a limit in tokens below the checkpoint's own.
+        download: reach for the network if ``model`` is a hub id.
 
     Raises:
         InputError: the checkpoint is missing, incomplete or not supported.
     """
-    location = locate(model, revision=revision, allow_pickle=allow_pickle)
+    location = locate(model, revision=revision, allow_pickle=allow_pickle, download=download)
     modules = read_modules(location.path, pooling, allow_pickle)
     folder = modules.backbone_path
     weight_files = find_weight_files(folder, allow_pickle)

@@ -34,13 +34,14 @@ class Location:
     revision: str | None
 
 
-def locate(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> Location:
+def locate(model: str, *, revision: str | None = None, allow_pickle: bool = False, download: bool = True) -> Location:
     """Find a checkpoint; download it from the hub if it is neither a folder nor a package.
 
     Args:
         model: a folder, a hub id, or ``package:NAME`` for the model in an installed Python package.
         revision: branch, tag or commit on the hub.
         allow_pickle: also download weights in pickle files.
+        download: reach for the network. Otherwise a hub model must be in the local cache.
 
     Raises:
         InputError: no such folder, package or hub model exists, or `revision` is given for a folder.
@@ -56,7 +57,7 @@ def locate(model: str, *, revision: str | None = None, allow_pickle: bool = Fals
         raise InputError(f"{model} is a file. Give a folder, a hub id or package:NAME.")
     if not _HUB_ID.fullmatch(model):
         raise InputError(f"There is no folder {model}. Give a folder, a hub id or package:NAME.")
-    return _on_hub(model, revision, allow_pickle)
+    return _on_hub(model, revision, allow_pickle, download)
 
 
 def find_weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
@@ -118,13 +119,17 @@ def _in_package(model: str) -> Location:
     raise InputError(f"The Python package '{name}' contains no model: it has neither modules.json nor config.json.")
 
 
-def _on_hub(model: str, revision: str | None, allow_pickle: bool) -> Location:
+def _on_hub(model: str, revision: str | None, allow_pickle: bool, download: bool) -> Location:
     from huggingface_hub import snapshot_download
 
     patterns = [*_HUB_FILES, *(_PICKLES if allow_pickle else ())]
     try:
-        path = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        path = Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=not download))
     except Exception as error:
+        if not download:
+            raise InputError(
+                f"'{model}' is a model of the hub that is not in the local cache, and nothing is downloaded unasked."
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"'{model}' is not a folder, and downloading it from the hub failed: {reason}") from error
     return Location(model, path, path.name)

@@ -3,9 +3,9 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from ese_deploy.bundle.limits import check_limits
 from ese_deploy.bundle.links import follow_link, is_snapshot
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, WeightsEntry, decode_manifest
 from ese_deploy.bundle.tokenizer_check import check_tokenizer
+from ese_deploy.bundle.versions import Stamp, read_stamp, retry_when_replaced
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.system.files import restore_folder, sha256_file
 from ese_deploy.target import Target
@@ -59,11 +60,14 @@ class Bundle:
         manifest: the content of ``manifest.json``.
         sha256: hash of ``manifest.json``. It identifies the whole bundle, because the manifest lists the hash of every
             other file.
+        stamps: what the weights files were when the bundle was opened, by name. Graphs that are loaded later must find
+            the same files.
     """
 
     path: Path
     manifest: Manifest
     sha256: str
+    stamps: Mapping[str, Stamp | None] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         return f"Bundle('{self.path}', {len(self.manifest.targets)} targets)"
@@ -77,18 +81,23 @@ def is_bundle(path: Path) -> bool:
 def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check schema, file names, links, sizes and the hash of every graph.
 
-    Of the weights only the size is checked; :func:`verify_weights` checks the hash.
+    Of the weights only the size is checked; :func:`verify_weights` checks the hash. What is opened is one version of
+    the bundle: if another takes its place meanwhile, everything is read again.
 
     Raises:
         BundleError: the folder is missing, is not a bundle or cannot be read, or a check fails.
     """
     if not str(path):
         raise BundleError("The path of the bundle is empty. Name the folder that ese-deploy export wrote.")
-    with _explain_os_error(Path(path)):
-        return _open(Path(path))
+    return retry_when_replaced(Path(path) / MANIFEST_FILE, lambda: _open(Path(path)))
 
 
 def _open(folder: Path) -> Bundle:
+    with _explain_os_error(folder):
+        return _read_bundle(folder)
+
+
+def _read_bundle(folder: Path) -> Bundle:
     restore_folder(folder)
     if not folder.is_dir():
         raise BundleError(f"There is no bundle at {folder}. Make one with: ese-deploy export MODEL --out {folder}")
@@ -108,7 +117,8 @@ def _open(folder: Path) -> Bundle:
         _check_size(folder, further)
     for target in manifest.targets:
         _read_entry(folder, target)
-    return Bundle(folder.absolute(), manifest, hashlib.sha256(data).hexdigest())
+    stamps = {entry.file: read_stamp(folder / entry.file) for entry in manifest.weights}
+    return Bundle(folder.absolute(), manifest, hashlib.sha256(data).hexdigest(), stamps)
 
 
 def choose_entry(bundle: Bundle, target: Target | str | None = None) -> TargetEntry:

@@ -13,7 +13,7 @@ from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, encode_manifest
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import write_atomic
+from ese_deploy.system.files import write_together
 from ese_deploy.system.locks import lock_folder
 
 __all__ = ["BundleDraft", "describe_file", "rewrite_targets"]
@@ -78,7 +78,7 @@ def rewrite_targets(measured: Bundle, change: Callable[[TargetEntry], TargetEntr
     """Change the figures of targets in the manifest and in the model card of a bundle.
 
     The bundle is read again under a lock, because another process may have added targets or figures since it was
-    measured. Manifest and card are replaced atomically. Measurements of the bundle stay valid.
+    measured. Manifest and card are replaced together: both or none. Measurements of the bundle stay valid.
 
     Args:
         measured: the bundle as it was measured; targets that were added since then are not changed.
@@ -106,8 +106,6 @@ def rewrite_targets(measured: Bundle, change: Callable[[TargetEntry], TargetEntr
             change(entry) if (entry.name, entry.sha256) in graphs else entry for entry in current.manifest.targets
         ]
         manifest = msgspec.structs.replace(current.manifest, targets=targets)
-        with write_atomic(current.path / MANIFEST_FILE) as file:
-            file.write(encode_manifest(manifest))
-        with write_atomic(current.path / CARD_FILE) as file:
-            file.write(model_card(manifest, current.path.resolve().name).encode())
+        card = model_card(manifest, current.path.resolve().name).encode()
+        write_together({current.path / CARD_FILE: card, current.path / MANIFEST_FILE: encode_manifest(manifest)})
         return open_bundle(current.path)

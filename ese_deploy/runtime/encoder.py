@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from ese_deploy.bundle.hub import fetch_bundle
-from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space
+from ese_deploy.bundle.versions import retry_when_replaced
 from ese_deploy.engines import DEFAULT_ENGINE, Engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.base import BaseEncoder
@@ -107,9 +108,15 @@ class Encoder(BaseEncoder):
                 f"Encoder.open takes no profile, got '{profile}'. Resolve it first: found = ese_deploy.choose."
                 "resolve_profile(bundle, profile); Encoder.open(bundle, found.target, engine=found.engine)"
             )
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         chosen = engine or DEFAULT_ENGINE
-        documents, queries = open_targets(opened, target, query_target, document_target, chosen, threads, space)
+
+        def load() -> tuple[Bundle, LoadedTarget, LoadedTarget | None, TextTokenizer]:
+            opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+            targets = open_targets(opened, target, query_target, document_target, chosen, threads, space)
+            return opened, *targets, load_tokenizer(opened)
+
+        folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+        opened, documents, queries, tokenizer = retry_when_replaced(folder / MANIFEST_FILE, load)
         reopening = None
         if isinstance(chosen, str):
             arguments = OpenArguments(
@@ -122,7 +129,6 @@ class Encoder(BaseEncoder):
                 log_truncated=log_truncated,
             )
             reopening = Reopening(opened.path, opened.sha256, arguments)
-        tokenizer = load_tokenizer(opened)
         return cls(opened, tokenizer, documents, queries, log_truncated=log_truncated, reopening=reopening)
 
     @classmethod

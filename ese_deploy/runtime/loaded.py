@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, bundle_file, choose_entry, choose_pair, read_graph, weights_of
 from ese_deploy.bundle.spaces import Space, source_matrix, space_name
+from ese_deploy.bundle.versions import read_stamp, require_version
 from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
 from ese_deploy.engines.location import relocate
@@ -183,7 +183,7 @@ def load_target(
 
     Raises:
         InputError: the target's vectors cannot be brought into the space.
-        BundleError: the graph is not the one that was exported.
+        BundleError: the graph is not the one that was exported, or another bundle is in the folder now.
         EngineError: the engine is too old, or cannot load the graph.
     """
     _require_version(engine, bundle)
@@ -191,8 +191,11 @@ def load_target(
     matrix = source_matrix(bundle, entry) if space == "source" else None
     _warn_of_overflow(bundle, entry)
     source = engine_input(bundle, entry)
-    held = _stamp(source.weights)
+    weights = weights_of(bundle, entry.dtype).file
+    require_version(bundle.path, bundle.stamps, weights)
     session = engine.load(source, threads)
+    require_version(bundle.path, bundle.stamps, weights)
+    held = read_stamp(source.weights)
     if not set(session.inputs) <= _KNOWN_INPUTS:
         known = ", ".join(sorted(_KNOWN_INPUTS))
         raise BundleError(
@@ -204,22 +207,13 @@ def load_target(
 
     def load_streams() -> Session:
         # Another bundle may have replaced this one, with weights of another graph.
-        if _stamp(source.weights) != held:
+        if read_stamp(source.weights) != held:
             return session
         several = engine.load_streams(source, threads)
-        return several if _stamp(source.weights) == held else session
+        return several if read_stamp(source.weights) == held else session
 
     streams = Streams(session, threads, load_streams)
     return LoadedTarget(bundle, entry, streams, engine.name, rounds, named, matrix)
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What distinguishes a file from one that replaces it; None without a file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _require_version(engine: Engine, bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -26,6 +26,7 @@ __all__ = [
     "staging_folder",
     "sync_folder",
     "write_atomic",
+    "write_together",
 ]
 
 _CHUNK = 1 << 20
@@ -98,6 +99,58 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
         finally:
             if lock is not None:
                 os.close(lock)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Replace several files: all of them, or none if one cannot be written.
+
+    Each is written beside its place, with fsync, before the first is renamed. If a rename fails, the files that were
+    renamed before get their old content back.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    written: dict[Path, Path] = {}
+    old: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            with explain_os_error(path):
+                written[path] = _write_beside(path, content)
+                if path.is_file():
+                    old[path] = _write_beside(path, path.read_bytes())
+        renamed: list[Path] = []
+        try:
+            for path, temporary in written.items():
+                with explain_os_error(path):
+                    temporary.replace(path)
+                renamed.append(path)
+        except BaseException:
+            for path in renamed:
+                with suppress(OSError):
+                    old[path].replace(path) if path in old else path.unlink()
+            raise
+        for folder in {path.parent for path in contents}:
+            _fsync_folder(folder)
+    finally:
+        for temporary in (*written.values(), *old.values()):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    """A new file with the content in the folder of ``path``, after fsync."""
+    prefix = f".{path.name}.part-"
+    _remove_abandoned(path.parent, prefix)
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
 
 
 @contextmanager
