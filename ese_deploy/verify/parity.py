@@ -11,6 +11,7 @@ from ese_deploy.bundle.reader import Bundle, read_graph
 from ese_deploy.bundle.tolerances import NORM_TOLERANCE, TOLERANCES, Tolerance
 from ese_deploy.engines import Engine
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.vectors import unchecked_vectors
 from ese_deploy.verify.emulate import engine_for
 from ese_deploy.verify.fidelity import fidelity_failures
 from ese_deploy.verify.report import TargetCheck
@@ -45,8 +46,9 @@ def check_target(
     tolerance = _tolerance(engine, entry)
     runner = engine_for(engine, entry.dtype)
     encoder = Encoder.open(bundle, entry.target, engine=runner, log_truncated=False)
-    runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
-    padded = _encode_padded(encoder, texts)
+    with unchecked_vectors():
+        runs = [encoder.encode(texts, batch_size=size, batch_tokens=_UNBOUNDED) for size in _BATCH_SIZES]
+        padded = _encode_padded(encoder, texts)
     found = np.stack(runs)
     max_abs = _max_abs(found - expected)
     cosine_min = float(np.nan_to_num((found.astype(np.float64) * expected).sum(-1), nan=-1.0).min())
