@@ -11,6 +11,7 @@ from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry
 from ese_deploy.bundle.tolerances import TOLERANCES
 from ese_deploy.engines import EngineInput, load_engine
+from ese_deploy.errors import BundleError
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify import verify
