@@ -27,8 +27,8 @@ __all__ = ["Service", "threads_of"]
 
 _T = TypeVar("_T")
 
-# Share of a request's time that it may wait; the rest is for computing it.
-_PATIENCE = 0.75
+# Share of a request's time that it may wait, as estimated; the rate of the next batches can be lower.
+_PATIENCE = 0.5
 
 
 def threads_of(settings: ServeSettings) -> int:
