@@ -11,6 +11,8 @@ __all__ = [
     "JobSettings",
     "LoadSummary",
     "ModelSettings",
+    "RayEmbedder",
+    "RaySettings",
     "embed_files",
     "load_vectors",
     "parse_template",
@@ -18,6 +20,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ese_deploy.bulk.load import LoadSummary, load_vectors
+    from ese_deploy.bulk.on_ray import RayEmbedder, RaySettings
     from ese_deploy.bulk.run import EmbedSummary, embed_files
     from ese_deploy.bulk.settings import BadRows, JobSettings, ModelSettings
     from ese_deploy.texts.fields import Fields, parse_template
@@ -26,6 +29,7 @@ else:
         __name__,
         {
             "ese_deploy.bulk.load": ["LoadSummary", "load_vectors"],
+            "ese_deploy.bulk.on_ray": ["RayEmbedder", "RaySettings"],
             "ese_deploy.bulk.run": ["EmbedSummary", "embed_files"],
             "ese_deploy.bulk.settings": ["BadRows", "JobSettings", "ModelSettings"],
             "ese_deploy.texts.fields": ["Fields", "parse_template"],

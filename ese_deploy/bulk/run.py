@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from ese_deploy.system.install import installed_version
 from ese_deploy.system.threads import available_threads
 from ese_deploy.texts.inputs import InputFile, find_inputs
 from ese_deploy.texts.source import SourceRow, Survey, TextSource
+
+if TYPE_CHECKING:
+    from ese_deploy.bulk.on_ray import RaySettings
 
 __all__ = ["EmbedSummary", "embed_files"]
 
@@ -81,6 +85,7 @@ def embed_files(
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 1,
+    ray: "RaySettings | None" = None,
     report: Report = silent_report,
     stop: Stop = lambda: False,
 ) -> EmbedSummary:
@@ -97,6 +102,7 @@ def embed_files(
         resume: continue a job that was interrupted.
         overwrite: replace an output that exists.
         workers: processes.
+        ray: compute the parts on this Ray cluster instead.
         report: called with the progress.
         stop: asked now and then; true ends the job after the current window.
 
@@ -116,6 +122,8 @@ def embed_files(
     out = Path(out)
     if workers < 1:
         raise InputError(f"`workers` must be at least 1, got {workers}.")
+    if ray is not None and workers > 1:
+        raise InputError("`workers` are processes of this machine. With `ray`, name the number of actors.")
     files = find_inputs(inputs, input_format)
     form = format_of(out)
     work = WorkFolder.of(out, single=bool(out.suffix) and not (out.is_dir() and form.suffix != out.suffix))
@@ -125,7 +133,9 @@ def embed_files(
     old = finished.job if finished else work.job() if resume else None
     if resume and old is None:
         raise InputError(f"There is no job to resume at {out}. Leave out --resume, or pass --overwrite.")
-    settings = replace(settings, model=replace(settings.model, threads=_threads(settings, workers, old)))
+    settings = replace(
+        settings, model=replace(settings.model, threads=_threads(settings, workers, ray is not None, old))
+    )
     model = describe_model(settings.model)
     source = TextSource(files, settings.fields, settings.encoding, model.embeds_empty_texts)
     stamps = [file.stamp() for file in files]
@@ -151,7 +161,7 @@ def embed_files(
             records = work.records()
             meter = Meter(report, survey.rows if survey else None, sum(item.rows for item in records.values()))
             part_work = PartWork(settings, model.dims, layout, work)
-            _compute(source, part_work, records, meter, workers, stop, check)
+            _compute(source, part_work, records, meter, workers, ray, stop, check)
             manifest = _manifest(job, records)
             _finish(work, layout, manifest, report)
     seconds = time.monotonic() - meter.began
@@ -184,6 +194,7 @@ def _compute(
     records: dict[int, PartRecord],
     meter: Meter,
     workers: int,
+    ray: "RaySettings | None",
     stop: Stop,
     check: Callable[[], None],
 ) -> None:
@@ -197,7 +208,11 @@ def _compute(
     settings = work.settings
     parts = _missing(cut(_checked(source, check), settings.part_rows), records)
     try:
-        if workers == 1:
+        if ray is not None:
+            from ese_deploy.bulk.on_ray import compute_on_ray
+
+            computed = compute_on_ray(parts, work, ray, stop, meter.advance)
+        elif workers == 1:
             computed = compute_here(parts, work, Embedder.open(settings.model, settings.window), advance)
         else:
             computed = compute_in_processes(parts, work, workers, stop, meter.advance)
@@ -268,12 +283,14 @@ def _survey(source: TextSource, settings: JobSettings, report: Report, stop: Sto
     return source.survey(settings.bad_rows is BadRows.ERROR, advance)
 
 
-def _threads(settings: JobSettings, workers: int, old: Job | None) -> int:
+def _threads(settings: JobSettings, workers: int, cluster: bool, old: Job | None) -> int:
     if settings.model.threads is not None:
         if settings.model.threads < 1:
             raise InputError(f"`threads` must be at least 1, got {settings.model.threads}.")
         return settings.model.threads
-    return old.threads if old is not None else max(1, available_threads() // workers)
+    if old is not None:
+        return old.threads
+    return 1 if cluster else max(1, available_threads() // workers)
 
 
 def _size_and_hash(file: InputFile) -> tuple[int, str]:

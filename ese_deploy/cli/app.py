@@ -81,6 +81,7 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "h11"), "serve"),
     "mteb": "mteb",
     "pyarrow": "bulk",
+    "ray": "ray",
     "tomli_w": "cli",
 }
 

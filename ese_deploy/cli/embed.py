@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
+from ese_deploy.bulk.on_ray import RaySettings
 from ese_deploy.bulk.run import EmbedSummary, embed_files
 from ese_deploy.bulk.settings import BULK_PRECISIONS, BadRows, JobSettings, ModelSettings, check_bulk_precision
 from ese_deploy.bundle.spaces import Space
@@ -138,6 +139,21 @@ def embed(
     workers: Annotated[
         int, typer.Option(metavar="NUMBER", help="Run this many processes. They share the cores among them.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute on this Ray cluster, for example auto or ray://head:10001; local starts Ray on this machine. "
+            "Every node must have the bundle under the same path.",
+        ),
+    ] = None,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Run this many actors on Ray. Default: as many as there are free cores."),
+    ] = None,
+    ray_gpus: Annotated[
+        float, typer.Option(metavar="NUMBER", help="Give each actor on Ray this many GPUs, for example 0.5.")
+    ] = 0.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a job that was interrupted. Complete parts are kept.")
     ] = False,
@@ -197,6 +213,7 @@ def embed(
             resume=resume,
             overwrite=overwrite,
             workers=workers,
+            ray=_cluster(ray, ray_actors, ray_gpus),
             report=report,
             stop=stop,
         )
@@ -205,6 +222,14 @@ def embed(
         print_json(_as_json(summary, price))
     else:
         _print(summary, price)
+
+
+def _cluster(address: str | None, actors: int | None, gpus: float) -> RaySettings | None:
+    if address is None:
+        if actors is not None or gpus:
+            raise InputError("--ray-actors and --ray-gpus need --ray ADDRESS.")
+        return None
+    return RaySettings(address, actors, gpus)
 
 
 def _kept(names: str | None, out: Path) -> tuple[str, ...] | None:
