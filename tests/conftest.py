@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers.backbone_table import BackboneRow, write_table
 from helpers.tiny import MINILM, make_checkpoint, write_json
 
-from ese_deploy.bundle.reader import Bundle
+from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
@@ -97,6 +98,11 @@ def projected_bundle(tiny_checkpoint: Path, calibration_file: Path, tmp_path_fac
 
 @pytest.fixture(scope="session")
 def minilm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The real all-MiniLM-L6-v2 at 18 targets; read only."""
-    out = tmp_path_factory.mktemp("bundle") / "minilm"
-    return export_bundle(ExportRequest(MINILM, out, depths=range(1, 7), dims=(64, 128, 384))).bundle
+    """The real all-MiniLM-L6-v2 at 18 targets, exported once for all processes of a parallel run; read only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    out = shared / "minilm-18-targets"
+    with FileLock(f"{out}.lock"):
+        if out.is_dir():
+            return open_bundle(out)
+        return export_bundle(ExportRequest(MINILM, out, depths=range(1, 7), dims=(64, 128, 384))).bundle
