@@ -27,6 +27,9 @@ _SECTIONS = {
 _FOOT = """
 "-": the tool always runs the full model.
 
+transformers.js cuts the closing special token off long texts if it truncates them itself. The figures are for
+ids that were cut as in [Use a target in another tool](../guides/pack.md#transformersjs).
+
 The layout of a checkpoint is also that of text-embeddings-inference, infinity and vLLM. They were not run here.
 
 [Use a bundle in other frameworks](../guides/frameworks.md) shows the adapters, and the examples in `examples/node` and

@@ -80,9 +80,10 @@ class Tool:
                 return None
             if self.reads != "JavaScript":
                 return version(self.package)
-            example = "node" if self.package.endswith("node") else "browser"
-            file = ROOT / f"examples/{example}/node_modules/{self.package}/package.json"
-            return str(json.loads(file.read_text("utf-8"))["version"]) if file.is_file() else None
+            places = ("examples/node", "examples/browser", "benchmarks/works_with")
+            files = [ROOT / place / "node_modules" / self.package / "package.json" for place in places]
+            file = next((file for file in files if file.is_file()), None)
+            return None if file is None else str(json.loads(file.read_text("utf-8"))["version"])
         except ImportError:
             return None
 
@@ -158,6 +159,18 @@ def _node(inputs: Inputs) -> Any:
     done = subprocess.run(
         command, cwd=ROOT / "examples/node", input=text, capture_output=True, text=True, check=True, timeout=300
     )
+    return json.loads(done.stdout)
+
+
+def _transformers_js(inputs: Inputs) -> Any:
+    from ese_deploy.pack import pack
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "packed"
+        pack(inputs.bundle, inputs.target, folder, layout="transformers.js")
+        command = ["node", "transformers.mjs", str(folder)]
+        options: Any = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        done = subprocess.run(command, input=json.dumps(list(inputs.texts)), timeout=300, **options)
     return json.loads(done.stdout)
 
 
@@ -265,6 +278,14 @@ TOOLS: Sequence[Tool] = (
     Tool("optimum-onnx", "optimum", "optimum-onnx", "ORTModelForCustomTasks", _optimum, "bundle"),
     Tool("fastembed", "fastembed", "fastembed", "TextEmbedding.add_custom_model", _fastembed, "bundle"),
     Tool("onnxruntime-node", "", "onnxruntime-node", "node examples/node/embed.mjs bundle target", _node, "JavaScript"),
+    Tool(
+        "transformers.js in Node.js",
+        "onnx",
+        "@huggingface/transformers",
+        "ese-deploy pack --layout transformers.js",
+        _transformers_js,
+        "JavaScript",
+    ),
     Tool("onnxruntime-web in Chromium", "playwright", "onnxruntime-web", "examples/browser", _browser, "JavaScript"),
     Tool("LangChain", "langchain_core", "langchain-core", "LangChainEmbeddings", _langchain, "adapter"),
     Tool("LlamaIndex", "llama_index", "llama-index-core", "LlamaIndexEmbedding", _llama_index, "adapter"),
