@@ -49,6 +49,7 @@ COMMANDS = (
     Command("pack", "pack", "pack", "Make", "Write a target in the layout of another tool."),
     Command("build", "build", "build", "Make", "Compile TensorRT plans of a bundle for the GPU of this machine."),
     Command("embed", "embed", "embed", "Run", "Embed the texts of files."),
+    Command("plan-job", "plan_job", "plan", "Run", "Plan a bulk job: core hours, time and storage."),
     Command("load", "load", "load", "Run", "Load embedded parts into a database or an index file."),
     Command("serve", "serve", "serve_bundles", "Run", "Serve bundles over HTTP with OpenAI's interface."),
     Command("convert-index", "convert_index", "convert_index", "Run", "Bring an existing index into a bundle's space."),
