@@ -227,6 +227,13 @@ def test_commands_that_need_an_extra_name_it(tiny_bundle: Bundle) -> None:
     assert out == f"error: This command needs torch. {install_hint('export')}\n2\n"
 
 
+@pytest.mark.parametrize("library", ["uvicorn", "starlette", "prometheus_client", "httptools"])
+def test_without_its_extra_the_server_names_it(tiny_bundle: Bundle, library: str) -> None:
+    code = "from ese_deploy.cli.app import main\nsys.stderr = sys.stdout\nprint(main(['serve', BUNDLE, '--port', '0']))"
+    out = run_blocked(code, tiny_bundle.path, (library,))
+    assert out.splitlines()[-2:] == [f"error: This command needs {library}. {install_hint('serve')}", "2"]
+
+
 def test_without_the_cli_extra_the_program_names_it(tiny_bundle: Bundle) -> None:
     code = "from ese_deploy.cli import run\nsys.stderr = sys.stdout\ntry: run()\nexcept SystemExit as e: print(e)"
     out = run_blocked(code, tiny_bundle.path, ("typer",))

@@ -32,7 +32,7 @@ def serve_bundles(
     bundles: Annotated[
         list[str],
         typer.Argument(
-            metavar="BUNDLE...",
+            metavar="BUNDLE",
             help="Folders of bundles. Each is a model with the name of its folder; NAME=FOLDER gives another name.",
         ),
     ],
