@@ -30,6 +30,9 @@ class EncodeOptions(TypedDict, total=False):
     convert_to_tensor: bool
 
 
+_NAMES = tuple(EncodeOptions.__annotations__)
+
+
 @dataclass(frozen=True)
 class Usage:
     """What a call of ``encode`` read.
@@ -84,9 +87,9 @@ def resolve_options(options: EncodeOptions, default: Batch, width: int) -> Encod
         TypeError: an option is unknown.
         InputError: a limit is below 1, a precision is unknown, or the target has no prefix of that dim.
     """
-    unknown = sorted(set(options) - EncodeOptions.__annotations__.keys())
-    if unknown:
-        raise TypeError(f"Unknown option '{unknown[0]}'. Choose from: {', '.join(EncodeOptions.__annotations__)}.")
+    for name in options:
+        if name not in _NAMES:
+            raise TypeError(f"Unknown option '{name}'. Choose from: {', '.join(_NAMES)}.")
     settings = EncodeSettings(
         prompt_name=options.get("prompt_name"),
         prompt=options.get("prompt"),
