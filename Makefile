@@ -18,7 +18,7 @@ COVERAGE ?= 92
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-all test-tensorrt lint format docs docs-serve clean baselines bench
+.PHONY: demo test test-all test-tensorrt lint format docs docs-serve clean baselines bench fuzz
 
 demo: $(VENV)/.demo
 	@echo "--- 1/5 Export the published model at full depth, verify each graph against PyTorch, and search with it"
@@ -49,6 +49,13 @@ test-all: $(VENV)/.dev
 # Parses and builds every graph of fp16 and int8-fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
 test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
+
+# Mutants of a bundle with hashes that fit: each must be refused in one line or give unit vectors. FUZZ_ENGINE=openvino for the other engine.
+MINUTES ?= 10
+FUZZ_ENGINE ?= onnxruntime
+fuzz: $(VENV)/.dev
+	test -f exports/fuzz/manifest.json || PYTHONPATH=.:tests $(BIN)/python -m hostile.bundle exports/fuzz
+	PYTHONPATH=.:tests $(BIN)/python -m hostile.fuzz exports/fuzz --engine $(FUZZ_ENGINE) --minutes $(MINUTES)
 
 baselines:
 	$(PYTHON) benchmarks/baselines/install.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))

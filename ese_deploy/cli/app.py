@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ese_deploy import __version__
+from ese_deploy.cli.signals import INTERRUPTED, TERMINATED, interrupted_by, report_interruption
 from ese_deploy.errors import CheckFailedError, EseDeployError
 from ese_deploy.system.install import install_hint
 
@@ -168,8 +169,8 @@ def main(arguments: Sequence[str], commands: Callable[..., Any] = app) -> int:
         commands: the commands; a script of the checkout passes its own, or a function that takes the arguments.
 
     Returns:
-        The exit code: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted, 141 the reader of the
-        output has closed it.
+        The exit code: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted, 143 terminated,
+        141 the reader of the output has closed it.
     """
     debug = _DEBUG in arguments
     try:
@@ -181,14 +182,17 @@ def main(arguments: Sequence[str], commands: Callable[..., Any] = app) -> int:
         # Click exits with 1 when a pipe is closed, which here would mean that a check failed.
         if isinstance(left.__context__, BrokenPipeError):
             return _report(left.__context__)
+        # Typer exits at Ctrl-C without a word.
+        if left.code in (INTERRUPTED, TERMINATED):
+            return report_interruption(interrupted_by() or int(left.code))
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _report(error)
+        signaled = interrupted_by()
+        return _report(error) if signaled is None else report_interruption(signaled)
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
+        return report_interruption(interrupted_by() or INTERRUPTED)
 
 
 class _Lines(logging.Handler):
@@ -226,8 +230,7 @@ def _report(error: Exception) -> int:
         print(f"error: This command needs {error.name}. {install_hint(extra)}", file=sys.stderr)
         return EseDeployError.exit_code
     if isinstance(error, typer.Abort):
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
+        return report_interruption(INTERRUPTED)
     # Usage errors are click's, or those of the copy of click that newer releases of typer contain.
     usage = getattr(error, "format_message", None)
     if usage is not None:

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -63,12 +64,16 @@ class _Session:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._requests = threading.local()
+        self._process = os.getpid()
 
     @property
     def inputs(self) -> list[str]:
         return [value.any_name for value in self._compiled.inputs]
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        if os.getpid() != self._process:
+            # The threads of OpenVINO do not exist in the child, which would wait for them for ever.
+            raise EngineError("OpenVINO does not run in a forked child. Open the encoder after the fork, or use spawn.")
         request = getattr(self._requests, "one", None)
         try:
             if request is None:

@@ -1,6 +1,7 @@
 """The folder of a run: its settings, its checkpoints, and whether it can be resumed."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import explain_os_error, restore_folder, sync_folder, write_atomic
+from ese_deploy.system.files import explain_os_error, restore_folder, sha256_file, sync_folder, write_atomic
 from ese_deploy.training.presets import OLD_NAMES
 from ese_deploy.training.settings import LOSS_OPTIONS, OPTIONS, TrainingSettings
 
 __all__ = ["RunFolder", "finish_checkpoint", "fixed_settings", "is_done", "last_checkpoint", "open_run"]
+
+_log = logging.getLogger(__name__)
 
 _SETTINGS = "run.json"
 _COMPLETE = "complete"
@@ -91,9 +94,36 @@ def fixed_settings(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def last_checkpoint(path: Path) -> Path | None:
-    """The last complete checkpoint of a run."""
-    whole = [folder for folder in _checkpoints(path) if (folder / _COMPLETE).is_file()]
-    return whole[-1] if whole else None
+    """The last complete checkpoint of a run whose files are as they were written.
+
+    A damaged one is named in a warning, and the one before is taken.
+    """
+    for folder in reversed(_checkpoints(path)):
+        if not (folder / _COMPLETE).is_file():
+            continue
+        damaged = _damaged_file(folder)
+        if damaged is None:
+            return folder
+        _log.warning("%s is not as it was written. The checkpoint is not used.", damaged)
+    return None
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """The first file of a checkpoint that is missing or has another hash; None if all are whole.
+
+    Checkpoints of earlier versions have no hashes.
+    """
+    mark = folder / _COMPLETE
+    try:
+        text = mark.read_text("utf-8")
+        hashes = json.loads(text) if text else {}
+        entries = [(folder / str(name), str(digest)) for name, digest in hashes.items()]
+    except (OSError, ValueError, AttributeError):
+        return mark
+    for path, digest in entries:
+        if not path.is_file() or sha256_file(path) != digest:
+            return path
+    return None
 
 
 def is_done(checkpoint: Path) -> bool:
@@ -103,7 +133,7 @@ def is_done(checkpoint: Path) -> bool:
 
 
 def finish_checkpoint(folder: Path, kept: int) -> None:
-    """Mark a checkpoint as complete, and only then remove older ones.
+    """Mark a checkpoint as complete, with the hashes of its files, and only then remove older ones.
 
     Args:
         folder: the checkpoint.
@@ -111,8 +141,13 @@ def finish_checkpoint(folder: Path, kept: int) -> None:
     """
     with explain_os_error(folder):
         sync_folder(folder)
-        with write_atomic(folder / _COMPLETE):
-            pass
+        hashes = {
+            path.relative_to(folder).as_posix(): sha256_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != _COMPLETE
+        }
+        with write_atomic(folder / _COMPLETE) as file:
+            file.write(json.dumps(hashes, indent=1).encode() + b"\n")
         others = [other for other in _checkpoints(folder.parent) if other != folder]
         whole = [other for other in others if (other / _COMPLETE).is_file()]
         spare = set(whole[-(kept - 1) :]) if kept > 1 else set()

@@ -1,6 +1,7 @@
 """OpenVINO runs the same graphs, equals PyTorch, and sends no telemetry."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -157,3 +158,14 @@ def test_bf16_is_opt_in_and_has_the_tolerance_of_bf16(tiny_bundle: Bundle, capsy
     for check in json.loads(capsys.readouterr().out):
         assert check["parity"]["device"] == "cpu, bf16"
         assert TOLERANCES["fp32"].max_abs < check["parity"]["max_abs"] <= TOLERANCES["bf16"].max_abs
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_child_is_told_to_open_its_own(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    encoder = Encoder.open(tiny_bundle, "1x8", engine="openvino", threads=1)
+    encoder.encode("a")
+    number = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number + 1)
+    with pytest.raises(EngineError, match=r"does not run in a forked child\. Open the encoder"):
+        encoder.encode("a")
