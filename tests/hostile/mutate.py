@@ -13,23 +13,14 @@ from helpers.hostile import forge
 __all__ = ["make_mutant"]
 
 _INTEGERS = (0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, 2**40, 2**63 - 1, -(2**63))
-_VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    "",
-    "x" * 600,
-    [],
-    {},
-    -1,
-    0,
-    1,
-    2**40,
-    1e308,
-    0.5,
-    [[]],
-    {"a": 1},
-    "\u202e\x1b[2J",
+_TEXTS = ("", "x" * 600, "\u202e\x1b[2J")
+_VALUES: tuple[Any, ...] = (None, True, *_TEXTS, [], {}, -1, 0, 1, 2**40, 1e308, 0.5, [[]], {"a": 1})
+_KINDS = ("graph", "graph", "graph", "tokenizer", "tokenizer", "weights", "manifest", "json", "bytes")
+_ACTIONS = (
+    *("attribute", "input", "operator", "constant", "place", "dims"),
+    *("type", "remove", "insert", "ends", "opset", "swap"),
 )
+_OPERATORS = ("Exp", "Neg", "Mul", "Expand", "Tile", "Loop", "Range", "MatMul", "Concat", "ConstantOfShape", "Identity")
 
 
 def make_mutant(source: Path, out: Path, seed: int) -> str:
