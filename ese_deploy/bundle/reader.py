@@ -29,6 +29,7 @@ __all__ = [
     "choose_entry",
     "choose_pair",
     "is_bundle",
+    "keep_comparable",
     "open_bundle",
     "read_config",
     "read_golden",
@@ -157,6 +158,27 @@ def choose_pair(bundle: Bundle, query: Target | str, document: Target | str) -> 
             "embedding space, or export with `projection=aligned`."
         )
     return queries, documents
+
+
+def keep_comparable(bundle: Bundle, index: Target | str) -> Bundle:
+    """The bundle with only the targets whose vectors are comparable with those of an index.
+
+    Args:
+        bundle: the bundle.
+        index: the target that made the vectors of the index.
+
+    Raises:
+        InputError: the bundle does not contain the target, or only the target itself is comparable with it.
+    """
+    documents = choose_entry(bundle, index)
+    kept = [entry for entry in bundle.manifest.targets if (entry.dim, entry.space) == (documents.dim, documents.space)]
+    if all(entry.depth == documents.depth for entry in kept):
+        raise InputError(
+            f"No target of another depth can search an index of {documents.target}: none has {documents.dim} "
+            f"dimensions in its embedding space ({documents.space}). Export such targets, with `projection=aligned` if "
+            "the exits do not share a space."
+        )
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, targets=kept), bundle.sha256)
 
 
 def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:

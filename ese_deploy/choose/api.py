@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ese_deploy.bundle.manifest import TargetEntry
-from ese_deploy.bundle.reader import Bundle, open_bundle
+from ese_deploy.bundle.reader import Bundle, keep_comparable, open_bundle
 from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Prefer, choose_among
@@ -27,7 +27,7 @@ from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.system.machine import describe_machine
 from ese_deploy.system.progress import Progress, silent
-from ese_deploy.target import DTYPES
+from ese_deploy.target import DTYPES, Target
 
 __all__ = ["Measure", "choose"]
 
@@ -65,6 +65,7 @@ def choose(
     dtypes: Sequence[str] = (),
     prefer: str | None = None,
     allow_untrained: bool = False,
+    index_target: Target | str | None = None,
     profile: str | None = None,
     profiles: str | Path | Mapping[str, Profile] | None = None,
     measurements: str | Path | None = None,
@@ -86,6 +87,8 @@ def choose(
         dtypes: dtypes that are allowed.
         prefer: ``quality``, ``speed`` or ``size``; by default quality, or size where only quality is limited.
         allow_untrained: allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.
+        index_target: choose a target for queries of an index that this target has made, such as ``6x128``: only targets
+            with its dim and embedding space count.
         profile: a budget profile whose budgets apply where no argument is given.
         profiles: your own profiles: a TOML file, or profiles that were read.
         measurements: a file of ``ese-deploy measurements export``: choose for the machine that it comes from.
@@ -98,7 +101,8 @@ def choose(
         The choice; its ``best`` is None where nothing fits. ``print(choice)`` explains it.
 
     Raises:
-        InputError: a budget cannot be read, or a measurement is missing; the message says how to make it.
+        InputError: a budget cannot be read, no target is comparable with the index, or a measurement is missing; the
+            message says how to make it.
 
     Example:
         >>> from ese_deploy.bench import measure
@@ -106,6 +110,8 @@ def choose(
         >>> encoder = Encoder.open("exports/minilm", choice.best.entry.target, engine=choice.best.engine)
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if index_target is not None:
+        opened = keep_comparable(opened, index_target)
     budgets = _profile_budgets(opened, profile, profiles)
     budgets = replace(
         budgets,

@@ -86,6 +86,14 @@ def choose_target(
             help="Allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.",
         ),
     ] = False,
+    index_target: Annotated[
+        str | None,
+        typer.Option(
+            "--index-target",
+            metavar="DEPTHxDIM[:DTYPE]",
+            help="Choose for queries of an index that this target built: only targets of its dim and embedding space.",
+        ),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="Use the budgets of this profile where no option is given.")
     ] = None,
@@ -125,6 +133,7 @@ def choose_target(
         dtypes=split(dtype),
         prefer=prefer,
         allow_untrained=allow_untrained,
+        index_target=index_target,
         profile=profile,
         profiles=profiles,
         measurements=measurements,

@@ -307,3 +307,13 @@ def test_figures_of_a_busy_machine_are_said_and_not_stored(
     assert choose(trained_bundle, capsys, *options, "--measure-again")["best"] is not None
     assert load_measurements(trained_bundle).measurements != before
     assert main(["choose", str(trained_bundle.path), "--measure-again", "--no-measure"]) == 2
+
+
+def test_queries_of_an_index_get_a_comparable_target(measured: Bundle) -> None:
+    with pytest.raises(InputError, match=r"No target of another depth can search an index of 3x16.*projection=aligned"):
+        choose_in_python(measured, max_latency="9ms", index_target="3x16")
+    entries = [msgspec.structs.replace(entry, space="aligned") for entry in measured.manifest.targets]
+    shared = Bundle(measured.path, msgspec.structs.replace(measured.manifest, targets=entries), measured.sha256)
+    found = choose_in_python(shared, max_latency="2.5ms", index_target="3x16")
+    assert found.best is not None and str(found.best.entry.target) == "2x16"
+    assert {str(candidate.entry.target) for candidate in found.candidates} == {"2x16", "3x16"}
