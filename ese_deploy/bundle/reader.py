@@ -28,8 +28,8 @@ __all__ = [
     "check_hash",
     "choose_entry",
     "choose_pair",
+    "comparable_names",
     "is_bundle",
-    "keep_comparable",
     "open_bundle",
     "read_config",
     "read_golden",
@@ -160,8 +160,8 @@ def choose_pair(bundle: Bundle, query: Target | str, document: Target | str) -> 
     return queries, documents
 
 
-def keep_comparable(bundle: Bundle, index: Target | str) -> Bundle:
-    """The bundle with only the targets whose vectors are comparable with those of an index.
+def comparable_names(bundle: Bundle, index: Target | str) -> set[str]:
+    """Names of the targets whose vectors are comparable with those of an index.
 
     Args:
         bundle: the bundle.
@@ -178,7 +178,7 @@ def keep_comparable(bundle: Bundle, index: Target | str) -> Bundle:
             f"dimensions in its embedding space ({documents.space}). Export such targets, with `projection=aligned` if "
             "the exits do not share a space."
         )
-    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, targets=kept), bundle.sha256)
+    return {entry.name for entry in kept}
 
 
 def weights_of(bundle: Bundle, dtype: str) -> WeightsEntry:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ese_deploy.bundle.manifest import TargetEntry
-from ese_deploy.bundle.reader import Bundle, keep_comparable, open_bundle
+from ese_deploy.bundle.reader import Bundle, comparable_names, open_bundle
 from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Prefer, choose_among
@@ -110,8 +110,9 @@ def choose(
         >>> encoder = Encoder.open("exports/minilm", choice.best.entry.target, engine=choice.best.engine)
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    names = {entry.name for entry in opened.manifest.targets}
     if index_target is not None:
-        opened = keep_comparable(opened, index_target)
+        names = comparable_names(opened, index_target)
     budgets = _profile_budgets(opened, profile, profiles)
     budgets = replace(
         budgets,
@@ -127,14 +128,14 @@ def choose(
     )
     stored, here = _stored(opened, measurements)
     known = None if measure_again and measure is not None and here else stored
-    candidates = find_candidates(opened.manifest, budgets, known, here)
+    candidates = [one for one in find_candidates(opened.manifest, budgets, known, here) if one.entry.name in names]
     missing = missing_measurements(candidates, budgets)
     busy = 0.0
     if missing:
         if measure is None or not here:
             raise InputError(_how_to_measure(opened, missing, here))
         stored, busy = _measure(opened, missing, measure, progress)
-        candidates = find_candidates(opened.manifest, budgets, stored)
+        candidates = [one for one in find_candidates(opened.manifest, budgets, stored) if one.entry.name in names]
         still = missing_measurements(candidates, budgets)
         if unknown := [kind for kind, (_, without) in still.items() if len(without) == len(candidates)]:
             raise InputError(

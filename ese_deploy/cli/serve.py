@@ -1,11 +1,12 @@
 """``ese-deploy serve``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from ese_deploy.cli.console import EngineOption
+from ese_deploy.bundle.spaces import Space
+from ese_deploy.cli.console import EngineOption, SpaceOption
 from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import InputError
@@ -59,6 +60,7 @@ def serve_bundles(
         ),
     ] = None,
     engine: EngineOption = DEFAULT_ENGINE,
+    space: SpaceOption = "bundle",
     alias: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,6 +125,7 @@ def serve_bundles(
         bundles=parse_bundles(bundles),
         targets=tuple(map(Target.parse, target or ())),
         engine=engine,
+        space=cast(Space, space),
         threads=threads,
         workers=workers,
         host=host,

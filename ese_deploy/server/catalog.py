@@ -95,8 +95,10 @@ class ServedTarget:
         """Ranges of the components, float32 [2, dim], for the precisions int8 and uint8.
 
         Raises:
-            InputError: the bundle does not contain them.
+            InputError: the bundle does not contain them, or the vectors are in another embedding space.
         """
+        if self.lane.loaded.to_space is not None:
+            return self.lane.loaded.ranges(self.entry.dim)  # refuses
         return load_ranges(self.bundle, self.entry)
 
     def cut(self, vectors: Vectors) -> Vectors:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
+from ese_deploy.bundle.spaces import Space, reaches_source, source_matrix, space_name
 from ese_deploy.engines import Engine, engines_for, load_engine, require_dtype
 from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import InputError
@@ -31,14 +34,18 @@ def load_catalog(settings: ServeSettings, threads: int) -> Catalog:
 
     Raises:
         BundleError: a bundle is missing or damaged.
-        InputError: a bundle does not contain a target that the settings name, or ``degrade`` mixes embedding spaces.
+        InputError: a bundle does not contain a target that the settings name, a target cannot give vectors of the
+            source space where the settings want it, or ``degrade`` mixes embedding spaces.
         EngineError: the engine is not installed, or does not run a target.
     """
     row, _ = find_engine(settings.engine)
     opened = {name: open_bundle(path) for name, path in settings.bundles.items()}
-    chosen = {name: _entries(bundle, settings.targets, row.name) for name, bundle in opened.items()}
+    chosen = {name: _entries(bundle, settings.targets, row.name, settings.space) for name, bundle in opened.items()}
     engine = load_engine(settings.engine)
-    bundles = {name: _load(name, opened[name], entries, engine, row.name, threads) for name, entries in chosen.items()}
+    bundles = {
+        name: _load(name, opened[name], entries, engine, row.name, threads, settings.space)
+        for name, entries in chosen.items()
+    }
     for name, served in bundles.items():
         bundles[name] = replace(served, degrade=_check_degrade(served, settings.degrade))
     return Catalog(bundles, settings.aliases)
@@ -59,21 +66,34 @@ def _check_degrade(served: ServedBundle, degrade: tuple[Target, ...]) -> tuple[T
     return degrade
 
 
-def _entries(bundle: Bundle, targets: Sequence[Target], engine: str) -> list[TargetEntry]:
+def _entries(bundle: Bundle, targets: Sequence[Target], engine: str, space: Space) -> list[TargetEntry]:
     if targets:
         entries = [choose_entry(bundle, target) for target in targets]
         for entry in entries:
             require_dtype(engine, str(entry.target), entry.dtype)
+            if space == "source":
+                source_matrix(bundle, entry)
         return entries
     entries = [entry for entry in bundle.manifest.targets if engine in engines_for(entry.dtype)]
     if not entries:
         first = bundle.manifest.targets[0]
         require_dtype(engine, str(first.target), first.dtype)
+    if space == "source":
+        reach = [entry for entry in entries if reaches_source(bundle.manifest, entry)]
+        if not reach:
+            source_matrix(bundle, max(entries, key=lambda entry: (entry.depth, entry.dim)))
+        return reach
     return entries
 
 
 def _load(
-    name: str, bundle: Bundle, entries: Sequence[TargetEntry], engine: Engine, kind: str, threads: int
+    name: str,
+    bundle: Bundle,
+    entries: Sequence[TargetEntry],
+    engine: Engine,
+    kind: str,
+    threads: int,
+    space: Space,
 ) -> ServedBundle:
     tokenizer = load_tokenizer(bundle)
     groups: dict[tuple[Any, ...], list[TargetEntry]] = {}
@@ -83,11 +103,13 @@ def _load(
     found: dict[Target, ServedTarget] = {}
     for group in groups.values():
         widest = max(group, key=lambda entry: entry.dim)
-        loaded = load_target(bundle, widest, engine, threads)
+        loaded = load_target(bundle, widest, engine, threads, space)
         # Several threads need two batches each before they compute on batches of their own.
         tokens = loaded.batch.tokens * (4 * threads if engine.device == "cpu" else 1)
         lane = _warmed(Lane(f"{name}:{widest.target}", tokenizer, loaded, tokens))
-        found |= {entry.target: ServedTarget(name, bundle, entry, lane) for entry in group}
+        for entry in group:
+            stated = msgspec.structs.replace(entry, space=space_name(bundle.manifest, entry, space))
+            found[entry.target] = ServedTarget(name, bundle, stated, lane)
     targets = {entry.target: found[entry.target] for entry in entries}
     best = max(targets.values(), key=lambda one: (one.entry.dtype == "fp32", one.entry.depth, one.entry.dim))
     return ServedBundle(name, bundle, tokenizer, targets, best, kind)

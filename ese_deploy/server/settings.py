@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ese_deploy.bundle.reader import is_bundle
+from ese_deploy.bundle.spaces import Space, check_space
 from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.target import Target
@@ -63,6 +64,8 @@ class ServeSettings:
         bundles: folders of bundles, by the model name under which each is served.
         targets: targets to load of each bundle; empty for all that the engine runs.
         engine: the inference engine.
+        space: ``source`` serves vectors in the embedding space of the model that a bundle was made of, with the targets
+            that reach it.
         threads: threads that compute in each process; None for the available cores divided by ``workers``.
         workers: processes.
         host: the address to listen on.
@@ -85,6 +88,7 @@ class ServeSettings:
     bundles: dict[str, Path]
     targets: tuple[Target, ...] = ()
     engine: str = DEFAULT_ENGINE
+    space: Space = "bundle"
     threads: int | None = None
     workers: int = 1
     host: str = "127.0.0.1"
@@ -101,6 +105,7 @@ class ServeSettings:
     log_format: LogFormat = LogFormat.JSON
 
     def __post_init__(self) -> None:
+        check_space(self.space)
         if not self.bundles:
             raise InputError("`bundles` is empty. Name at least one bundle.")
         for name, value in (("workers", self.workers), ("threads", self.threads)):

@@ -11,6 +11,7 @@ from ese_deploy.bundle.hashes import check_files
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.cli.app import main
 from ese_deploy.errors import CheckFailedError, InputError
+from ese_deploy.export import export
 from ese_deploy.pack import LAYOUTS, api, pack
 from ese_deploy.runtime import Encoder
 
@@ -78,10 +79,10 @@ def test_triton_gets_a_model_repository(tiny_bundle: Bundle, tmp_path: Path) -> 
     assert '{ name: "sentence_embedding", data_type: TYPE_FP32, dims: [ 16 ] }' in config
 
 
-def test_tei_takes_opset_18_only(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_tei_takes_opset_18_only(tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"runs opset 18, and .* has opset 23. Export the bundle with `opset=18`"):
         pack(tiny_bundle, "2x16", tmp_path / "out", layout="tei")
-    older = Bundle(tiny_bundle.path, msgspec.structs.replace(tiny_bundle.manifest, opset=18), "")
+    older = export(tiny_checkpoint, tmp_path / "bundle", targets="2x16", opset=18).bundle
     packed = pack(older, "2x16", tmp_path / "out", layout="tei")
     assert files(packed.out) == sorted(["1_Pooling/config.json", "model.onnx", "sentence_bert_config.json", *SETTINGS])
 

@@ -152,3 +152,17 @@ def test_a_client_that_leaves_costs_nothing_more(tiny_bundle: Bundle, monkeypatc
         while server.service.in_flight:
             time.sleep(0.01)
         assert 'status="499"' in server.get("/metrics").body.decode()
+
+
+def test_vectors_can_be_in_the_space_of_the_source_model(projected_bundle: Bundle, tiny_bundle: Bundle) -> None:
+    served = load_catalog(settings_of(projected_bundle, space="source"), 1)
+    assert {(target.label, target.entry.space) for target in served.targets} == {("1x32", "exit03"), ("3x32", "exit03")}
+    target = next(target for target in served.targets if target.label == "3x32")
+    found = target.lane.embed(target.lane.tokenizer(["hello"]).encodings)
+    assert np.abs(found - Encoder.open(tiny_bundle, "3x32").encode(["hello"])).max() <= 1e-5
+    with pytest.raises(InputError, match="ranges of the bundle's own embedding space"):
+        _ = target.ranges
+    with pytest.raises(InputError, match="needs all 32 dimensions"):
+        load_catalog(settings_of(projected_bundle, space="source", targets=(Target(2, 16),)), 1)
+    with pytest.raises(InputError, match="Unknown `space` 'mine'"):
+        settings_of(projected_bundle, space="mine")
