@@ -86,5 +86,8 @@ def _unit_rows(vectors: NDArray[np.generic], target: Target) -> NDArray[np.float
             f"Vectors of target {target} have the shape [n, {target.dim}], got {list(rows.shape)}. Embed both sides "
             "with one target."
         )
-    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+    # First to a largest component of 1: the squares of large components overflow, and those of small ones vanish.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    scaled = rows.astype(np.float64) / np.where(largest > 0, largest, 1)
+    unit: NDArray[np.float64] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
+    return unit.astype(np.float32)

@@ -275,3 +275,12 @@ def test_a_path_opens_as_a_bundle_does(tiny_bundle: Bundle, encoder: Encoder) ->
     by_path = Encoder.open(str(Path(tiny_bundle.path)), "3x32", threads=1)
     assert by_path.target == encoder.target
     assert (by_path.dim, by_path.max_seq_length, by_path.prompts) == (32, 48, {"query": "find: "})
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1.0, 1e20, 3e38])
+def test_similarity_does_not_depend_on_the_scale(tiny_bundle: Bundle, scale: float) -> None:
+    encoder = Encoder.open(tiny_bundle, "3x16")
+    vectors = encoder.encode(["a cat sat", "hello there"])
+    expected = encoder.similarity(vectors, vectors)
+    found = encoder.similarity((vectors * np.float32(scale)).astype(np.float32), vectors)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
