@@ -19,6 +19,7 @@ from ese_deploy.errors import EngineError, EseDeployError, InputError
 from ese_deploy.server.keys import load_keys
 from ese_deploy.server.logs import configure_logs, log_event
 from ese_deploy.server.metrics import MULTIPROCESS_VARIABLE
+from ese_deploy.server.process import serve_process
 from ese_deploy.server.settings import ServeSettings
 
 __all__ = ["serve"]
@@ -45,9 +46,6 @@ def serve(settings: ServeSettings) -> None:
     load_keys(settings.key_file)
     with _listener(settings) as listener:
         if settings.workers == 1:
-            # Imported late: it reads at import whether several processes share their metrics.
-            from ese_deploy.server.process import serve_process
-
             asyncio.run(serve_process(settings, listener, lambda: _log_address(settings, listener)))
         else:
             _Workers(settings, listener).run()
@@ -121,8 +119,6 @@ def _log_address(settings: ServeSettings, listener: socket.socket) -> None:
 def _work(settings: ServeSettings, listener: socket.socket, parent: int, report: Connection) -> None:
     """A worker process."""
     configure_logs(settings.log_format)
-    from ese_deploy.server.process import serve_process
-
     try:
         asyncio.run(serve_process(settings, listener, lambda: report.send(""), parent))
     except EseDeployError as error:
