@@ -1,6 +1,5 @@
 """Formats of an output: how a part is written, and how parts become one file."""
 
-import io
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -230,10 +229,3 @@ def _append(file: IO[bytes], paths: Sequence[Path]) -> None:
     for path in paths:
         with path.open("rb") as source:
             shutil.copyfileobj(source, file, _COPY)
-
-
-def arrow_stream(out: IO[bytes], layout: Layout) -> Any:
-    """A writer of an Arrow IPC stream; ``write_table`` takes a part."""
-    import pyarrow as pa
-
-    return pa.ipc.new_stream(io.BufferedWriter(out) if isinstance(out, io.RawIOBase) else out, parquet_schema(layout))
