@@ -14,7 +14,7 @@ T = TypeVar("T")
 Stamp = tuple[int, ...]
 """Device, number, size and time of change of a file. Files of a bundle are replaced, never written to."""
 
-_TRIES = 20
+_LIMIT_SECONDS = 10.0
 _WAIT_SECONDS = 0.01
 
 
@@ -42,6 +42,17 @@ def require_version(folder: Path, stamps: Mapping[str, Stamp | None], file: str)
         raise BundleError(f"{folder} was replaced by another bundle while it was in use. Open it again.")
 
 
+def _identity(path: Path) -> Stamp | None:
+    """The stamp with the time of the last change of the directory entry.
+
+    A copy can keep the size and times of a file and get the number of one that was deleted, but not this time.
+    """
+    try:
+        return (*(read_stamp(path) or ()), path.stat().st_ctime_ns)
+    except OSError:
+        return None
+
+
 def retry_when_replaced(manifest: Path, attempt: Callable[[], T]) -> T:
     """Call ``attempt``, and call it again where it failed or ended while another bundle took the place of this one.
 
@@ -53,16 +64,18 @@ def retry_when_replaced(manifest: Path, attempt: Callable[[], T]) -> T:
         BundleError: of the last attempt, or the bundle is replaced all the time.
         EngineError: of the last attempt.
     """
-    for _ in range(_TRIES):
-        before = read_stamp(manifest)
+    end = time.monotonic() + _LIMIT_SECONDS
+    while True:
+        before = _identity(manifest)
         failed: BundleError | EngineError | None = None
         try:
             result = attempt()
         except (BundleError, EngineError) as error:
             failed = error
-        if read_stamp(manifest) == before:
+        if _identity(manifest) == before:
             if failed is not None:
                 raise failed
             return result
+        if time.monotonic() > end:
+            raise BundleError(f"{manifest.parent} is replaced all the time, so that no version of it could be read.")
         time.sleep(_WAIT_SECONDS)
-    raise BundleError(f"{manifest.parent} is replaced all the time, so that no version of it could be read.")

@@ -51,7 +51,7 @@ def test_opening_while_the_bundle_is_replaced_gives_one_version(versions: tuple[
         while not stop.is_set():
             _replace(out, versions[turn % 2])
             turn += 1
-            stop.wait(0.02)
+            stop.wait(0.1)
 
     writer = threading.Thread(target=replace)
     writer.start()

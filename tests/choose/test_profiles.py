@@ -13,9 +13,9 @@ from ese_deploy.choose.measurements import Measurement, store_measurements
 from ese_deploy.choose.profiles import package_profiles, parse_profiles, read_profiles
 from ese_deploy.choose.resolution import resolve_in_manifest
 from ese_deploy.cli.app import main
+from ese_deploy.engines import DEFAULT_ENGINE, Engine, load_engine
 from ese_deploy.errors import BundleError, CheckFailedError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
-from ese_deploy.runtime import Encoder
 from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target
 
@@ -149,12 +149,17 @@ def test_a_profile_is_resolved_when_it_is_asked_for(trained_bundle: Bundle) -> N
 def test_a_profiles_engine_runs_it_unless_another_is_named(
     trained_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, engine: str
 ) -> None:
-    def open_encoder(*arguments: object, **options: object) -> Encoder:
-        asked.append(options["engine"])
-        return Encoder.open(trained_bundle)
+    def load(name: str) -> Engine:
+        asked.add(name)
+        return load_engine(DEFAULT_ENGINE)
 
-    asked: list[object] = []
-    monkeypatch.setattr("ese_deploy.cli.embed.Encoder", type("Opened", (), {"open": staticmethod(open_encoder)}))
+    def asked_by(*options: str) -> set[str]:
+        asked.clear()
+        assert main([*command, *options]) == 0
+        return set(asked)
+
+    asked: set[str] = set()
+    monkeypatch.setattr("ese_deploy.bulk.embedder.load_engine", load)
     if "memory" in text:
         figures = {"onnxruntime": 10e6, "openvino": 8e6}
         store_measurements(
@@ -167,11 +172,10 @@ def test_a_profiles_engine_runs_it_unless_another_is_named(
     bundle = carrying(trained_bundle, tmp_path / "copy", f"[mine]\n{text}\n")
     assert resolve_profile(bundle, "mine").engine == engine
     texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
-    command = ["embed", str(bundle.path), str(texts), "--out", str(out), "--profile", "mine"]
-    assert main(command) == 0
-    assert main([*command, "--profiles", str(bundle.path / "profiles.toml")]) == 0
-    assert main([*command, "--engine", "openvino"]) == 0
-    assert asked == [engine, engine, "openvino"]
+    command = ["embed", str(bundle.path), str(texts), "--out", str(out), "--profile", "mine", "--overwrite"]
+    assert asked_by() == {engine}
+    assert asked_by("--profiles", str(bundle.path / "profiles.toml")) == {engine}
+    assert asked_by("--engine", "openvino") == {"openvino"}
 
 
 def test_changed_profiles_are_refused(
@@ -259,7 +263,7 @@ def test_embed_says_what_a_profile_means(
 ) -> None:
     texts, out = write(tmp_path / "in.txt", "a\n"), tmp_path / "out.npy"
     mine = write(tmp_path / "mine.toml", '[mine]\ntarget = "2x16"\n')
-    arguments = ["embed", str(trained_bundle.path), str(texts), "--out", str(out), "--json"]
+    arguments = ["embed", str(trained_bundle.path), str(texts), "--out", str(out), "--json", "--overwrite"]
     assert main([*arguments, "--profile", "edge"]) == 0
     printed = capsys.readouterr()
     assert "fp32 is used instead" in printed.err

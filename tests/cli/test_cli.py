@@ -105,7 +105,7 @@ def test_verify_fails_against_another_checkpoint(tiny_bundle: Bundle, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["verify", "evaluate"])
-def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
+def test_the_bundles_checkpoint_is_taken_from_the_cache_of_the_hub_at_its_own_revision(
     bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     path = bundle / "manifest.json"
@@ -115,13 +115,13 @@ def test_the_bundles_checkpoint_is_taken_from_the_hub_at_its_own_revision(
     write_json(path, manifest)
     asked = []
 
-    def download(model: str, *, revision: str | None, allow_patterns: object) -> str:
-        asked.append((model, revision))
+    def download(model: str, *, revision: str | None, allow_patterns: object, local_files_only: bool) -> str:
+        asked.append((model, revision, local_files_only))
         return str(tiny_checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert main([command, str(bundle)]) == 0
-    assert asked == [("somebody/model", "c0ffee")]
+    assert asked == [("somebody/model", "c0ffee", True)], "nobody asked for a download"
 
 
 def test_verify_says_when_the_checkpoint_has_gone_or_changed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:

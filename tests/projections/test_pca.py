@@ -128,7 +128,7 @@ def test_verification_fails_on_a_graph_of_another_projection(
     shutil.copytree(tiny_bundle.path, folder)
     shutil.copy(bundle.path / PROJECTIONS_FILE, folder)
     manifest = msgspec.structs.replace(tiny_bundle.manifest, projection_file=bundle.manifest.projection_file)
-    wrong = replace(tiny_bundle, path=folder, manifest=manifest)
+    wrong = replace(tiny_bundle, path=folder, manifest=manifest, stamps={})
     ((bad, _),) = check_targets(wrong, checkpoint, engine, manifest.targets[-1:], bundle_projections(wrong))
     assert any("max |difference| from PyTorch" in line for line in bad.failures)
 
