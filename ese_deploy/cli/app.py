@@ -18,6 +18,7 @@ from ese_deploy import __version__
 from ese_deploy.cli.signals import INTERRUPTED, TERMINATED, interrupted_by, report_interruption
 from ese_deploy.errors import CheckFailedError, EseDeployError
 from ese_deploy.system.install import install_hint
+from ese_deploy.system.terminal import visible
 
 __all__ = ["COMMANDS", "Command", "load_command", "main"]
 
@@ -200,7 +201,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(f"{label}{record.getMessage()}", file=sys.stderr)
+        print(visible(f"{label}{record.getMessage()}"), file=sys.stderr)
 
 
 @contextmanager
@@ -221,10 +222,10 @@ def _report(error: Exception) -> int:
     """Print one line about an exception, and give the exit code."""
     if isinstance(error, CheckFailedError):
         for line in (*error.failures, f"error: {error}"):
-            print(line, file=sys.stderr)
+            print(visible(line), file=sys.stderr)
         return error.exit_code
     if isinstance(error, EseDeployError):
-        print(f"error: {_as_options(error)}", file=sys.stderr)
+        print(visible(f"error: {_as_options(error)}"), file=sys.stderr)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := _EXTRAS.get(error.name.partition(".")[0])):
         print(f"error: This command needs {error.name}. {install_hint(extra)}", file=sys.stderr)
@@ -239,14 +240,15 @@ def _report(error: Exception) -> int:
         else:
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "ese-deploy"
-            print(f"error: {' '.join(usage().split()).removesuffix('.')}; see {command} --help", file=sys.stderr)
+            line = " ".join(usage().split()).removesuffix(".")
+            print(visible(f"error: {line}; see {command} --help"), file=sys.stderr)
         return EseDeployError.exit_code
     if isinstance(error, BrokenPipeError):
         # Python would fail again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE
     line = " ".join(str(error).split())
-    print(f"error: unexpected {type(error).__name__}: {line}; --debug shows where", file=sys.stderr)
+    print(visible(f"error: unexpected {type(error).__name__}: {line}; --debug shows where"), file=sys.stderr)
     return EseDeployError.exit_code
 
 

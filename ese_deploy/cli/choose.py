@@ -29,6 +29,7 @@ from ese_deploy.cli.console import (
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import CheckFailedError, InputError
 from ese_deploy.system.progress import Progress, silent
+from ese_deploy.system.terminal import visible
 from ese_deploy.target import DTYPES
 
 __all__ = ["EXAMPLES", "choose_target"]
@@ -155,7 +156,7 @@ def choose_target(
             ],
         )
     if not json:
-        print(f"\n{explain(choice, options=True)}")
+        print(visible(f"\n{explain(choice, options=True)}"))
 
 
 def _measure(
@@ -192,7 +193,7 @@ def _print_table(choice: Choice) -> None:
     columns.append((f"quality x {choice.cost}", lambda one: "front" if one in choice.front else ""))
     rows = [[cell(one) for _, cell in columns] for one in choice.candidates]
     print_table([name for name, _ in columns], rows)
-    print(f"\nquality: {quality_name(budgets)}; machine: {choice.machine}")
+    print(visible(f"\nquality: {quality_name(budgets)}; machine: {choice.machine}"))
 
 
 def _document(choice: Choice) -> dict[str, Any]:

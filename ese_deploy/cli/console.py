@@ -16,6 +16,7 @@ import typer
 from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.system.progress import Progress, silent
+from ese_deploy.system.terminal import visible
 
 __all__ = [
     "BundleArgument",
@@ -140,12 +141,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     from rich.console import Console
     from rich.table import Table
 
+    rows = [[visible(cell) for cell in row] for row in rows]
     *others, last = [max(map(cell_len, cells)) for cells in zip(map(str.strip, columns), *rows, strict=True)]
     least = min(last, _LEAST_WIDTH) if sys.stdout.isatty() else last
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, sum(others) + _GAP * len(others) + least)
     if title:
-        console.print(title, style="italic", soft_wrap=True)  # a table's own title would be wrapped to its width
+        # A table's own title would be wrapped to its width.
+        console.print(visible(title), style="italic", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns, start=1):
         justify: Literal["left", "right"] = "right" if column.endswith(" ") else "left"

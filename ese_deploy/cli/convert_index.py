@@ -7,6 +7,7 @@ import typer
 
 from ese_deploy.cli.console import BundleArgument, JsonOption, print_json, progress_bars
 from ese_deploy.index.convert import convert_index as convert
+from ese_deploy.system.terminal import visible
 
 __all__ = ["EXAMPLES", "convert_index"]
 
@@ -39,4 +40,4 @@ def convert_index(
     if json:
         print_json({"out": str(done.out), "vectors": done.vectors, "dim": done.dim, "space": done.space})
         return
-    print(f"wrote {done.out}: {done.vectors} vectors of {done.dim} dimensions, embedding space {done.space}")
+    print(visible(f"wrote {done.out}: {done.vectors} vectors of {done.dim} dimensions, embedding space {done.space}"))

@@ -22,6 +22,7 @@ from ese_deploy.cli.console import (
 from ese_deploy.cli.streams import check_progress, job_progress, stop_on_signals
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
+from ese_deploy.system.terminal import visible
 from ese_deploy.texts.fields import Fields, parse_template
 
 __all__ = ["embed"]
@@ -262,7 +263,7 @@ def _print(summary: EmbedSummary, price: float | None) -> None:
     print(
         f"wrote {summary.out}: {summary.texts} vectors of {dims} dimensions{kind}, {label} {', '.join(summary.targets)}"
     )
-    print(f"embedding space: {', '.join(dict.fromkeys(summary.spaces))}")
+    print(visible(f"embedding space: {', '.join(dict.fromkeys(summary.spaces))}"))
     if summary.texts_per_second:
         print(f"{summary.texts_per_second:,.0f} texts/s, {summary.tokens_per_second:,.0f} tokens/s")
     if price is not None and summary.texts_per_second:

@@ -11,6 +11,7 @@ from ese_deploy.bundle.spaces import describe_spaces, source_space
 from ese_deploy.cli.console import JsonOption, megabytes, print_json, print_table
 from ese_deploy.cli.tables import target_rows
 from ese_deploy.errors import InputError
+from ese_deploy.system.terminal import visible
 
 __all__ = ["EXAMPLES", "inspect"]
 
@@ -33,12 +34,12 @@ def inspect(
         print_json(manifest)
         return
     for name, value in _facts(manifest):
-        print(f"{name:<18}{value}")
+        print(visible(f"{name:<18}{value}"))
     print()
     print_table(*target_rows(manifest))
     print()
     for sentence in describe_spaces(manifest):
-        print(sentence.replace("`", ""))
+        print(visible(sentence.replace("`", "")))
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command with one line, and its blocks clean up behind themselves."""
+"""Ctrl-C and SIGTERM end a command with one line, after it has removed its unfinished files."""
 
 import signal
 import sys
