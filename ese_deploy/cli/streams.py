@@ -10,6 +10,7 @@ from types import FrameType
 
 import msgspec
 
+from ese_deploy.bulk.parts import StoppedError
 from ese_deploy.bulk.progress import JobProgress, Report, silent_report
 from ese_deploy.cli.console import progress_bars
 from ese_deploy.errors import InputError
@@ -18,6 +19,8 @@ __all__ = ["check_progress", "job_progress", "stop_on_signals"]
 
 _KINDS = ("auto", "bar", "log", "json", "none")
 _LOG_SECONDS, _JSON_SECONDS = 30.0, 5.0
+# What a shell adds to the number of a signal that ended a program.
+_SIGNALED = 128
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
@@ -33,8 +36,12 @@ def check_progress(kind: str) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM make the yielded function return True; the second one ends the process as usual."""
+    """Ctrl-C and SIGTERM make the yielded function return True; the second one ends the process as usual.
+
+    A :class:`StoppedError` gets the exit code of the signal: 130 or 143.
+    """
     stopped = threading.Event()
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stopped.is_set
         return
@@ -42,12 +49,17 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
+        received.append(number)
         signal.signal(number, before[number] or signal.SIG_DFL)
 
     for number in _SIGNALS:
         signal.signal(number, stop)
     try:
         yield stopped.is_set
+    except StoppedError as error:
+        if received:
+            error.exit_code = _SIGNALED + received[0]
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -11,6 +11,7 @@ from ese_deploy.engines import Engine
 from ese_deploy.evaluate.exits import cut
 from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.vectors import unchecked_vectors
 from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
 from ese_deploy.texts.reader import chunks
@@ -53,7 +54,9 @@ def measure_ranges(
         encoder = Encoder.open(bundle, group[-1], engine=engine_for(engine, dtype), log_truncated=False)
         ranges = {target: _empty(target.dim) for target in group}
         for texts in _pieces(calibration):
-            vectors = encoder.encode(texts)
+            # A kept target that failed may give vectors that an encoder refuses.
+            with unchecked_vectors():
+                vectors = encoder.encode(texts)
             for target, (lowest, highest) in ranges.items():
                 part = cut(vectors, target.dim)
                 np.fmin(lowest, np.fmin.reduce(part), out=lowest)

@@ -45,6 +45,6 @@ def test_a_signal_keeps_complete_parts_and_says_how_to_go_on(
             time.sleep(0.05)
         process.send_signal(number)
         printed, error = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, "")
+    assert (process.returncode, printed) == (128 + number, "")
     assert error.startswith("error: Stopped. ") and error.count("\n") == 1 and "--resume" in error
     assert not list(out.glob(".part-*"))
