@@ -83,7 +83,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check schema, file names, links, sizes and the hash of every graph.
 
     Of the weights only the size is checked; :func:`verify_weights` checks the hash. What is opened is one version of
-    the bundle: if another takes its place meanwhile, everything is read again.
+    the bundle: if it is replaced meanwhile, everything is read again.
 
     Raises:
         BundleError: the folder is missing, is not a bundle or cannot be read, or a check fails.

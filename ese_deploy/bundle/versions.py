@@ -1,4 +1,4 @@
-"""Telling one version of a bundle from another that takes its place while it is read."""
+"""Noticing that a bundle was replaced while it was read."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ __all__ = ["Stamp", "read_stamp", "require_version", "retry_when_replaced"]
 T = TypeVar("T")
 
 Stamp = tuple[int, ...]
-"""Device, number, size and time of change of a file. Files of a bundle are replaced, never written to."""
+"""Device, inode, size and time of modification of a file. Files of a bundle are replaced, never written to."""
 
 _LIMIT_SECONDS = 10.0
 _WAIT_SECONDS = 0.01
@@ -43,9 +43,10 @@ def require_version(folder: Path, stamps: Mapping[str, Stamp | None], file: str)
 
 
 def _identity(path: Path) -> Stamp | None:
-    """The stamp with the time of the last change of the directory entry.
+    """The stamp with the time of the inode's last change.
 
-    A copy can keep the size and times of a file and get the number of one that was deleted, but not this time.
+    A copy can keep the size and the time of modification of a file and get the inode of one that was deleted, but it
+    cannot keep this time.
     """
     try:
         return (*(read_stamp(path) or ()), path.stat().st_ctime_ns)
@@ -54,10 +55,10 @@ def _identity(path: Path) -> Stamp | None:
 
 
 def retry_when_replaced(manifest: Path, attempt: Callable[[], T]) -> T:
-    """Call ``attempt``, and call it again where it failed or ended while another bundle took the place of this one.
+    """Call ``attempt``, and call it again if the bundle was replaced meanwhile, for at most 10 seconds.
 
     Args:
-        manifest: the file that each version of the bundle has its own of.
+        manifest: a file of the bundle that every replacement replaces.
         attempt: reads files of the bundle.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ese_deploy.bundle.location import relocate
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, bundle_file, choose_entry, choose_pair, read_graph, weights_of
@@ -14,7 +15,6 @@ from ese_deploy.bundle.spaces import Space, source_matrix, space_name
 from ese_deploy.bundle.versions import read_stamp, require_version
 from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
-from ese_deploy.engines.location import relocate
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.projections.projection import unit_rows
 from ese_deploy.runtime.batching import plan_batches
@@ -154,10 +154,7 @@ def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
     graph, path = read_graph(bundle, entry), bundle.path / entry.file
     file = bundle_file(bundle, weights)
     if file.parent != bundle.path:  # behind a link of the Hugging Face cache, where engines do not look
-        try:
-            graph, path = relocate(graph, weights.file, file.name), file.parent / entry.file
-        except ValueError as error:
-            raise BundleError(f"{path} is not an ONNX graph: {error}. Export the bundle again.") from None
+        graph, path = relocate(graph, weights.file, file.name), file.parent / entry.file
     return EngineInput(
         graph=graph,
         path=path,

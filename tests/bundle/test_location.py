@@ -1,8 +1,9 @@
 import onnx
 import pytest
 
+from ese_deploy.bundle.location import relocate
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.engines.location import relocate
+from ese_deploy.errors import BundleError
 
 
 def locations(graph: bytes) -> set[str]:
@@ -36,5 +37,5 @@ def test_a_graph_without_a_weights_file_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("graph", [b"\x3a\x05ab", b"\xff" * 12, b"\x0b", b"\x80"])
 def test_what_is_no_graph_is_refused(graph: bytes) -> None:
-    with pytest.raises(ValueError, match=r"field|number"):
+    with pytest.raises(BundleError, match=r"field|number|wire"):
         relocate(graph, "weights.fp32.data", "other")
