@@ -80,7 +80,7 @@ def _unit_rows(vectors: NDArray[np.generic], target: Target) -> NDArray[np.float
             f"similarity compares vectors of precision float32, got {vectors.dtype}. Search quantized vectors with the "
             "index that holds them."
         )
-    rows = np.atleast_2d(vectors.astype(np.float32))
+    rows = np.atleast_2d(vectors).astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] > target.dim:
         raise InputError(
             f"Vectors of target {target} have the shape [n, {target.dim}], got {list(rows.shape)}. Embed both sides "
@@ -88,6 +88,6 @@ def _unit_rows(vectors: NDArray[np.generic], target: Target) -> NDArray[np.float
         )
     # First to a largest component of 1: the squares of large components overflow, and those of small ones vanish.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    scaled = rows.astype(np.float64) / np.where(largest > 0, largest, 1)
+    scaled = rows / np.where(largest > 0, largest, 1)
     unit: NDArray[np.float64] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
     return unit.astype(np.float32)

@@ -277,10 +277,13 @@ def test_a_path_opens_as_a_bundle_does(tiny_bundle: Bundle, encoder: Encoder) ->
     assert (by_path.dim, by_path.max_seq_length, by_path.prompts) == (32, 48, {"query": "find: "})
 
 
-@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1.0, 1e20, 3e38])
-def test_similarity_does_not_depend_on_the_scale(tiny_bundle: Bundle, scale: float) -> None:
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [*((scale, np.float32) for scale in (1e-38, 1e-20, 1.0, 1e20, 3e38)), (1e-300, np.float64), (1e300, np.float64)],
+)
+def test_similarity_does_not_depend_on_the_scale(tiny_bundle: Bundle, scale: float, dtype: type[np.floating]) -> None:
     encoder = Encoder.open(tiny_bundle, "3x16")
     vectors = encoder.encode(["a cat sat", "hello there"])
     expected = encoder.similarity(vectors, vectors)
-    found = encoder.similarity((vectors * np.float32(scale)).astype(np.float32), vectors)
+    found = encoder.similarity((vectors.astype(np.float64) * scale).astype(dtype), vectors)
     np.testing.assert_allclose(found, expected, atol=1e-5)
