@@ -21,6 +21,7 @@ __all__ = ["input_names", "output_name", "trace"]
 
 # torch.export treats an axis of size 1 as a constant.
 _BATCH, _SEQUENCE = 2, 6
+_REASON = 160
 
 
 def output_name(depth: int) -> str:
@@ -67,22 +68,39 @@ def trace(
     # With the length of the position table, torch needs one attempt instead of two.
     longest = position_limit(checkpoint.architecture, checkpoint.config)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module,
-            arguments,
-            dynamo=True,
-            opset_version=opset,
-            input_names=names,
-            output_names=[output_name(depth) for depth in depths],
-            dynamic_shapes=(tuple(axes for _ in names),),
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                opset_version=opset,
+                input_names=names,
+                output_names=[output_name(depth) for depth in depths],
+                dynamic_shapes=(tuple(axes for _ in names),),
+                verbose=False,
+            )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"Architecture '{checkpoint.config.model_type}' of {checkpoint.location.model} cannot be exported, because "
+            f"PyTorch cannot trace it: {_reason(error)}. docs/reference/backbones.md lists what can."
+        ) from error
     if program is None:
         raise InputError(f"PyTorch did not trace {checkpoint.location.model}.")
     model: ir.Model = program.model
     _check_axes(model, checkpoint)
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of the innermost cause. The exporter's own message has pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0].partition(". ")[0].rstrip(".") if lines else "no message"
+    return f"{type(error).__name__}: {first if len(first) <= _REASON else f'{first[:_REASON]}...'}"
 
 
 class _Flat(nn.Module):
