@@ -192,7 +192,7 @@ class WorkFolder:
 
     def beside(self, name: str) -> Path:
         """A file of the output: inside a folder, beside a single file."""
-        return self.out.with_name(f"{self.out.stem}.{name.removeprefix('_')}") if self.single else self.out / name
+        return self.out.with_name(f"{self.out.name}.{name.removeprefix('_')}") if self.single else self.out / name
 
     def begin(self, job: Job) -> None:
         """Empty the folder, and write the job.

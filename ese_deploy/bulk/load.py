@@ -44,6 +44,7 @@ def load_vectors(
     to: str,
     *,
     column: str | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> LoadSummary:
@@ -56,6 +57,7 @@ def load_vectors(
         folder: the output of :func:`ese_deploy.bulk.embed_files`, a folder of Parquet parts.
         to: such as ``lancedb:FOLDER#TABLE``; see :data:`ese_deploy.bulk.sinks.SINKS`.
         column: the column of vectors, where the job had several targets.
+        overwrite: replace an index file that exists.
         progress: called with the parts that are loaded.
         stop: asked before each part; true ends the load.
 
@@ -80,10 +82,12 @@ def load_vectors(
     if column is None and len(names) > 1:
         raise InputError(f"{folder} has vectors of several targets. Choose `column`: {', '.join(names)}.")
     sink = open_sink(to)
+    if sink.file is not None and sink.file.exists() and not overwrite:
+        raise InputError(f"{sink.file} exists. Name another file, or replace it with `overwrite`.")
     try:
         return _load(folder, manifest, sink, to, column or names[0], progress, stop)
     finally:
-        if to.partition(":")[0] not in ("faiss", "usearch"):
+        if sink.file is None:
             sink.close()
 
 
@@ -119,7 +123,7 @@ def _load(
         first += part.written
         progress("load", number + 1, len(manifest.parts))
     count = sink.count()
-    if to.partition(":")[0] in ("faiss", "usearch"):
+    if sink.file is not None:
         sink.close()
     return LoadSummary(str(folder), _without_password(to), manifest.texts, loaded, count)
 

@@ -77,7 +77,7 @@ class EmbedSummary(msgspec.Struct, frozen=True):
 
 
 def embed_files(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     settings: JobSettings,
     *,
@@ -127,6 +127,8 @@ def embed_files(
     files = find_inputs(inputs, input_format)
     form = format_of(out)
     work = WorkFolder.of(out, single=bool(out.suffix) and not (out.is_dir() and form.suffix != out.suffix))
+    if any(file.path.exists() and out.exists() and file.path.samefile(out) for file in files):
+        raise InputError(f"{out} is one of the inputs. Write to another file.")
     _check_output(form.suffix, settings, files, resume)
     work.check(resume, overwrite)
     finished = work.manifest() if resume else None
@@ -294,7 +296,12 @@ def _threads(settings: JobSettings, workers: int, cluster: bool, old: Job | None
 
 
 def _size_and_hash(file: InputFile) -> tuple[int, str]:
-    return (0, "") if file.stream else (file.path.stat().st_size, sha256_file(file.path))
+    if file.stream:
+        return 0, ""
+    try:
+        return file.path.stat().st_size, sha256_file(file.path)
+    except OSError as error:
+        raise InputError(f"Cannot read {file.path}: {error.strerror}.") from error
 
 
 def _describe(settings: JobSettings, model: Model, suffix: str, inputs: list[InputRecord]) -> Job:

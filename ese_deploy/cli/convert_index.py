@@ -32,11 +32,12 @@ def convert_index(
     column: Annotated[
         str, typer.Option("--column", metavar="NAME", help="Read the vectors of a .parquet file from this column.")
     ] = "embedding",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Bring an index that another tool made with the published model into the embedding space of a bundle."""
     with progress_bars() as progress:
-        done = convert(bundle, source, out, dim=dim, column=column, progress=progress)
+        done = convert(bundle, source, out, dim=dim, column=column, overwrite=overwrite, progress=progress)
     if json:
         print_json({"out": str(done.out), "vectors": done.vectors, "dim": done.dim, "space": done.space})
         return

@@ -35,6 +35,7 @@ def load(
         str | None,
         typer.Option(metavar="NAME", help="Load this column of vectors, where the job had several targets."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index file that exists.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Load embedded parts into a database or an index file.
@@ -42,7 +43,7 @@ def load(
     An interrupted load continues when the command is run again. A row that is written twice is there once.
     """
     with stop_on_signals() as stop, progress_bars() as progress:
-        summary = load_vectors(folder, to, column=column, progress=progress, stop=stop)
+        summary = load_vectors(folder, to, column=column, overwrite=overwrite, progress=progress, stop=stop)
     if json:
         print_json(summary)
     else:

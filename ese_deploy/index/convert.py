@@ -49,6 +49,7 @@ def convert_index(
     *,
     dim: int | None = None,
     column: str = "embedding",
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> ConvertedIndex:
     """Bring vectors of the model that a bundle was made of into the bundle's embedding space.
@@ -63,6 +64,7 @@ def convert_index(
         out: the file to write, in the same format: float32, rows of norm 1. All other columns stay as they are.
         dim: keep the first ``dim`` dimensions. Default: all.
         column: the column of a ``.parquet`` file.
+        overwrite: replace ``out`` if it exists.
         progress: called with a stage, the vectors converted and their number.
 
     Raises:
@@ -84,6 +86,8 @@ def convert_index(
         raise InputError(f"Cannot convert {path} to {target}. Both must be .npy files, or both .parquet files.")
     if path.exists() and target.exists() and path.samefile(target):
         raise InputError(f"{target} is the index itself. Write to another file, and replace the old one afterwards.")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists. Name another file, or replace it with `overwrite`.")
     if not target.parent.is_dir():
         raise InputError(f"Cannot write {target}: there is no folder {target.parent}. Make it, or name another.")
     matrix, space = rotation(opened), full_depth_space(opened.manifest)

@@ -104,8 +104,11 @@ class _Parquet:
     def space(self) -> str | None:
         stated = (self.file.schema_arrow.metadata or {}).get(_KEY)
         try:
-            found = json.loads(stated or b"{}").get("space")
-        except (ValueError, AttributeError):
+            facts = json.loads(stated or b"{}")
+            # Files of `embed` have a space for each column of vectors, in the order of the columns.
+            columns = [name for name in self.file.schema_arrow.names if name.startswith("embedding")]
+            found = facts.get("space") or dict(zip(columns, facts.get("spaces") or (), strict=False)).get(self.column)
+        except (ValueError, AttributeError, TypeError):
             return None
         return found if isinstance(found, str) else None
 

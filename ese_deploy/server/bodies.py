@@ -1,6 +1,7 @@
 """The bodies of requests and answers, as structs from which the OpenAPI description is made."""
 
-from typing import Annotated, Any, Literal, TypeVar
+import json
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -126,6 +127,24 @@ class ModelList(Struct, kw_only=True):
 _Body = TypeVar("_Body", bound=Struct)
 
 
+def _allowed(kind: type[Struct], param: str) -> list[str]:
+    """The values of a field that has a few."""
+    hints = get_type_hints(kind).get(param)
+    kinds = (hints, *get_args(hints))
+    return [str(value) for one in kinds if get_origin(one) is Literal for value in get_args(one)]
+
+
+def _reason(body: bytes, error: Exception) -> str:
+    """What is wrong with a body, and where; msgspec takes half of a surrogate pair and an empty body for a cut one."""
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as found:
+        return f"{found.msg} at position {found.pos}" if body.strip() else "it is empty"
+    except (ValueError, RecursionError):
+        return str(error)
+    return "an escape is half of a surrogate pair" if b"\\u" in body else str(error)
+
+
 def decode(body: bytes, kind: type[_Body]) -> _Body:
     """Read a request's body.
 
@@ -138,9 +157,11 @@ def decode(body: bytes, kind: type[_Body]) -> _Body:
         message, _, path = str(error).partition(" - at `$")
         param = path.rstrip("`").strip(".") or None
         where = f" at `{param}`" if param else ""
-        fields = f" Fields: {', '.join(kind.__struct_fields__)}." if "unknown field" in message else ""
-        raise ApiError(400, f"{message}{where}.{fields}", param=param, code="invalid_value") from None
+        advice = f" Fields: {', '.join(kind.__struct_fields__)}." if "unknown field" in message else ""
+        if "enum value" in message and param:
+            advice = f" Choose one of: {', '.join(_allowed(kind, param))}."
+        raise ApiError(400, f"{message}{where}.{advice}", param=param, code="invalid_value") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"The body is not JSON: {error}", code="invalid_json") from None
+        raise ApiError(400, f"The body is not JSON: {_reason(body, error)}.", code="invalid_json") from None
     except RecursionError:
         raise ApiError(400, "The body is not JSON that this server reads: too deep.", code="invalid_json") from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
@@ -75,7 +76,8 @@ def _listener(settings: ServeSettings) -> Iterator[socket.socket]:
             listener.bind(address)
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
-            raise InputError(f"Cannot listen on {where}: {error.strerror}. Choose another `port`.") from None
+            other = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+            raise InputError(f"Cannot listen on {where}: {error.strerror}. Choose another `{other}`.") from None
         # The accepted sockets inherit it on Linux. Without it, an answer in two parts waits for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.listen(_BACKLOG)

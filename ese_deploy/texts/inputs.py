@@ -54,7 +54,7 @@ class InputFile:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def find_inputs(names: Sequence[str | Path], kind: str | None = None) -> list[InputFile]:
+def find_inputs(names: str | Path | Sequence[str | Path], kind: str | None = None) -> list[InputFile]:
     """Find the files that names stand for.
 
     Args:
@@ -65,6 +65,8 @@ def find_inputs(names: Sequence[str | Path], kind: str | None = None) -> list[In
     Raises:
         InputError: a name stands for no file, or a file's format is not supported.
     """
+    if isinstance(names, (str, Path)):
+        names = [names]
     if not names:
         raise InputError("No input. Name a file, a folder, a pattern, or - for standard input.")
     wanted = _kind(kind)

@@ -112,8 +112,8 @@ def _parse_csv(lines: Iterator[tuple[int, str | Problem]], path: Path) -> Iterat
             else:
                 yield line + "\n"
 
-    # The reader takes more lines inside a quoted field.
-    reader = csv.reader(decoded())
+    # The reader takes more lines inside a quoted field. Strict: a quote that is never closed would take the whole rest.
+    reader, row = csv.reader(decoded(), strict=True), 0
     try:
         for fields in reader:
             if broken:
@@ -121,5 +121,9 @@ def _parse_csv(lines: Iterator[tuple[int, str | Problem]], path: Path) -> Iterat
                 broken.clear()
             elif fields:
                 yield reader.line_num, fields
+            row = reader.line_num
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}.") from None
+        raise InputError(
+            f"{path}: the row that begins on line {row + 1} is not CSV: {error}. Close its quotes, and double quotes "
+            "inside a quoted field."
+        ) from None

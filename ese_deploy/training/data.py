@@ -26,6 +26,7 @@ __all__ = ["TrainingData", "add_spans", "load_data", "load_formats"]
 
 _TABLES = (".tsv", ".csv", ".jsonl", *COLUMNAR_KINDS)
 _KINDS = (*_TABLES, ".json", ".txt")
+_COMPRESSED = (".gz", ".zst")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SAVED = ("dataset_dict.json", "state.json")
 
@@ -112,6 +113,8 @@ def load_formats(
     if len(names) > 1:
         absent = next(name for name, path in zip(names, paths, strict=True) if not path.is_file())
         raise InputError(f"There is no file {absent}. Several sources must all be local files.")
+    if paths[0].name.endswith((*_KINDS, *_COMPRESSED)) and not paths[0].is_dir():
+        raise InputError(f"There is no file {paths[0]}. A data set of the hub is named without a suffix.")
     dataset = _from_folder(paths[0], split) if paths[0].is_dir() else _from_hub(names[0], subset, split)
     if strict:
         check_mapping(mapping or {}, {names[0]: dataset.column_names})

@@ -99,7 +99,7 @@ def test_a_single_file_has_the_rows_of_all_parts(
         assert pq.read_table(out)["key"].to_pylist() == ids
         np.testing.assert_allclose(vectors(out), expected, atol=2e-6)
     assert not (tmp_path / f"{name}.job").exists()
-    assert json.loads((tmp_path / "v.manifest.json").read_text())["job"]["targets"] == ["2x16"]
+    assert json.loads((tmp_path / f"{name}.manifest.json").read_text())["job"]["targets"] == ["2x16"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
@@ -270,3 +270,11 @@ def test_workers_give_the_bytes_of_one_process(source: Path, settings: JobSettin
     summary: EmbedSummary = embed_files([source], tmp_path / "two/v", settings, workers=2)
     assert (summary.workers, summary.threads) == (2, 1)
     assert tree(tmp_path / "one/v") == tree(tmp_path / "two/v")
+
+
+def test_an_input_is_never_the_output(tiny_bundle: Bundle, settings: JobSettings, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "one"}\n')
+    with pytest.raises(InputError, match=r"in.jsonl is one of the inputs. Write to another file"):
+        embed_files(path, path, settings, overwrite=True)
+    assert path.read_text() == '{"text": "one"}\n'

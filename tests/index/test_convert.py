@@ -43,7 +43,7 @@ def test_a_bundle_without_projections_only_cuts(tiny_bundle: Bundle, old: np.nda
     expected = Encoder.open(tiny_bundle, "3x16").encode(TEXTS)
     assert np.abs(np.load(tmp_path / "new.npy") - expected).max() <= 1e-5
     with pytest.raises(InputError, match="there is nothing to convert"):
-        convert_index(tiny_bundle, tmp_path / "old.npy", tmp_path / "new.npy")
+        convert_index(tiny_bundle, tmp_path / "old.npy", tmp_path / "again.npy")
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -65,6 +65,29 @@ def test_parquet_keeps_the_other_columns_and_names_the_space(
     assert json.loads(new.schema.metadata[b"ese_deploy"]) == {"space": encoder.space, "dim": 16}
     with pytest.raises(InputError, match=r"is in the embedding space .* already"):
         convert_index(projected_bundle, tmp_path / "new.parquet", tmp_path / "again.parquet", column="vector")
+
+
+def test_files_of_embed_name_their_space(projected_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from ese_deploy.bulk import JobSettings, ModelSettings, embed_files
+
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    model = ModelSettings(projected_bundle.path, targets=("3x32", "3x16"))
+    embed_files(tmp_path / "texts.txt", tmp_path / "own.parquet", JobSettings(model))
+    with pytest.raises(InputError, match=r"is in the embedding space .* already"):
+        convert_index(projected_bundle, tmp_path / "own.parquet", tmp_path / "new.parquet", column="embedding_3x32")
+
+
+def test_an_index_that_exists_is_replaced_only_if_asked(
+    projected_bundle: Bundle, old: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "old.npy", old)
+    (tmp_path / "new.npy").write_text("precious")
+    with pytest.raises(InputError, match=r"new.npy exists. Name another file"):
+        convert_index(projected_bundle, tmp_path / "old.npy", tmp_path / "new.npy")
+    assert (tmp_path / "new.npy").read_text() == "precious"
+    convert_index(projected_bundle, tmp_path / "old.npy", tmp_path / "new.npy", overwrite=True)
+    assert np.load(tmp_path / "new.npy").shape == old.shape
 
 
 @pytest.mark.parametrize(
@@ -147,5 +170,5 @@ def test_the_command_says_what_it_wrote(
     arguments = ["convert-index", str(projected_bundle.path), str(tmp_path / "old.npy"), str(tmp_path / "new.npy")]
     assert main([*arguments, "--dim", "16", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dim"] == 16
-    assert main(arguments) == 0
+    assert main([*arguments, "--overwrite"]) == 0
     assert f"{len(TEXTS)} vectors of 32 dimensions, embedding space aligned-" in capsys.readouterr().out

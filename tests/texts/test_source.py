@@ -14,6 +14,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.texts.fields import Fields, parse_template
 from ese_deploy.texts.inputs import find_inputs
 from ese_deploy.texts.lines import Problem
+from ese_deploy.texts.reader import read_rows
 from ese_deploy.texts.source import SourceRow, TextSource
 
 ROWS = [{"id": 1, "title": "One", "text": "first\nline"}, {"id": 2, "title": "Two", "text": "Größe, 25 °C"}]
@@ -211,3 +212,12 @@ def test_a_row_knows_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a\n")
     (row,) = source(tmp_path / "a.txt")
     assert isinstance(row, SourceRow) and row.place == f"{tmp_path / 'a.txt'} line 1"
+
+
+def test_a_quote_that_is_never_closed_is_refused_where_its_row_begins(tmp_path: Path) -> None:
+    path = tmp_path / "stray.csv"
+    path.write_text('id,text\n1,one\n2,"two\n3,three\n4,four\n')
+    with pytest.raises(InputError, match=r"stray.csv: the row that begins on line 3 is not CSV"):
+        list(read_rows(path))
+    path.write_text('id,text\n1,"one\nand ""more"""\n2,two\n')
+    assert [row["text"] for _, row in read_rows(path)] == ['one\nand "more"', "two"]

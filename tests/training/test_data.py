@@ -53,6 +53,13 @@ def test_description_lists_renamed_columns() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["nofile.csv", "folder/nofile.jsonl.gz", "x.txt"])
+def test_a_missing_file_is_not_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ese_deploy.training.data.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(InputError, match="There is no file"):
+        load_data([name])
+
+
 def test_unused_columns_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_data([write(tmp_path / "a.csv", "question,answer,source,id\na,b,web,1\nc,d,web,2\n")])
     assert "does not use the columns source, id of 2 rows" in caplog.text

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +42,11 @@ class Batch:
 
 class Sink(Protocol):
     """A database or an index file. Writing a batch twice has the effect of writing it once."""
+
+    @property
+    def file(self) -> Path | None:
+        """The index file, which :meth:`close` replaces; None of a database."""
+        ...
 
     def prepare(self, dim: int, strings: bool) -> None:
         """Create the table, unless it is there.

@@ -15,7 +15,7 @@ class FaissSink:
     """An index of inner products over all vectors, exact. Keys are the ids; for string ids, positions in the output."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.file = path
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(1))
         self._strings = False
 
@@ -36,7 +36,7 @@ class FaissSink:
 
     def close(self) -> None:
         """Write the file."""
-        with write_atomic(self._path) as file:
+        with write_atomic(self.file) as file:
             file.write(faiss.serialize_index(self._index).tobytes())
 
 

@@ -13,6 +13,8 @@ __all__ = ["LanceSink", "open_address"]
 class LanceSink:
     """A table of LanceDB with the columns id, vector and the kept fields of the first batch."""
 
+    file = None
+
     def __init__(self, place: str, name: str) -> None:
         self._database = lancedb.connect(place)
         self._name = name

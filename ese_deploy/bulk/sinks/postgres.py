@@ -15,6 +15,8 @@ __all__ = ["PostgresSink", "open_address"]
 class PostgresSink:
     """A table with the columns id, embedding (vector) and fields (jsonb)."""
 
+    file = None
+
     def __init__(self, address: str, name: str) -> None:
         try:
             self._connection = psycopg.connect(address)

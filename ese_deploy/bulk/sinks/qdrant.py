@@ -3,9 +3,11 @@
 import uuid
 
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 from ese_deploy.bulk.sinks.base import Batch, refuse_dims, split_address
+from ese_deploy.errors import InputError
 
 __all__ = ["QdrantSink", "open_address"]
 
@@ -17,13 +19,21 @@ _NAMESPACE = uuid.UUID("6d3d5a5e-9d0b-5c0a-8a57-0f6a3d7f1c11")
 class QdrantSink:
     """A collection of Qdrant. The id and the kept fields are the payload of a point."""
 
+    file = None
+
     def __init__(self, place: str, name: str) -> None:
+        self._place = place
         self._client = QdrantClient(url=place) if "://" in place else QdrantClient(path=place)
         self._name = name
 
     def prepare(self, dim: int, strings: bool) -> None:
         """Create the collection with the cosine distance, unless it is there."""
-        if not self._client.collection_exists(self._name):
+        try:
+            there = self._client.collection_exists(self._name)
+        except (ResponseHandlingException, UnexpectedResponse) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"Cannot reach Qdrant at {self._place}: {reason}. Start it, or correct the URL.") from None
+        if not there:
             self._client.create_collection(self._name, VectorParams(size=dim, distance=Distance.COSINE))
             return
         params = self._client.get_collection(self._name).config.params.vectors

@@ -15,7 +15,7 @@ class UsearchSink:
     """A graph index by cosine. Keys are the ids; for string ids, positions in the output."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.file = path
         self._index = Index(ndim=1)
         self._strings = False
 
@@ -36,7 +36,7 @@ class UsearchSink:
 
     def close(self) -> None:
         """Write the file."""
-        with write_atomic(self._path) as file:
+        with write_atomic(self.file) as file:
             file.write(bytes(self._index.save() or b""))
 
 
