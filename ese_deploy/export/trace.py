@@ -1,9 +1,10 @@
 """One trace of a backbone gives one ONNX graph with an output for every exit."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import onnx_ir as ir
 import torch
@@ -126,13 +127,13 @@ def _check_axes(model: ir.Model, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the log messages and warnings of torch about its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    """Hide what torch logs, warns of and prints about its own internals; a failure prints the whole graph."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
