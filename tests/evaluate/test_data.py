@@ -51,7 +51,7 @@ def test_a_field_of_csv_may_be_long_and_what_cannot_be_read_is_named(
     path = write(tmp_path / "a.csv", f"sentence1,sentence2,score\nA,b,1\n{'word ' * 40_000},c,2\n")
     assert len(read_sts(path).first[1]) == 200_000
     monkeypatch.setattr("ese_deploy.texts.rows.MAX_FIELD", 1000)
-    with pytest.raises(InputError, match=r"a\.csv: the row that begins on line 3 is not CSV: field larger than field limit"):
+    with pytest.raises(InputError, match=r"a\.csv: the row that begins on line 3 .* field larger than field limit"):
         read_sts(path)
 
 
