@@ -65,6 +65,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[InputRecord]
     survey: Survey | None
     libraries: dict[str, str]
+    separator: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +96,7 @@ _SAME = {
     "id_field": "--id-field",
     "keep_fields": "--keep-fields",
     "encoding": "--encoding",
+    "separator": "--separator",
     "on_bad_row": "--on-bad-row",
     "part_rows": "--part-rows",
     "window": "--window",

@@ -139,7 +139,7 @@ def embed_files(
         settings, model=replace(settings.model, threads=_threads(settings, workers, ray is not None, old))
     )
     model = describe_model(settings.model)
-    source = TextSource(files, settings.fields, settings.encoding, model.embeds_empty_texts)
+    source = TextSource(files, settings.fields, settings.encoding, model.embeds_empty_texts, settings.separator)
     stamps = [file.stamp() for file in files]
     inputs_read = [InputRecord(str(file.path), *_size_and_hash(file)) for file in files]
     job = _describe(settings, model, form.suffix, inputs_read)
@@ -329,6 +329,7 @@ def _describe(settings: JobSettings, model: Model, suffix: str, inputs: list[Inp
         inputs=inputs,
         survey=None,
         libraries={name: version for name, version in found.items() if version},
+        separator=settings.separator,
     )
 
 

@@ -59,6 +59,7 @@ class JobSettings:
         bad_rows: what happens to a row without a text.
         part_rows: most rows of a part, which is written at once.
         window: texts that are sorted by length and of which duplicates are embedded once.
+        separator: between the columns of a ``.csv``, by name or as the character; None: a comma.
     """
 
     model: ModelSettings
@@ -67,6 +68,7 @@ class JobSettings:
     bad_rows: BadRows = BadRows.ERROR
     part_rows: int = 50_000
     window: int = 4096
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         check_bulk_precision(self.model.precision)

@@ -112,7 +112,10 @@ def _quality_table(targets: Sequence[TargetEntry]) -> str:
 
 
 def _share(figure: Quality | None) -> str:
-    return f"{figure.value * 100:.2f} ({figure.share_of_full:.1%})" if figure else ""
+    if figure is None:
+        return ""
+    share = f"{figure.share_of_full:.1%}" if figure.differs or figure.share_of_full == 1 else "no difference seen"
+    return f"{figure.value * 100:.2f} ({share})"
 
 
 def _row(entry: TargetEntry) -> str:

@@ -105,10 +105,19 @@ class Quality(_Strict, frozen=True, kw_only=True):
     value: float
     share_of_full: float
     """The value divided by the value of the full model."""
+    interval: tuple[float, float] | None = None
+    """95% confidence interval of the value, by bootstrap; null where the figure has none."""
+    difference: tuple[float, float] | None = None
+    """95% confidence interval of the value minus that of the full model, on the same resamples; null likewise."""
 
     def __post_init__(self) -> None:
         """Give the sample corpus its present name, which older manifests and results do not have."""
         msgspec.structs.force_setattr(self, "data", current_name(self.data))
+
+    @property
+    def differs(self) -> bool:
+        """Whether a difference from the full model can be seen; True where that is not known."""
+        return self.difference is None or not self.difference[0] <= 0 <= self.difference[1]
 
 
 class Calibration(_Strict, frozen=True, kw_only=True):

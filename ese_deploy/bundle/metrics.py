@@ -6,6 +6,7 @@ from ese_deploy.texts.sample import current_name
 __all__ = [
     "AGREEMENT",
     "METRICS",
+    "METRIC_WORDS",
     "NEIGHBOURS",
     "RETRIEVAL_METRICS",
     "STS_METRICS",
@@ -19,6 +20,20 @@ NEIGHBOURS = "neighbour_overlap_at_10"
 STS_METRICS = ("sts_spearman", "sts_pearson", "sts_spearman_mean", "sts_pearson_mean")
 RETRIEVAL_METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
 METRICS = (AGREEMENT, NEIGHBOURS, *STS_METRICS, *RETRIEVAL_METRICS)
+
+METRIC_WORDS = {
+    AGREEMENT: "Agreement with the full model (rank correlation of all pairs)",
+    NEIGHBOURS: "Share of the 10 nearest neighbours that the full model finds too",
+    "sts_spearman": "Similarity: Spearman correlation with the scores",
+    "sts_pearson": "Similarity: Pearson correlation with the scores",
+    "sts_spearman_mean": "Similarity: Spearman correlation, mean of the subsets",
+    "sts_pearson_mean": "Similarity: Pearson correlation, mean of the subsets",
+    "ndcg_at_10": "Retrieval: nDCG of the first 10 documents",
+    "recall_at_10": "Retrieval: recall in the first 10 documents",
+    "recall_at_100": "Retrieval: recall in the first 100 documents",
+    "mrr_at_10": "Retrieval: mean reciprocal rank in the first 10 documents",
+}
+"""What each metric is, for titles of tables and axes. All are from 0 to 1, or from -1 for correlations."""
 
 _PRIMARY = (AGREEMENT, STS_METRICS[0], RETRIEVAL_METRICS[0])
 

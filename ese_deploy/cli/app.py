@@ -80,7 +80,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "onnx", "onnx_ir", "onnxscript", "ml_dtypes"), "export"),
     **dict.fromkeys(("sentence_transformers", "datasets", "accelerate", "tqdm"), "train"),
     **dict.fromkeys(("psutil", "jinja2"), "bench"),
-    **dict.fromkeys(("scipy", "matplotlib"), "evaluate"),
+    **dict.fromkeys(("scipy", "matplotlib", "bm25s"), "evaluate"),
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "h11"), "serve"),
     "mteb": "mteb",
     "pyarrow": "bulk",

@@ -17,17 +17,20 @@ from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.terminal import visible
+from ese_deploy.texts.dialect import SEPARATORS
 
 __all__ = [
     "BundleArgument",
     "DepthsOption",
     "DimsOption",
+    "EncodingOption",
     "EngineOption",
     "EnginesOption",
     "JsonOption",
     "MeasuredEngineOption",
     "PickleOption",
     "ProfilesFileOption",
+    "SeparatorOption",
     "SpaceOption",
     "TargetOption",
     "TextFieldOption",
@@ -102,6 +105,18 @@ SpaceOption = Annotated[
 ]
 TextFieldOption = Annotated[
     str, typer.Option("--text-field", metavar="NAME", help="Read the text of a JSON line from this field.")
+]
+EncodingOption = Annotated[
+    str,
+    typer.Option("--encoding", metavar="NAME", help="Decode files of lines with this encoding, for example latin-1."),
+]
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--separator",
+        metavar="NAME",
+        help=f"Split the columns of .csv files at this character: {', '.join(SEPARATORS)}. Default: comma.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

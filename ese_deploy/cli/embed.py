@@ -13,8 +13,10 @@ from ese_deploy.bundle.spaces import Space
 from ese_deploy.choose import resolve_profile
 from ese_deploy.cli.console import (
     BundleArgument,
+    EncodingOption,
     JsonOption,
     ProfilesFileOption,
+    SeparatorOption,
     SpaceOption,
     ThreadsOption,
     print_json,
@@ -112,9 +114,8 @@ def embed(
             metavar="NAME", help="Read the input as this format, for example jsonl. Default: its suffix tells."
         ),
     ] = None,
-    encoding: Annotated[
-        str, typer.Option(metavar="NAME", help="Decode files of lines with this encoding, for example latin-1.")
-    ] = "utf-8",
+    encoding: EncodingOption = "utf-8",
+    separator: SeparatorOption = None,
     on_bad_row: Annotated[
         BadRows,
         typer.Option(
@@ -204,6 +205,7 @@ def embed(
         on_bad_row,
         part_rows,
         window,
+        separator,
     )
     with stop_on_signals() as stop, job_progress(progress) as report:
         summary = embed_files(

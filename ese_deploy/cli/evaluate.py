@@ -2,33 +2,32 @@
 
 import importlib.util
 import logging
-import math
-from collections.abc import Mapping, Sequence
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ese_deploy.bundle.manifest import Quality
-from ese_deploy.bundle.metrics import AGREEMENT, NEIGHBOURS, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.cli.console import (
     DepthsOption,
     DimsOption,
+    EncodingOption,
     EngineOption,
     JsonOption,
     PickleOption,
+    SeparatorOption,
     ThreadsOption,
     check_file,
     print_json,
-    print_table,
     progress_bars,
 )
+from ese_deploy.cli.quality_tables import draw_figures, print_figures
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import explain_os_error, write_atomic
-from ese_deploy.target import Target, parse_range
+from ese_deploy.system.files import write_atomic
+from ese_deploy.target import parse_range
 
 if TYPE_CHECKING:
-    from ese_deploy.evaluate import AsymmetricCell, Evaluation
+    from ese_deploy.evaluate import Evaluation
 
 __all__ = ["EXAMPLES", "evaluate"]
 
@@ -36,9 +35,6 @@ EXAMPLES = (
     "ese-deploy evaluate exports/minilm --sts stsb_test.tsv.gz --retrieval scifact --save",
     "ese-deploy evaluate runs/minilm --sts stsb_test.tsv.gz --depths 1-6 --dims 64,128",
 )
-
-# The metrics that are printed and drawn; --json and --out have all.
-_SHOWN = (AGREEMENT, NEIGHBOURS, STS_METRICS[0], STS_METRICS[2], RETRIEVAL_METRICS[0], RETRIEVAL_METRICS[2])
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +51,8 @@ def evaluate(
         typer.Option(
             "--sts",
             metavar="FILE",
-            help="Evaluate similarity on these scored pairs: .tsv, .csv or .jsonl, plain or .gz, with the columns "
-            "sentence1, sentence2 and score. Repeat the option for several.",
+            help="Evaluate similarity on these scored pairs: .tsv, .csv or .jsonl, plain, .gz or .zst, or Parquet, "
+            "with the columns sentence1, sentence2 and score. Repeat the option for several.",
         ),
     ] = [],  # noqa: B006, typer copies it
     retrieval: Annotated[
@@ -68,7 +64,32 @@ def evaluate(
             "Repeat the option for several.",
         ),
     ] = [],  # noqa: B006
-    save: Annotated[bool, typer.Option("--save", help="Write the figures into the manifest of the bundle.")] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Read these columns of the scored pairs, for example text1=question,text2=answer,score=relevance.",
+        ),
+    ] = None,
+    encoding: EncodingOption = "utf-8",
+    separator: SeparatorOption = None,
+    query_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help='Put this before each query. Default: the prompt of the model; "" is none.'),
+    ] = None,
+    document_prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help='Put this before each document. Default: the prompt of the model; "" is none.'
+        ),
+    ] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Write the figures into the manifest of the bundle. Figures on other data are kept.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures to this .json file.")] = None,
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw heat maps into this folder, as PNG and SVG.")
@@ -99,7 +120,8 @@ def evaluate(
 ) -> None:
     """Evaluate every target of a bundle, or every depth and dim of a checkpoint.
 
-    Agreement with the full model is always measured. --sts and --retrieval add labelled data. --engine, --threads,
+    Agreement with the full model is always measured. --sts and --retrieval add labelled data, with 95% confidence
+    intervals and BM25 as a baseline of retrieval. --engine, --threads,
     --against and --save apply to a bundle; --depths, --dims, --pooling, --device and --bf16 to a checkpoint.
     """
     from ese_deploy.evaluate import api
@@ -113,6 +135,11 @@ def evaluate(
             model,
             sts=sts,
             retrieval=retrieval,
+            columns=columns,
+            encoding=encoding,
+            separator=separator,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
             against=against,
             save=save,
             engine=engine or None,
@@ -128,8 +155,6 @@ def evaluate(
     if found.skipped:
         names = ", ".join(map(str, found.skipped))
         logger.info(f"Skipped, because the engine {engine} does not compute in their dtype: {names}")
-    if save:
-        logger.info(f"Wrote {sum(map(len, found.figures.values()))} figures into the manifest of {model}")
     document = found.document()
     if out is not None:
         import msgspec
@@ -137,11 +162,14 @@ def evaluate(
         with write_atomic(out) as file:
             file.write(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     if plots is not None:
-        _draw(plots, found)
+        draw_figures(plots, found)
+        logger.info(f"Wrote plots into {plots}")
     if json:
         print_json(document)
     else:
-        _print(found)
+        print_figures(found)
+    if save:
+        logger.info(_saved(model, found))
 
 
 def _check_plots(folder: Path) -> None:
@@ -152,79 +180,16 @@ def _check_plots(folder: Path) -> None:
         raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
 
-def _tables(found: "Evaluation") -> dict[tuple[str, str], dict[Target, Quality]]:
-    """The figures that are shown, by metric and data."""
-    tables: dict[tuple[str, str], dict[Target, Quality]] = {}
-    for target, figures in found.figures.items():
-        for one in figures:
-            if one.metric in _SHOWN:
-                tables.setdefault((one.metric, one.data), {})[target] = one
-    return tables
-
-
-def _print(found: "Evaluation") -> None:
-    for (metric, data), values in _tables(found).items():
-        dims = sorted({target.dim for target in values})
-        rows = [
-            [
-                f"{depth}" if dtype == "fp32" else f"{depth} {dtype}",
-                *(_cell(values.get(Target(depth, dim, dtype))) for dim in dims),
-            ]
-            for dtype, depth in dict.fromkeys((target.dtype, target.depth) for target in values)
-        ]
-        print_table(["depth", *(f"{dim} " for dim in dims)], rows, f"{metric} x 100 on {data}")
-        print()
-    for (data, dim), cells in _by_matrix(found.asymmetric).items():
-        _print_pairs(data, dim, cells)
-
-
-def _cell(quality: Quality | None) -> str:
-    if quality is None:
-        return ""
-    share = "" if math.isnan(quality.share_of_full) else f" ({quality.share_of_full:.0%})"
-    return f"{quality.value * 100:.2f}{share}"
-
-
-def _by_matrix(pairs: "Sequence[AsymmetricCell]") -> "dict[tuple[str, int], list[AsymmetricCell]]":
-    """The pairs of exits by data and dim, where there is more than one."""
-    matrices: dict[tuple[str, int], list[AsymmetricCell]] = {}
-    for cell in pairs:
-        matrices.setdefault((cell.data, cell.dim), []).append(cell)
-    return {key: cells for key, cells in sorted(matrices.items()) if len(cells) > 1}
-
-
-def _print_pairs(data: str, dim: int, cells: "Sequence[AsymmetricCell]") -> None:
-    documents = sorted({cell.document for cell in cells})
-    found = {
-        (cell.query, cell.document): f"{cell.score.ndcg_at_10 * 100:.1f} ({cell.share:.0%})"
-        + ("" if cell.comparable else "*")
-        for cell in cells
-    }
-    rows = [[str(query), *(found.get((query, d), "") for d in documents)] for query in sorted({c.query for c in cells})]
-    title = f"ndcg_at_10 x 100 on {data}, queries of one depth and documents of another, {dim} dims"
-    print_table(["queries \\ documents", *(f"{depth} " for depth in documents)], rows, title)
-    print("In brackets: the share of what queries of the documents' own depth score.")
-    if not all(cell.comparable for cell in cells):
-        print("*: the two exits have different embedding spaces.")
-    print()
-
-
-def _draw(folder: Path, found: "Evaluation") -> None:
-    from ese_deploy.report import heat_map
-
-    def draw(name: str, cells: Mapping[tuple[str, str], float], title: str, rows: str, columns: str) -> None:
-        for kind in ("png", "svg"):
-            heat_map(folder / f"{name.replace(' ', '-')}.{kind}", cells, title, rows, columns)
-
-    with explain_os_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for (metric, data), values in _tables(found).items():
-        for dtype in dict.fromkeys(target.dtype for target in values):
-            of_dtype = {target: quality for target, quality in values.items() if target.dtype == dtype}
-            cells = {(str(one.depth), str(one.dim)): quality.value * 100 for one, quality in of_dtype.items()}
-            draw(f"{data}.{metric}.{dtype}", cells, f"{metric} x 100 on {data}, {dtype}", "depth", "dimensions")
-    for (data, dim), pairs in _by_matrix(found.asymmetric).items():
-        matrix = {(str(cell.query), str(cell.document)): cell.score.ndcg_at_10 * 100 for cell in pairs}
-        title = f"ndcg_at_10 x 100 on {data}, {dim} dimensions"
-        draw(f"{data}.asymmetric.k{dim:03d}", matrix, title, "queries at depth", "documents at depth")
-    logger.info(f"Wrote plots into {folder}")
+def _saved(model: str, found: "Evaluation") -> str:
+    """What was saved, and what it is good for."""
+    figures = [one for of in found.figures.values() for one in of]
+    data = ", ".join(dict.fromkeys(one.data for one in figures))
+    wrote = (
+        f"Saved the figures of {len(found.figures)} targets on {data} in manifest.json and README.md of {model}. "
+        "Figures on other data are kept."
+    )
+    labelled = next((one.data for one in figures if one.interval), None)
+    if labelled is None:
+        return wrote
+    command = shlex.join(["ese-deploy", "choose", model, "--min-quality", f"95% {labelled}"])
+    return f"{wrote} To choose a target by them: {command}"

@@ -6,7 +6,7 @@ from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ese_deploy.evaluate.api import Evaluation, evaluate
+    from ese_deploy.evaluate.api import Baseline, Evaluation, evaluate
     from ese_deploy.evaluate.data import RetrievalData, StsData, read_retrieval, read_sts
     from ese_deploy.evaluate.exits import BundleExits, Exit, ExitModel
     from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
@@ -19,7 +19,7 @@ else:
         __name__,
         {
             "ese_deploy.evaluate.full_model": ["agreement", "neighbour_overlap"],
-            "ese_deploy.evaluate.api": ["Evaluation", "evaluate"],
+            "ese_deploy.evaluate.api": ["Baseline", "Evaluation", "evaluate"],
             "ese_deploy.evaluate.data": ["RetrievalData", "StsData", "read_retrieval", "read_sts"],
             "ese_deploy.evaluate.exits": ["BundleExits", "Exit", "ExitModel"],
             "ese_deploy.evaluate.grid": ["AsymmetricCell", "Figures", "evaluate_grid", "with_shares"],
@@ -31,6 +31,7 @@ else:
 __all__ = [
     "AGREEMENT",
     "AsymmetricCell",
+    "Baseline",
     "BundleExits",
     "CanEncode",
     "Evaluation",

@@ -1,7 +1,7 @@
 """The evaluation as one function. Arguments are checked before any large library is imported."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,15 +15,30 @@ from ese_deploy.evaluate.data import RetrievalData, StsData, read_retrieval, rea
 from ese_deploy.system.machine import Machine, describe_machine, library_versions
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
+from ese_deploy.texts.dialect import dialect_of
 
 if TYPE_CHECKING:
     from ese_deploy.evaluate.exits import BundleExits, ExitModel
     from ese_deploy.evaluate.grid import AsymmetricCell
+    from ese_deploy.evaluate.intervals import Resampling
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Baseline", "Evaluation", "evaluate"]
 
 _LOG = logging.getLogger(__name__)
 _Data = TypeVar("_Data", StsData, RetrievalData)
+
+
+@dataclass(frozen=True, repr=False)
+class Baseline:
+    """What finds documents without the model.
+
+    Attributes:
+        name: ``BM25``.
+        figures: its figures on each retrieval collection, with their shares of the full model's.
+    """
+
+    name: str
+    figures: list[Quality]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +52,10 @@ class Evaluation:
         skipped: targets whose dtype the engine does not compute in.
         machine: where it ran.
         versions: of the libraries.
+        full: the full model's figures, which shares and differences refer to.
+        baselines: BM25 on the retrieval collections.
+        prompts: what was put before each text, query and document.
+        resamples: the number of resamples behind each confidence interval.
     """
 
     model: str
@@ -45,6 +64,10 @@ class Evaluation:
     skipped: list[Target] = field(default_factory=list)
     machine: Machine = field(default_factory=describe_machine)
     versions: dict[str, str] = field(default_factory=library_versions)
+    full: list[Quality] = field(default_factory=list)
+    baselines: list[Baseline] = field(default_factory=list)
+    prompts: dict[str, str] = field(default_factory=dict)
+    resamples: int = 0
 
     def __repr__(self) -> str:
         data = dict.fromkeys(figure.data for figures in self.figures.values() for figure in figures)
@@ -66,7 +89,11 @@ class Evaluation:
                 {"target": str(one), "depth": one.depth, "dim": one.dim, "dtype": one.dtype, "quality": figures}
                 for one, figures in self.figures.items()
             ],
+            "full_model": self.full,
+            "baselines": [asdict(one) for one in self.baselines],
             "asymmetric": [asdict(cell) for cell in self.asymmetric],
+            "prompts": self.prompts,
+            "intervals": {"level": 0.95, "method": "bootstrap, percentiles", "resamples": self.resamples},
         }
 
 
@@ -76,6 +103,11 @@ def evaluate(
     sts: Sequence[str | Path | StsData] = (),
     retrieval: Sequence[str | Path | RetrievalData] = (),
     against: str | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    separator: str | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     save: bool = False,
     engine: str | None = None,
     threads: int | None = None,
@@ -96,6 +128,11 @@ def evaluate(
         sts: files of scored pairs, see :func:`read_sts`.
         retrieval: folders of retrieval collections, see :func:`read_retrieval`.
         against: for a bundle without the full model: the checkpoint that it was made of, instead of the one it names.
+        columns: the columns of the files of pairs, such as ``text1=question,text2=answer,score=relevance``.
+        encoding: of the files of pairs.
+        separator: between the columns of their ``.csv``: comma, semicolon, tab or pipe.
+        query_prompt: put this before each query, in place of the model's prompt; an empty one is none.
+        document_prompt: put this before each document, likewise.
         save: write the figures into the manifest and the model card of the bundle.
         engine: for a bundle: the inference engine; ``onnxruntime`` by default.
         threads: for a bundle: threads to compute with; all available by default.
@@ -123,7 +160,8 @@ def evaluate(
     else:
         _refuse(bundle.path, "a checkpoint", depths=depths, dims=dims, pooling=pooling, device=device, bf16=bf16)
         load_engine(engine or DEFAULT_ENGINE)
-    pairs = _read_all(sts, StsData, read_sts)
+    dialect = dialect_of(encoding, separator)
+    pairs = _read_all(sts, StsData, lambda path: read_sts(path, columns, dialect))
     collections = _read_all(retrieval, RetrievalData, read_retrieval)
     for data in collections:
         if data.missing:
@@ -131,25 +169,43 @@ def evaluate(
                 "%d judgements of %s name a missing query or document: %s", data.missing, data.name, data.first_missing
             )
 
-    from ese_deploy.evaluate.exits import BundleExits
-    from ese_deploy.evaluate.grid import evaluate_grid, with_shares
+    from ese_deploy.evaluate.exits import ROLES, BundleExits
+    from ese_deploy.evaluate.grid import evaluate_grid, share_figures, with_shares
+    from ese_deploy.evaluate.intervals import Resampling, with_intervals
 
+    prompts = {"query": query_prompt, "document": document_prompt}
+    prompted = {role: prompt for role, prompt in prompts.items() if prompt is not None}
     exits: ExitModel
     full, skipped = None, list[Target]()
     if bundle is None:
-        exits = _checkpoint_exits(str(model), depths, dims, pooling, device, bf16, allow_pickle)
+        exits = _checkpoint_exits(str(model), depths, dims, pooling, device, bf16, allow_pickle, prompted)
     else:
-        exits = BundleExits(bundle, engine or DEFAULT_ENGINE, threads)
-        full, skipped = _full_model(bundle, exits, against, allow_pickle), exits.skipped
-    figures, cells = evaluate_grid(exits, pairs, collections, progress, full)
+        exits = BundleExits(bundle, engine or DEFAULT_ENGINE, threads, prompted)
+        full, skipped = _full_model(bundle, exits, against, allow_pickle, prompted), exits.skipped
+    resampling = Resampling()
+    figures, cells = evaluate_grid(exits, pairs, collections, progress, full, resampling)
     if full is None:
         assert exits.full is not None
-        reference = figures[exits.full]
+        whole = _Whole(figures[exits.full], exits.full, resampling)
     else:
         _LOG.info("The bundle lacks the full model; shares are of %s in PyTorch", full.name)
-        full_figures, _ = evaluate_grid(full, pairs, collections, progress)
-        reference = full_figures[full.exits[-1].targets[-1]]
-    found = Evaluation(exits.name, with_shares(figures, reference), cells, skipped)
+        own = Resampling()
+        full_figures, _ = evaluate_grid(full, pairs, collections, progress, None, own)
+        last = full.exits[-1].targets[-1]
+        whole = _Whole(full_figures[last], last, own)
+    reference = whole.target, whole.resampling
+    compared = with_intervals(with_shares(figures, whole.figures), resampling, *reference)
+    shared = {whole.target: share_figures(whole.figures, whole.figures)}
+    found = Evaluation(
+        exits.name,
+        compared,
+        cells,
+        skipped,
+        full=with_intervals(shared, whole.resampling, *reference)[whole.target],
+        baselines=_baselines(collections, whole),
+        prompts={role: exits.prompt(role) for role in ROLES},
+        resamples=resampling.resamples,
+    )
     if save and bundle is not None:
         from ese_deploy.evaluate.save import save_quality
 
@@ -179,6 +235,31 @@ def _read_all(
     return found
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """The full model, which targets and baselines are compared with."""
+
+    figures: list[Quality]
+    target: Target
+    resampling: "Resampling"
+
+
+def _baselines(collections: Sequence[RetrievalData], whole: _Whole) -> list[Baseline]:
+    from ese_deploy.evaluate.bm25 import BM25, bm25_scores
+    from ese_deploy.evaluate.grid import retrieval_figures, share_figures
+    from ese_deploy.evaluate.intervals import Resampling, add_intervals
+    from ese_deploy.evaluate.retrieval import mean_score
+
+    resampling, figures = Resampling(), list[Quality]()
+    for data in collections:
+        scores = bm25_scores(data)
+        if scores is not None:
+            resampling.add_queries(BM25, data.sha256, scores)
+            figures += share_figures(retrieval_figures(data, mean_score(scores)), whole.figures)
+    compared = [add_intervals(one, BM25, resampling, whole.target, whole.resampling) for one in figures]
+    return [Baseline(BM25, compared)] if compared else []
+
+
 def _checkpoint_exits(
     model: str,
     depths: Sequence[int],
@@ -187,15 +268,18 @@ def _checkpoint_exits(
     device: str | None,
     bf16: bool,
     allow_pickle: bool,
+    prompts: Mapping[str, str],
 ) -> "ExitModel":
     from ese_deploy.backbones import read_checkpoint
     from ese_deploy.evaluate.checkpoint import CheckpointExits
 
     checkpoint = read_checkpoint(model, pooling=pooling, allow_pickle=allow_pickle)
-    return CheckpointExits(checkpoint, depths, dims, device or "cpu", bf16)
+    return CheckpointExits(checkpoint, depths, dims, device or "cpu", bf16, prompts)
 
 
-def _full_model(bundle: Bundle, exits: "BundleExits", against: str | None, allow_pickle: bool) -> "ExitModel | None":
+def _full_model(
+    bundle: Bundle, exits: "BundleExits", against: str | None, allow_pickle: bool, prompts: Mapping[str, str]
+) -> "ExitModel | None":
     """The full model in PyTorch, where the bundle lacks it."""
     if exits.full is not None:
         if against is not None:
@@ -208,4 +292,4 @@ def _full_model(bundle: Bundle, exits: "BundleExits", against: str | None, allow
         checkpoint = checkpoint_of(bundle, against, allow_pickle=allow_pickle)
     except InputError as error:
         raise InputError(f"{bundle.path} lacks the full model, which figures are compared with: {error}") from error
-    return CheckpointExits(checkpoint, [checkpoint.depth], [checkpoint.width])
+    return CheckpointExits(checkpoint, [checkpoint.depth], [checkpoint.width], prompts=prompts)

@@ -1,6 +1,6 @@
 """A PyTorch checkpoint at its exits: one forward pass gives the vectors of all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from ese_deploy.backbones import Checkpoint, Exits, load_backbone
 from ese_deploy.backbones.architectures import uses_token_types
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
-from ese_deploy.evaluate.exits import Exit, cut
+from ese_deploy.evaluate.exits import NO_PROMPTS, Exit, cut
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import TextTokenizer
 from ese_deploy.system.progress import Progress, silent
@@ -35,6 +35,7 @@ class CheckpointExits:
         dims: the prefixes wanted; without them 16, 32, 64 and so on up to the full width, which always is one.
         device: a device of PyTorch.
         bf16: multiply in bf16, which is several times as fast where the machine has it, and moves figures a little.
+        prompts: prompts to use in place of the model's, by role.
 
     Raises:
         InputError: a depth or a dim is beyond the model's, or the weights cannot be loaded.
@@ -47,8 +48,10 @@ class CheckpointExits:
         dims: Sequence[int] | None = None,
         device: str = "cpu",
         bf16: bool = False,
+        prompts: Mapping[str, str] = NO_PROMPTS,
     ) -> None:
         self.checkpoint = checkpoint
+        self._prompts = prompts
         wanted = sorted(set(depths or range(1, checkpoint.depth + 1)) | {checkpoint.depth})
         widths = sorted({*(dims or default_dims(checkpoint.width)), checkpoint.width})
         if wanted[0] < 1 or wanted[-1] > checkpoint.depth:
@@ -93,7 +96,7 @@ class CheckpointExits:
 
     def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:
         """Embed texts in one pass for all exits; see :meth:`ese_deploy.evaluate.exits.ExitModel.embed`."""
-        prompt = self._prompt(role)
+        prompt = self.prompt(role)
         vectors = {one: np.empty((len(texts), self.checkpoint.width), np.float32) for one in self._exits}
         tokens = self._tokenizer([prompt + text for text in texts])
         done = 0
@@ -110,7 +113,10 @@ class CheckpointExits:
     def _precision(self) -> torch.autocast:
         return torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=self._bf16)
 
-    def _prompt(self, role: str) -> str:
+    def prompt(self, role: str) -> str:
+        """What is put before each text of a role."""
+        if role in self._prompts:
+            return self._prompts[role]
         prompts = self.checkpoint.prompts
         names = {"text": (), "query": ("query",), "document": _DOCUMENT_PROMPTS}[role]
         name = next((name for name in names if name in prompts), self.checkpoint.default_prompt_name)

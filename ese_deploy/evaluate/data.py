@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import sha256_file
 from ese_deploy.texts.columnar import COLUMNAR_KINDS
+from ese_deploy.texts.dialect import Dialect
 from ese_deploy.texts.reader import NumberedRow, kind_of, read_rows, stem_of, text_field
 
-__all__ = ["RetrievalData", "StsData", "read_retrieval", "read_sts"]
+__all__ = ["RetrievalData", "StsData", "parse_columns", "read_retrieval", "read_sts"]
 
-_STS_COLUMNS = ("sentence1", "sentence2", "score")
+# What each column is called without `columns`, the first name that the file has.
+_STS_COLUMNS = {
+    "text1": ("sentence1", "text1"),
+    "text2": ("sentence2", "text2"),
+    "score": ("score", "label"),
+    "subset": ("subset",),
+}
+_STS_NEEDED = ("text1", "text2", "score")
 _STS_KINDS = (".tsv", ".csv", ".jsonl", *COLUMNAR_KINDS)
 _MAX_SCORE = 5.0
+_DIALECT = Dialect()
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class StsData:
         sha256: hash of the file as it lies on the disk.
         first: the first sentence of each pair.
         second: the second sentence of each pair.
-        scores: float64 [n], from 0 to 5.
+        scores: float64 [n]; only their order and their distances count.
         subsets: the part of the data that each pair belongs to; empty where the file has no such column.
     """
 
@@ -71,30 +80,44 @@ class RetrievalData:
     first_missing: str
 
 
-def read_sts(path: str | Path) -> StsData:
+def read_sts(path: str | Path, columns: str | Mapping[str, str] | None = None, dialect: Dialect = _DIALECT) -> StsData:
     """Read scored pairs from ``.tsv``, ``.csv`` or ``.jsonl``, plain, ``.gz`` or ``.zst``, from Parquet or Arrow IPC.
 
-    The columns are sentence1, sentence2, score and, if there is one, subset. A ``.tsv`` knows no quoting: every
-    character but tab and line feed stands for itself.
+    A ``.tsv`` knows no quoting: every character but tab and line feed stands for itself.
+
+    Args:
+        path: the file.
+        columns: the file's columns, such as ``text1=question,text2=answer,score=relevance``; by default sentence1 or
+            text1, sentence2 or text2, score or label (from 0 to 5) and, if there is one, subset.
+        dialect: encoding of lines and separator of a ``.csv``.
 
     Raises:
         InputError: the file is missing, empty or of another kind, a column is missing, all scores are equal, or a
-            score is not a number from 0 to 5; the message names the line.
+            score is not a number, or beyond 0 to 5 where ``columns`` does not name it; the message names the line.
+
+    Example:
+        >>> data = read_sts("faq.csv", "text1=question,text2=answer,score=relevance")
     """
     path = Path(path)
+    named = parse_columns(columns) if isinstance(columns, str) else dict(columns or {})
     if kind_of(path) not in _STS_KINDS:
         raise InputError(
             f"{path} is not a .tsv, .csv or .jsonl file, also with .gz or .zst, and not Parquet or Arrow IPC"
         )
     first, second, scores, subsets = [], [], [], []
-    for number, row in _rows(path, _STS_COLUMNS):
-        first.append(text_field(row, "sentence1", path, number))
-        second.append(text_field(row, "sentence2", path, number))
-        scores.append(_score(row["score"], path, number))
-        if "subset" in row:
-            subsets.append(str(row["subset"]))
+    found: dict[str, str] | None = None
+    for number, row in read_rows(path, dialect):
+        found = found or _sts_columns(row, named, path)
+        lacking = next((found[name] for name in _STS_NEEDED if found[name] not in row), None)
+        if lacking is not None:
+            raise InputError(f"{path} line {number} has no '{lacking}'; it has {_listed(row)}.")
+        first.append(text_field(row, found["text1"], path, number))
+        second.append(text_field(row, found["text2"], path, number))
+        scores.append(_score(row[found["score"]], path, number, "score" in named))
+        if found.get("subset") in row:
+            subsets.append(str(row[found["subset"]]))
     if not scores:
-        raise InputError(f"{path} holds no pair; a file of pairs has the columns {', '.join(_STS_COLUMNS)}")
+        raise InputError(f"{path} holds no pair. A file of pairs has the columns sentence1, sentence2 and score.")
     if min(scores) == max(scores):
         raise InputError(f"{path}: all {len(scores)} scores are {scores[0]:g}, with which nothing correlates")
     return StsData(
@@ -152,6 +175,68 @@ def read_retrieval(folder: str | Path) -> RetrievalData:
     )
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """Read ``text1=question,text2=answer,score=relevance``: for each of text1, text2, score and subset a column.
+
+    Raises:
+        InputError: the text has another form, or names something else.
+    """
+    found: dict[str, str] = {}
+    for item in text.split(","):
+        name, equals, column = (part.strip() for part in item.partition("="))
+        if not equals or not column or name not in _STS_COLUMNS:
+            raise InputError(
+                f"`columns` has '{item.strip()}'. Write it as text1=COLUMN,text2=COLUMN,score=COLUMN, with "
+                f"any of: {', '.join(_STS_COLUMNS)}."
+            )
+        if name in found:
+            raise InputError(f"`columns` names {name} twice: '{found[name]}' and '{column}'. Leave one out.")
+        found[name] = column
+    return found
+
+
+def _sts_columns(row: Mapping[str, Any], named: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The file's column of each part of a pair."""
+    unknown = next((column for column in named.values() if column not in row), None)
+    if unknown is not None:
+        raise InputError(f"{path} has no column '{unknown}', which `columns` names. It has {_listed(row)}.")
+    found = dict(named)
+    for name, usual in _STS_COLUMNS.items():
+        column = next((column for column in usual if column in row), None)
+        if name not in found and column is not None:
+            found[name] = column
+    missing = [name for name in _STS_NEEDED if name not in found]
+    if missing:
+        wanted = ", ".join(" or ".join(f"'{usual}'" for usual in _STS_COLUMNS[name]) for name in missing)
+        raise InputError(
+            f"{path} has no column {wanted}; it has {_listed(row)}. Say which is which: {_suggestion(row, found)}."
+        )
+    return found
+
+
+def _suggestion(row: Mapping[str, Any], found: Mapping[str, str]) -> str:
+    """A value of ``columns`` that fits the row: its first texts, and its last number."""
+    free = [column for column in row if column not in found.values() and column.lower() not in ("id", "_id")]
+    numbers = [column for column in free if _is_number(row[column])]
+    texts = [column for column in free if isinstance(row[column], str) and column not in numbers]
+    left = {"text1": texts, "text2": texts, "score": numbers[::-1]}
+    chosen = [f"{name}={found.get(name) or (left[name].pop(0) if left[name] else 'COLUMN')}" for name in _STS_NEEDED]
+    value = f"columns={','.join(chosen)}"
+    # With a blank it is not one word of a command line.
+    return f"`{value}`" if " " not in value else f"`columns` '{value.removeprefix('columns=')}'"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row)) or "nothing"
+
+
 def _find(folder: Path, *names: str) -> Path:
     for name in names:
         for path in (folder / name, folder / f"{name}.gz"):
@@ -181,18 +266,20 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[NumberedRow]:
     for number, row in read_rows(path):
         lacking = [column for column in columns if column not in row]
         if lacking:
-            has = ", ".join(map(str, row)) or "nothing"
-            raise InputError(f"{path} line {number} has no '{lacking[0]}'; it has {has}")
+            raise InputError(f"{path} line {number} has no '{lacking[0]}'; it has {_listed(row)}")
         yield number, row
 
 
-def _score(value: Any, path: Path, number: int) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not 0 <= score <= _MAX_SCORE:
-        raise InputError(f"{path} line {number} has the score '{value}'; scores are numbers from 0 to {_MAX_SCORE:g}")
+def _score(value: Any, path: Path, number: int, named: bool) -> float:
+    """A score; where the user named its column, on any scale."""
+    if not _is_number(value):
+        raise InputError(f"{path} line {number} has the score '{value}'; scores are numbers.")
+    score = float(value)
+    if not named and not 0 <= score <= _MAX_SCORE:
+        raise InputError(
+            f"{path} line {number} has the score '{value}'; scores are numbers from 0 to {_MAX_SCORE:g}. For scores on "
+            "another scale, name their column: `columns=score=score`."
+        )
     return score
 
 

@@ -1,6 +1,6 @@
 """Vectors of every exit of a model, with as few passes through the model as possible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,12 +12,16 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.engines import Engine, load_engine, runs_dtype
 from ese_deploy.errors import EngineError
 from ese_deploy.runtime import Encoder
+from ese_deploy.runtime.prompts import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 
-__all__ = ["ROLES", "BundleExits", "Exit", "ExitModel", "cut"]
+__all__ = ["NO_PROMPTS", "ROLES", "BundleExits", "Exit", "ExitModel", "cut"]
 
 ROLES = ("text", "query", "document")
+
+NO_PROMPTS: Mapping[str, str] = {}
+_PROMPT_NAMES: Mapping[str, tuple[str, ...]] = {"text": (), "query": QUERY_PROMPTS, "document": DOCUMENT_PROMPTS}
 
 # Texts between two reports of progress.
 _PIECE = 512
@@ -65,6 +69,10 @@ class ExitModel(Protocol):
         """The full model, where it is among the exits' targets."""
         ...
 
+    def prompt(self, role: str) -> str:
+        """What is put before each text of a role: ``text``, ``query`` or ``document``."""
+        ...
+
     def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:
         """Embed texts at every exit.
 
@@ -93,6 +101,7 @@ class BundleExits:
         bundle: the bundle.
         engine: the inference engine.
         threads: threads for one batch; without it, as many as this process is given.
+        prompts: prompts to use in place of the model's, by role.
 
     Attributes:
         skipped: targets whose dtype the engine does not compute in.
@@ -101,8 +110,15 @@ class BundleExits:
         EngineError: the engine is missing, or runs none of the targets.
     """
 
-    def __init__(self, bundle: Bundle, engine: str | Engine = "onnxruntime", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str | Engine = "onnxruntime",
+        threads: int | None = None,
+        prompts: Mapping[str, str] = NO_PROMPTS,
+    ) -> None:
         self._bundle = bundle
+        self._prompts = prompts
         self._engine = load_engine(engine) if isinstance(engine, str) else engine
         self._threads = threads
         groups: dict[tuple[str, int, str], list[TargetEntry]] = {}
@@ -139,6 +155,11 @@ class BundleExits:
         full = Target(manifest.depth, manifest.width)
         return full if any(entry.target == full for entry in manifest.targets) else None
 
+    def prompt(self, role: str) -> str:
+        """As the ``Encoder`` puts it before texts of that role."""
+        found = self._prompts.get(role)
+        return find_prompt(self._bundle.manifest, None, found, _PROMPT_NAMES[role])
+
     def embed(self, texts: Sequence[str], role: str = "text", progress: Progress = silent) -> dict[Exit, Vectors]:
         """Embed texts once at each exit; see :meth:`ExitModel.embed`."""
         vectors = {}
@@ -150,7 +171,7 @@ class BundleExits:
             encode = {"text": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[role]
             found = np.empty((len(texts), encoder.dim), np.float32)
             for start in range(0, len(texts), _PIECE):
-                found[start : start + _PIECE] = encode(texts[start : start + _PIECE])
+                found[start : start + _PIECE] = encode(texts[start : start + _PIECE], prompt=self._prompts.get(role))
                 done = number * len(texts) + min(start + _PIECE, len(texts))
                 progress(f"embed {role}s", done, total)
             vectors[one] = found

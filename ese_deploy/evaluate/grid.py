@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,13 +13,22 @@ from ese_deploy.errors import InputError
 from ese_deploy.evaluate.data import RetrievalData, StsData
 from ese_deploy.evaluate.exits import Exit, ExitModel, cut
 from ese_deploy.evaluate.full_model import agreement, neighbour_overlap
-from ese_deploy.evaluate.retrieval import RetrievalScore, score_retrieval
-from ese_deploy.evaluate.sts import StsScore, score_sts
+from ese_deploy.evaluate.intervals import Resampling
+from ese_deploy.evaluate.retrieval import RetrievalScore, mean_score, query_scores, score_retrieval
+from ese_deploy.evaluate.sts import StsScore, pair_cosines, score_cosines
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
 
-__all__ = ["AsymmetricCell", "Figures", "evaluate_asymmetric", "evaluate_grid", "with_shares"]
+__all__ = [
+    "AsymmetricCell",
+    "Figures",
+    "evaluate_asymmetric",
+    "evaluate_grid",
+    "retrieval_figures",
+    "share_figures",
+    "with_shares",
+]
 
 Vectors = NDArray[np.float32]
 Figures = dict[Target, list[Quality]]
@@ -54,6 +64,7 @@ def evaluate_grid(
     retrieval: Sequence[RetrievalData],
     progress: Progress = silent,
     full: ExitModel | None = None,
+    resampling: Resampling | None = None,
 ) -> tuple[Figures, list[AsymmetricCell]]:
     """Evaluate all targets of a model, and all pairs of fp32 exits of equal dim on the retrieval collections.
 
@@ -69,6 +80,7 @@ def evaluate_grid(
         retrieval: retrieval collections.
         progress: called while texts are embedded.
         full: the full model, where ``model`` is without it.
+        resampling: collects the figures of resampled pairs and queries, for intervals.
 
     Returns:
         Figures of each target without shares, and the pairs of exits, the diagonal included.
@@ -88,15 +100,20 @@ def evaluate_grid(
             figures[target] += _agreement_figures(prefixes[: len(own)], reference)
             for data in sts:
                 first, second = ([rows[text] for text in side] for side in (data.first, data.second))
-                figures[target] += _sts_figures(data, score_sts(prefixes[first], prefixes[second], data))
+                cosines = pair_cosines(prefixes[first], prefixes[second])
+                figures[target] += _sts_figures(data, score_cosines(cosines, data))
+                if resampling is not None:
+                    resampling.add_pairs(target, data.sha256, cosines, data.scores, data.subsets)
     pairs = []
     for search in retrieval:
         queries = model.embed(search.queries, "query", progress)
         documents = model.embed(search.documents, "document", progress)
         for one in model.exits:
             for dim, target in zip(one.dims, one.targets, strict=True):
-                score = score_retrieval(cut(queries[one], dim), cut(documents[one], dim), search)
-                figures[target] += _retrieval_figures(search, score)
+                scores = query_scores(cut(queries[one], dim), cut(documents[one], dim), search)
+                figures[target] += retrieval_figures(search, mean_score(scores))
+                if resampling is not None:
+                    resampling.add_queries(target, search.sha256, scores)
         pairs += evaluate_asymmetric(queries, documents, search, progress)
     return figures, pairs
 
@@ -140,22 +157,20 @@ def with_shares(figures: Figures, full: Sequence[Quality]) -> Figures:
     Raises:
         InputError: the full model was not measured on a data set.
     """
+    return {target: share_figures(measured, full) for target, measured in figures.items()}
+
+
+def share_figures(measured: Sequence[Quality], full: Sequence[Quality]) -> list[Quality]:
+    """Divide figures by those of the full model; as :func:`with_shares`."""
     values = {(one.metric, one.data_sha256): one.value for one in full}
-    return {target: [_with_share(one, values) for one in measured] for target, measured in figures.items()}
+    return [_with_share(one, values) for one in measured]
 
 
 def _with_share(figure: Quality, full: Mapping[tuple[str, str], float]) -> Quality:
     value = full.get((figure.metric, figure.data_sha256))
     if value is None:
         raise InputError(f"the full model has no {figure.metric} on {figure.data}, so that no share can be stated")
-    return Quality(
-        metric=figure.metric,
-        data=figure.data,
-        data_sha256=figure.data_sha256,
-        n=figure.n,
-        value=figure.value,
-        share_of_full=_share(figure.value, value),
-    )
+    return msgspec.structs.replace(figure, share_of_full=_share(figure.value, value))
 
 
 def _share(value: float, whole: float) -> float:
@@ -197,7 +212,8 @@ def _sts_figures(data: StsData, score: StsScore) -> list[Quality]:
     ]
 
 
-def _retrieval_figures(data: RetrievalData, score: RetrievalScore) -> list[Quality]:
+def retrieval_figures(data: RetrievalData, score: RetrievalScore) -> list[Quality]:
+    """The figures of a score, without shares."""
     values = (score.ndcg_at_10, score.recall_at_10, score.recall_at_100, score.mrr_at_10)
     return [_figure(metric, data, score.n, value) for metric, value in zip(RETRIEVAL_METRICS, values, strict=True)]
 

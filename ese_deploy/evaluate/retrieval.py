@@ -12,7 +12,16 @@ from ese_deploy.errors import InputError
 from ese_deploy.evaluate.data import RetrievalData
 from ese_deploy.evaluate.sts import CanEncode
 
-__all__ = ["RetrievalScore", "evaluate_retrieval", "score_ranking", "score_retrieval", "search"]
+__all__ = [
+    "RetrievalScore",
+    "evaluate_retrieval",
+    "mean_score",
+    "query_scores",
+    "score_ranking",
+    "score_rankings",
+    "score_retrieval",
+    "search",
+]
 
 _TOP = 100
 _QUERIES, _DOCUMENTS = 256, 16384
@@ -62,6 +71,20 @@ def score_retrieval(queries: ArrayLike, documents: ArrayLike, data: RetrievalDat
     Raises:
         InputError: a number or the dims differ, or a vector holds NaN or infinity.
     """
+    return mean_score(query_scores(queries, documents, data))
+
+
+def mean_score(scores: NDArray[np.float64]) -> RetrievalScore:
+    """The means of what :func:`query_scores` returns."""
+    return RetrievalScore(len(scores), *scores.mean(0).tolist())
+
+
+def query_scores(queries: ArrayLike, documents: ArrayLike, data: RetrievalData) -> NDArray[np.float64]:
+    """Score each query; arguments and errors as for :func:`score_retrieval`.
+
+    Returns:
+        nDCG@10, Recall@10, Recall@100 and MRR@10 of each query, [q, 4].
+    """
     left, right = (
         _normalise(queries, len(data.queries), data.name),
         _normalise(documents, len(data.documents), data.name),
@@ -69,12 +92,16 @@ def score_retrieval(queries: ArrayLike, documents: ArrayLike, data: RetrievalDat
     if left.shape[1] != right.shape[1]:
         raise InputError(f"queries have {left.shape[1]} dimensions and documents {right.shape[1]}; they must agree")
     ranked, _ = search(left, right, _TOP + 1)
+    return score_rankings(ranked, data)
+
+
+def score_rankings(ranked: NDArray[np.int64], data: RetrievalData) -> NDArray[np.float64]:
+    """Score the rows of documents found for each query, [q, found], the nearest first; result as of query_scores."""
     rows = []
     for query, found, grades in zip(data.query_ids, ranked, data.relevance, strict=True):
         names = [name for row in found if (name := data.document_ids[row]) != query]
         rows.append(score_ranking(names[:_TOP], grades))
-    means = np.mean(rows, axis=0).tolist()
-    return RetrievalScore(len(rows), *means)
+    return np.array(rows)
 
 
 def score_ranking(ranked: Sequence[str], grades: Mapping[str, int]) -> tuple[float, float, float, float]:

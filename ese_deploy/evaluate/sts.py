@@ -11,7 +11,7 @@ from scipy.stats import pearsonr, rankdata
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.data import StsData
 
-__all__ = ["CanEncode", "StsScore", "evaluate_sts", "score_sts"]
+__all__ = ["CanEncode", "StsScore", "evaluate_sts", "pair_cosines", "score_cosines", "score_sts"]
 
 
 class CanEncode(Protocol):
@@ -67,7 +67,11 @@ def score_sts(first: ArrayLike, second: ArrayLike, data: StsData) -> StsScore:
         InputError: n differs, a vector holds NaN or infinity, or the correlation is undefined because all scores or
             all cosines are equal.
     """
-    cosines = _cosines(np.asarray(first, np.float64), np.asarray(second, np.float64))
+    return score_cosines(pair_cosines(first, second), data)
+
+
+def score_cosines(cosines: NDArray[np.float64], data: StsData) -> StsScore:
+    """Correlate the cosines of the pairs, [n], with the scores; errors as for :func:`score_sts`."""
     if len(cosines) != len(data.scores):
         raise InputError(f"{data.name} has {len(data.scores)} pairs, got vectors of {len(cosines)}")
     if not np.isfinite(cosines).all():
@@ -88,7 +92,13 @@ def score_sts(first: ArrayLike, second: ArrayLike, data: StsData) -> StsScore:
     )
 
 
-def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+def pair_cosines(left: ArrayLike, right: ArrayLike) -> NDArray[np.float64]:
+    """The cosine of each vector of ``left`` with that of ``right`` in the same row; [n] of [n, dim].
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    first, second = np.asarray(left, np.float64), np.asarray(right, np.float64)
     if first.shape != second.shape:
         raise InputError(f"the two sides have vectors of the shapes {first.shape} and {second.shape}; they must agree")
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)

@@ -39,7 +39,14 @@ class Front:
     chosen: str
 
 
-def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, rows: str, columns: str) -> None:
+def heat_map(
+    path: Path,
+    values: Mapping[tuple[str, str], float],
+    title: str,
+    rows: str,
+    columns: str,
+    notes: Mapping[tuple[str, str], str] | None = None,
+) -> None:
     """Draw a matrix of numbers as coloured cells.
 
     Args:
@@ -48,6 +55,7 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
         title: title of the plot.
         rows: label of the rows.
         columns: label of the columns.
+        notes: a second line of each cell, in small type.
 
     Raises:
         InputError: the kind of file is unknown, or it cannot be written.
@@ -55,7 +63,8 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
     left = list(dict.fromkeys(row for row, _ in values))
     bottom = list(dict.fromkeys(column for _, column in values))
     low, high = min(values.values()), max(values.values())
-    size = (1.7 + 0.78 * len(bottom), 1.5 + 0.5 * len(left))
+    # At least as wide as the title.
+    size = (max(1.7 + 0.78 * len(bottom), 0.6 + 0.08 * max(map(len, title.splitlines()))), 1.5 + 0.5 * len(left))
     with figure_of(path, size) as (figure, axes):
         import matplotlib
 
@@ -65,7 +74,10 @@ def heat_map(path: Path, values: Mapping[tuple[str, str], float], title: str, ro
             x, y = bottom.index(column), left.index(row)
             axes.add_patch(matplotlib.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colours(shade), lw=0))
             ink = "#101418" if shade > 0.5 else "#ffffff"
-            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=10)
+            note = (notes or {}).get((row, column), "")
+            axes.text(x, y - 0.14 * bool(note), f"{value:.1f}", ha="center", va="center", color=ink, fontsize=10)
+            if note:
+                axes.text(x, y + 0.24, note, ha="center", va="center", color=ink, fontsize=7)
         axes.set_xlim(-0.5, len(bottom) - 0.5)
         axes.set_ylim(len(left) - 0.5, -0.5)
         axes.set_xticks(range(len(bottom)), bottom)

@@ -58,12 +58,15 @@ def check_encoding(encoding: str) -> None:
         raise InputError(f"Files in {encoding} cannot be read line by line. Convert them to UTF-8.")
 
 
-def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str | Problem]]:
+def numbered_lines(
+    path: Path, encoding: str = "utf-8", advice: str = "Convert the file to UTF-8."
+) -> Iterator[tuple[int, str | Problem]]:
     """Read the lines of a file without their ends, numbered from 1. A byte order mark is left out.
 
     Args:
         path: the file; ``-`` is standard input.
         encoding: of the text.
+        advice: what to do about a line in another encoding.
 
     Raises:
         InputError: the file cannot be read.
@@ -79,7 +82,7 @@ def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
             except UnicodeDecodeError as error:
                 name = "UTF-8" if utf8 else encoding
                 place = f"byte {error.start + 1}: {error.reason}"
-                yield number, Problem(f"is not {name} ({place})", "Convert the file, or name its encoding.")
+                yield number, Problem(f"is not {name} ({place})", advice)
                 continue
             if number == 1:
                 text = text.removeprefix(_BOM)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ese_deploy.errors import InputError
-from ese_deploy.texts import lines
+from ese_deploy.texts.dialect import Dialect
 from ese_deploy.texts.lines import Problem, raise_problem
-from ese_deploy.texts.rows import ROW_KINDS, kind_of, raw_rows, stem_of, unit_of
+from ese_deploy.texts.rows import ROW_KINDS, dialect_lines, kind_of, raw_rows, stem_of, unit_of
 
 __all__ = [
     "NumberedRow",
@@ -109,29 +109,33 @@ def chunks(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
         yield chunk
 
 
-def read_rows(path: Path) -> Iterator[NumberedRow]:
+def read_rows(path: Path, dialect: Dialect | None = None) -> Iterator[NumberedRow]:
     """Read the rows of a table with the numbers of their lines; for Parquet and Arrow, of their rows.
 
     A ``.tsv`` has no quoting: every character except tab and line feed is literal. Empty lines are skipped.
+
+    Args:
+        path: the file.
+        dialect: what the options of the command say of lines; None: UTF-8 and commas, and the command has no option.
 
     Raises:
         InputError: the file is missing or not UTF-8, or a line is malformed. The message names the line.
     """
     kind = kind_of(path)
-    for number, row in raw_rows(path, kind):
+    for number, row in raw_rows(path, kind, dialect):
         if isinstance(row, Problem):
             raise_problem(path, unit_of(kind), number, row)
         else:
             yield number, row
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Read the lines of a file without their ends, numbered from 1.
+def numbered_lines(path: Path, dialect: Dialect | None = None) -> Iterator[tuple[int, str]]:
+    """Read the lines of a file without their ends, numbered from 1; arguments as for :func:`read_rows`.
 
     Raises:
         InputError: the file cannot be read, or a line is not UTF-8.
     """
-    for number, line in lines.numbered_lines(path):
+    for number, line in dialect_lines(path, dialect):
         if isinstance(line, Problem):
             raise_problem(path, "line", number, line)
         else:

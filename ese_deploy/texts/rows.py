@@ -1,6 +1,7 @@
 """Rows of every kind of file, with their numbers; a broken row is a problem, and the rows after it are still read."""
 
 import csv
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import msgspec
 
 from ese_deploy.errors import InputError
 from ese_deploy.texts.columnar import COLUMNAR_KINDS, columnar_rows
+from ese_deploy.texts.dialect import SEPARATORS, Dialect
 from ese_deploy.texts.lines import COMPRESSED, Problem, numbered_lines
 
-__all__ = ["LINE_KINDS", "ROW_KINDS", "Row", "kind_of", "raw_rows", "stem_of", "unit_of"]
+__all__ = ["LINE_KINDS", "ROW_KINDS", "Row", "dialect_lines", "kind_of", "raw_rows", "stem_of", "unit_of"]
 
 LINE_KINDS = (".txt", ".jsonl", ".tsv", ".csv")
 ROW_KINDS = (*LINE_KINDS, *COLUMNAR_KINDS)
@@ -20,6 +22,7 @@ MAX_FIELD = 2**31 - 1
 
 Row = Mapping[str, Any]
 _LINE = "text"
+_OTHER_ENCODING = "Convert the file to UTF-8, or name its encoding, for example `encoding=cp1252`."
 
 
 def kind_of(path: Path) -> str:
@@ -40,7 +43,7 @@ def unit_of(kind: str) -> str:
 
 
 def raw_rows(
-    path: Path, kind: str, encoding: str = "utf-8", columns: Sequence[str] | None = None
+    path: Path, kind: str, dialect: Dialect | None = None, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, Row | Problem]]:
     """Read the rows of a file.
 
@@ -50,7 +53,7 @@ def raw_rows(
     Args:
         path: the file; ``-`` is standard input.
         kind: one of :data:`ROW_KINDS`.
-        encoding: of lines.
+        dialect: what the options of the command say of lines. None: UTF-8 and commas, and the command has no option.
         columns: the fields that are needed; other columns of Parquet and Arrow are not read. None: all.
 
     Yields:
@@ -62,16 +65,23 @@ def raw_rows(
     if kind in COLUMNAR_KINDS:
         yield from enumerate(columnar_rows(path, kind, columns), start=1)
         return
-    lines = numbered_lines(path, encoding)
+    lines = dialect_lines(path, dialect)
     if kind == ".txt":
         yield from ((number, line if isinstance(line, Problem) else {_LINE: line}) for number, line in lines)
     elif kind == ".jsonl":
         yield from ((number, _json(line)) for number, line in lines if not isinstance(line, str) or line.strip())
     elif kind == ".csv":
-        yield from _table(_parse_csv(lines, path), path)
+        separator = "," if dialect is None else dialect.separator or ","
+        rows = _parse_csv(lines, path, separator)
+        yield from _table(rows if dialect and dialect.separator else _with_columns(rows, path, dialect), path)
     else:
         tabbed = ((number, line if isinstance(line, Problem) else line.split("\t")) for number, line in lines if line)
         yield from _table(tabbed, path)
+
+
+def dialect_lines(path: Path, dialect: Dialect | None) -> Iterator[tuple[int, str | Problem]]:
+    """Read the lines of a file in the encoding of a dialect; see :func:`ese_deploy.texts.lines.numbered_lines`."""
+    return numbered_lines(path) if dialect is None else numbered_lines(path, dialect.encoding, _OTHER_ENCODING)
 
 
 def _table(rows: Iterator[tuple[int, list[str] | Problem]], path: Path) -> Iterator[tuple[int, Row | Problem]]:
@@ -90,6 +100,24 @@ def _table(rows: Iterator[tuple[int, list[str] | Problem]], path: Path) -> Itera
             yield number, dict(zip(header, fields, strict=True))
 
 
+def _with_columns(
+    rows: Iterator[tuple[int, list[str] | Problem]], path: Path, dialect: Dialect | None
+) -> Iterator[tuple[int, list[str] | Problem]]:
+    """Refuse a header that another separator than the comma divides."""
+    for first in itertools.islice(rows, 1):
+        number, header = first
+        if isinstance(header, list) and len(header) == 1:
+            other = next((name for name, sign in SEPARATORS.items() if sign in header[0]), None)
+            if other is not None:
+                advice = f"say so with `separator={other}`" if dialect else "save the file with commas"
+                raise InputError(
+                    f"{path} line {number} has no comma, and is one column '{header[0]}'. If a {other} separates the "
+                    f"columns, {advice}."
+                )
+        yield first
+    yield from rows
+
+
 def _json(line: str | Problem) -> Row | Problem:
     if isinstance(line, Problem):
         return line
@@ -100,7 +128,9 @@ def _json(line: str | Problem) -> Row | Problem:
     return value if isinstance(value, dict) else Problem("is not a JSON object")
 
 
-def _parse_csv(lines: Iterator[tuple[int, str | Problem]], path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
+def _parse_csv(
+    lines: Iterator[tuple[int, str | Problem]], path: Path, separator: str
+) -> Iterator[tuple[int, list[str] | Problem]]:
     csv.field_size_limit(MAX_FIELD)
     broken: list[Problem] = []
 
@@ -113,7 +143,7 @@ def _parse_csv(lines: Iterator[tuple[int, str | Problem]], path: Path) -> Iterat
                 yield line + "\n"
 
     # The reader takes more lines inside a quoted field. Strict: a quote that is never closed would take the whole rest.
-    reader, row = csv.reader(decoded(), strict=True), 0
+    reader, row = csv.reader(decoded(), delimiter=separator, strict=True), 0
     try:
         for fields in reader:
             if broken:

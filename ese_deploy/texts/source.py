@@ -11,9 +11,10 @@ import numpy as np
 
 from ese_deploy.errors import InputError
 from ese_deploy.texts.columnar import COLUMNAR_KINDS, columnar_schema
+from ese_deploy.texts.dialect import dialect_of
 from ese_deploy.texts.fields import Fields, id_of, text_of
 from ese_deploy.texts.inputs import InputFile
-from ese_deploy.texts.lines import Problem, check_encoding, raise_problem
+from ese_deploy.texts.lines import Problem, raise_problem
 from ese_deploy.texts.rows import raw_rows
 
 __all__ = ["SourceRow", "Survey", "TextSource"]
@@ -72,15 +73,17 @@ class TextSource:
         fields: which fields are used.
         encoding: of lines.
         empty_texts: whether the model has a vector for an empty text. Otherwise blank texts are bad rows.
+        separator: between the columns of a ``.csv``, by name or as the character; None: a comma.
     """
 
     files: Sequence[InputFile]
     fields: Fields
     encoding: str = "utf-8"
     empty_texts: bool = True
+    separator: str | None = None
 
     def __post_init__(self) -> None:
-        check_encoding(self.encoding)
+        dialect_of(self.encoding, self.separator)
 
     @property
     def stream(self) -> bool:
@@ -89,8 +92,9 @@ class TextSource:
 
     def __iter__(self) -> Iterator[SourceRow]:
         position = 0
+        dialect = dialect_of(self.encoding, self.separator)
         for file in self.files:
-            for number, row in raw_rows(file.path, file.kind, self.encoding, self.fields.needed):
+            for number, row in raw_rows(file.path, file.kind, dialect, self.fields.needed):
                 yield self._row(file, number, row, position)
                 position += 1
 

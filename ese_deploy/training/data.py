@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
 from ese_deploy.texts.columnar import COLUMNAR_KINDS
+from ese_deploy.texts.dialect import Dialect
 from ese_deploy.texts.reader import kind_of, numbered_lines, read_rows
 from ese_deploy.texts.rows import unit_of
 from ese_deploy.texts.sentences import with_sentence_groups
@@ -28,6 +29,7 @@ _TABLES = (".tsv", ".csv", ".jsonl", *COLUMNAR_KINDS)
 _KINDS = (*_TABLES, ".json", ".txt")
 _COMPRESSED = (".gz", ".zst")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_DIALECT = Dialect()
 _SAVED = ("dataset_dict.json", "state.json")
 
 # (place for messages, row)
@@ -58,13 +60,16 @@ def load_data(
     mapping: Mapping[str, str] | None = None,
     strict: bool = True,
     label_free: bool | None = None,
+    dialect: Dialect = _DIALECT,
 ) -> TrainingData:
     """Read data of one format; same arguments as :func:`load_formats`.
 
     Raises:
         InputError: as there, or the files have several formats.
     """
-    found = load_formats(names, subset=subset, split=split, mapping=mapping, strict=strict, label_free=label_free)
+    found = load_formats(
+        names, subset=subset, split=split, mapping=mapping, strict=strict, label_free=label_free, dialect=dialect
+    )
     first, *others = found
     if others:
         raise InputError(
@@ -81,6 +86,7 @@ def load_formats(
     mapping: Mapping[str, str] | None = None,
     strict: bool = True,
     label_free: bool | None = None,
+    dialect: Dialect = _DIALECT,
 ) -> tuple[TrainingData, ...]:
     """Read data and group it by format.
 
@@ -91,6 +97,7 @@ def load_formats(
         mapping: new column names by old names.
         strict: whether each column of the mapping must exist in some file.
         label_free: ignore labels; None ignores them only in data that has none.
+        dialect: encoding and separator of local files.
 
     Returns:
         The data of each format, in the order of the files. If labels are ignored and formats differ: all texts.
@@ -106,7 +113,7 @@ def load_formats(
                 f"{names[0]} is a local file, which has no subsets or splits. Leave them out, or name the file of that "
                 "split."
             )
-        files = [_open(path) for path in paths]
+        files = [_open(path, dialect) for path in paths]
         if strict:
             check_mapping(mapping or {}, {str(path): head[1] for path, head, _ in files})
         return _by_format([_from_file(*file, mapping or {}, label_free) for file in files])
@@ -161,9 +168,9 @@ def _flatten(parts: list[TrainingData]) -> TrainingData:
     return TrainingData(_dataset({"text": texts}), layout, (*lines, f"All files: {len(texts):,} texts, one per row."))
 
 
-def _open(path: Path) -> tuple[Path, PlacedRow, Iterator[PlacedRow]]:
+def _open(path: Path, dialect: Dialect) -> tuple[Path, PlacedRow, Iterator[PlacedRow]]:
     """A file, its first row and an iterator of the other rows."""
-    rows = _rows(path)
+    rows = _rows(path, dialect)
     head = next(rows, None)
     if head is None:
         raise InputError(f"{path} has no rows.")
@@ -204,22 +211,23 @@ def _dataset(columns: dict[str, list[Any]]) -> Dataset:
     )
 
 
-def _rows(path: Path) -> Iterator[PlacedRow]:
+def _rows(path: Path, dialect: Dialect) -> Iterator[PlacedRow]:
     """Rows of a local file; blank lines of plain text are skipped."""
     kind = kind_of(path)
     if kind in _TABLES:
-        yield from ((f"{path} {unit_of(kind)} {number}", row) for number, row in read_rows(path))
+        yield from ((f"{path} {unit_of(kind)} {number}", row) for number, row in read_rows(path, dialect))
     elif kind == ".txt":
-        yield from ((f"{path} line {number}", {"text": line}) for number, line in numbered_lines(path) if line.strip())
+        lines = numbered_lines(path, dialect)
+        yield from ((f"{path} line {number}", {"text": line}) for number, line in lines if line.strip())
     elif kind == ".json":
-        yield from _json_rows(path)
+        yield from _json_rows(path, dialect)
     else:
         raise InputError(f"{path} has an unknown type. Use {', '.join(_KINDS)}; files of lines may end in .gz or .zst.")
 
 
-def _json_rows(path: Path) -> Iterator[PlacedRow]:
+def _json_rows(path: Path, dialect: Dialect) -> Iterator[PlacedRow]:
     """Rows of a JSON list of objects, or of JSON lines."""
-    lines = [line for _, line in numbered_lines(path) if line.strip()]
+    lines = [line for _, line in numbered_lines(path, dialect) if line.strip()]
     try:
         listed = bool(lines) and lines[0].lstrip().startswith("[")
         rows = json.loads("\n".join(lines)) if listed else [json.loads(line) for line in lines]

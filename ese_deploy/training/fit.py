@@ -23,6 +23,7 @@ from ese_deploy.losses.exits import model_parts
 from ese_deploy.projections.projection import Projection
 from ese_deploy.system.files import explain_os_error
 from ese_deploy.system.progress import Progress
+from ese_deploy.texts.dialect import dialect_of
 from ese_deploy.training.callbacks import CompleteCheckpoints, SpearmanEachEpoch, StepLog
 from ese_deploy.training.collate import Collator, column_prompts, kept_prompts
 from ese_deploy.training.columns import Layout, parse_mapping
@@ -160,6 +161,7 @@ def _load_formats(settings: TrainingSettings) -> tuple[TrainingData, ...]:
         split=settings.train_split,
         mapping=parse_mapping(settings.column_rename_mapping),
         label_free=settings.label_free,
+        dialect=dialect_of(settings.encoding, settings.separator),
     )
     if settings.spans:
         if not any(part.layout.format == "texts" for part in data):
@@ -181,7 +183,15 @@ def _load_data(
     """Data to evaluate on, from (names, subset, split), with one of the allowed tuples of columns."""
     names, subset, split = source
     mapping = parse_mapping(settings.column_rename_mapping)
-    data = load_data(names, subset=subset or None, split=split, mapping=mapping, strict=False, label_free=label_free)
+    data = load_data(
+        names,
+        subset=subset or None,
+        split=split,
+        mapping=mapping,
+        strict=False,
+        label_free=label_free,
+        dialect=dialect_of(settings.encoding, settings.separator),
+    )
     _log_lines(data.description)
     if data.layout.columns not in allowed:
         wanted = " or ".join(", ".join(columns) for columns in allowed)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ese_deploy.target import parse_range
+from ese_deploy.texts.dialect import SEPARATORS
 
 __all__ = ["LOSS_OPTIONS", "OPTIONS", "Option", "TrainingSettings"]
 
@@ -194,6 +195,10 @@ class TrainingSettings:
     scored_subset: str = _data("Configuration of the scored pairs.", "", old="valid_subset_name_for_callback")
     scored_split: str = _data("Split of the scored pairs.", "train", old="valid_split_name_for_callback")
     column_rename_mapping: str = _data("Rename columns: 'old:new;old2:new2'.", "")
+    encoding: str = _data("Decode data files with this encoding, for example cp1252.", "utf-8")
+    separator: str | None = _data(
+        f"Split the columns of .csv files at this character: {', '.join(SEPARATORS)}. Without it: comma.", None
+    )
     text_prompt: str = _data("Template with {text}, for format A and plain texts.", "", old="prompt_template")
     query_prompt: str = _data("Template with {text}, for queries.", "")
     doc_prompt: str = _data("Template with {text}, for positives and negatives.", "")

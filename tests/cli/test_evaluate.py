@@ -56,7 +56,11 @@ def test_figures_are_printed_saved_and_drawn(
     arguments = ["evaluate", str(folder), "--sts", str(sts), "--retrieval", str(retrieval)]
     assert main([*arguments, "--save", "--out", str(out), "--plots", str(plots)]) == 0
     printed = capsys.readouterr()
-    assert "sts_spearman x 100 on pairs" in printed.out
+    assert "Spearman correlation with the scores, x 100, on pairs (30 pairs; sts_spearman)" in printed.out
+    assert "BM25, without a model: " in printed.out
+    assert "(=): no difference from the full model can be seen with 5 queries." in printed.out
+    assert "Prompts put before texts: query: 'find: '" in printed.out
+    assert "Saved the figures of 4 targets on sample corpus, pairs, search in manifest.json" in printed.err
     assert "1 judgements of search name a missing query or document" in printed.err
     assert f"{retrieval / 'qrels.tsv'} line 7 names document 'd99'" in printed.err
     document = json.loads(out.read_text())
@@ -71,7 +75,7 @@ def test_figures_are_printed_saved_and_drawn(
     drawn = names(plots)
     assert {"search.asymmetric.k016.png", "search.asymmetric.k016.svg", "pairs.sts_spearman.fp32.png"} <= set(drawn)
     assert "search.asymmetric.k032.png" not in drawn, "one exit alone is no matrix"
-    title = "ndcg_at_10 x 100 on search, queries of one depth and documents of another, 16 dims"
+    title = "x 100, on search, queries of one depth and documents of another, 16 dims"
     matrix = printed.out[printed.out.index(title) :].splitlines()
     cells = {(one["query"], one["document"]): one for one in document["asymmetric"] if one["dim"] == 16}
     assert matrix[1].split() == ["queries", "\\", "documents", "2", "3"]

@@ -1,11 +1,13 @@
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate import read_retrieval, read_sts
+from ese_deploy.texts.dialect import dialect_of
 
 HEADER = "dataset\tsubset\tsentence1\tsentence2\tscore\n"
 
@@ -69,7 +71,7 @@ def test_a_score_out_of_range_is_named_with_its_line(tmp_path: Path, score: str)
         ("a.tsv", HEADER, "holds no pair"),
         ("a.tsv", HEADER + "d\ts\ta\tb\t1\n", "all 1 scores are 1, with which nothing correlates"),
         ("a.tsv", HEADER + "d\ts\ta\tb\t2.5\n" * 3, "all 3 scores are 2.5"),
-        ("a.tsv", "sentence1\tscore\na\t1\n", "line 2 has no 'sentence2'; it has sentence1, score"),
+        ("a.tsv", "sentence1\tscore\na\t1\n", "has no column 'sentence2' or 'text2'; it has sentence1, score"),
         ("a.tsv", "sentence1\tsentence2\tscore\na\t1\n", "line 2 has 2 fields, the header has 3"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.jsonl", "{\n", "line 1 is not JSON"),
@@ -126,3 +128,65 @@ def test_a_part_of_a_collection_that_is_missing_or_empty_is_named(tmp_path: Path
         read_retrieval(folder)
     with pytest.raises(InputError, match="There is no folder"):
         read_retrieval(tmp_path / "none")
+
+
+FAQ = [("How do I pay?", "By card, or cash.", "87.5"), ("Où?", "Là", "0"), ("Who?", "Us", "100")]
+NAMED = "text1=question,text2=answer,score=relevance"
+
+
+def faq(separator: str) -> str:
+    rows = [("id", "question", "answer", "relevance"), *((str(n), *row) for n, row in enumerate(FAQ))]
+    return "".join(separator.join(f'"{cell}"' if separator in cell else cell for cell in row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["comma", "semicolon in cp1252", "tab", "jsonl", "parquet"])
+def test_columns_are_named_and_scores_have_any_scale(tmp_path: Path, kind: str) -> None:
+    rows = [dict(zip(("question", "answer", "relevance"), row, strict=True)) for row in FAQ]
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+        from pyarrow import Table
+        from pyarrow.parquet import write_table
+
+        numbered = [{**row, "relevance": float(row["relevance"])} for row in rows]
+        write_table(Table.from_pylist(numbered), tmp_path / "faq.parquet")
+        data = read_sts(tmp_path / "faq.parquet", NAMED)
+    elif kind == "jsonl":
+        data = read_sts(write(tmp_path / "faq.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), NAMED)
+    elif kind == "tab":
+        data = read_sts(write(tmp_path / "faq.tsv", faq("\t")), NAMED)
+    elif kind == "comma":
+        named = {"text1": "question", "text2": "answer", "score": "relevance"}
+        data = read_sts(write(tmp_path / "faq.csv", faq(",")), named)
+    else:
+        (tmp_path / "faq.csv").write_bytes(faq(";").encode("cp1252"))
+        data = read_sts(tmp_path / "faq.csv", NAMED, dialect_of("cp1252", "semicolon"))
+    assert (data.first, data.second) == ([row[0] for row in FAQ], [row[1] for row in FAQ])
+    assert data.scores.tolist() == [87.5, 0, 100]
+
+
+def test_a_file_with_other_columns_is_refused_with_the_option_that_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.csv", faq(","))
+    with pytest.raises(InputError) as refused:
+        read_sts(path)
+    assert "it has id, question, answer, relevance" in str(refused.value)
+    suggested = re.search("`columns=(.+)`", str(refused.value))
+    assert suggested is not None and suggested[1] == NAMED
+    assert read_sts(path, suggested[1]).first == [row[0] for row in FAQ]
+    for columns, message in (
+        ("text1=question,text2=answer,score=rel", "has no column 'rel', which `columns` names"),
+        ("question=text1", "`columns` has 'question=text1'. Write it as text1=COLUMN"),
+        ("text1=question,text1=answer", "names text1 twice"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_sts(path, columns)
+
+
+def test_another_separator_or_encoding_is_refused_with_the_option_that_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.csv", faq(";"))
+    with pytest.raises(InputError, match=r"line 1 has no comma, .* say so with `separator=semicolon`"):
+        read_sts(path, NAMED)
+    path.write_bytes(faq(";").encode("cp1252"))
+    with pytest.raises(InputError, match=r"line 3 is not UTF-8 .* name its encoding, for example `encoding=cp1252`"):
+        read_sts(path, NAMED, dialect_of(separator=";"))
+    with pytest.raises(InputError, match=r"Unknown `separator` 'dash'\. Choose one of: comma, semicolon, tab, pipe"):
+        dialect_of(separator="dash")
