@@ -12,6 +12,7 @@ __all__ = ["EXAMPLES", "report"]
 
 EXAMPLES = (
     "ese-deploy report bench.json --out report.html",
+    "ese-deploy report bench.json evaluation.json --out report.html",
     "ese-deploy report before.json after.json --out compare.html",
 )
 
@@ -20,7 +21,9 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RESULTS...", help="Files that ese-deploy bench wrote. Several are compared side by side."
+            metavar="RESULTS...",
+            help="Files that ese-deploy bench wrote. Several are compared side by side. An .html report also "
+            "shows files of ese-deploy evaluate --out and of the load generator in benchmarks/serve.",
         ),
     ],
     out: Annotated[
@@ -35,7 +38,7 @@ def report(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a report of bench results: one HTML file, Markdown with plots, or the plots alone."""
+    """Make a report of results: one HTML file, Markdown with plots, or the plots alone."""
     from ese_deploy.report import report as write
 
     written = write(results, out, note=_read_note(note) if note else "")

@@ -10,7 +10,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from ese_deploy.bench.results import Results
+from ese_deploy.report.answer import Answer, answer
 from ese_deploy.report.bench_plots import PLOTS, draw
+from ese_deploy.report.chart import chart
+from ese_deploy.report.files import EvaluationFile, ServeFile, evaluation_tables, serve_table, with_quality
 from ese_deploy.report.findings import (
     Headline,
     agreement_lines,
@@ -49,11 +52,20 @@ class _Part:
     noise: str
     pictures: list[_Picture]
     tables: list[Table]
+    answer: Answer
+    chart: Markup
     measured: list[tuple[str, str]]
     missing: list[str]
 
 
-def write_html(path: Path, results: Sequence[Results], names: Sequence[str], note: str = "") -> None:
+def write_html(
+    path: Path,
+    results: Sequence[Results],
+    names: Sequence[str],
+    note: str = "",
+    evaluations: Sequence[EvaluationFile] = (),
+    served: Sequence[ServeFile] = (),
+) -> None:
     """Write the report.
 
     Args:
@@ -61,6 +73,8 @@ def write_html(path: Path, results: Sequence[Results], names: Sequence[str], not
         results: the results; several are compared side by side.
         names: a name for each.
         note: text at the top of the report; an empty line separates paragraphs.
+        evaluations: results of ``evaluate``; their figures replace those of the bundle of the same name.
+        served: results of loads on a server.
 
     Raises:
         InputError: the file cannot be written.
@@ -73,10 +87,16 @@ def write_html(path: Path, results: Sequence[Results], names: Sequence[str], not
         undefined=jinja2.StrictUndefined,
     )
     several = len(results) > 1
+    results = [with_quality(one, evaluations) for one in results]
+    models = [*(one.name for one in results), *(one.model for one in evaluations)]
+    others = [table for place, one in enumerate(evaluations) for table in evaluation_tables(one, f"evaluation-{place}")]
+    others += [serve_table(one, f"server-{place}") for place, one in enumerate(served)]
     page = environment.get_template(_TEMPLATE).render(
         parts=[_part(position, one, name) for position, (one, name) in enumerate(zip(results, names, strict=True))],
         together=side_by_side(results, names) if several else None,
         agreement=agreement_lines(results, names) if several else [],
+        title=", ".join(dict.fromkeys(models)) or "a server",
+        others=others,
         note=[paragraph.strip() for paragraph in note.split("\n\n") if paragraph.strip()],
     )
     with write_atomic(path) as file:
@@ -84,6 +104,7 @@ def write_html(path: Path, results: Sequence[Results], names: Sequence[str], not
 
 
 def _part(position: int, results: Results, name: str) -> _Part:
+    found = answer(results)
     return _Part(
         key=f"r{position}",
         name=name,
@@ -93,6 +114,8 @@ def _part(position: int, results: Results, name: str) -> _Part:
         noise=noise_line(results),
         pictures=_pictures(f"r{position}", results),
         tables=result_tables(results),
+        answer=found,
+        chart=chart(found, f"r{position}"),
         measured=measured_on(results),
         missing=not_measured(results),
     )

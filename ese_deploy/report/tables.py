@@ -11,6 +11,9 @@ from ese_deploy.report.analysis import AGREE, baseline_ratios, depth_lines, main
 
 __all__ = ["Cell", "Column", "Table", "batching", "cell", "number", "result_tables", "side_by_side"]
 
+# Cores of other processes from which on timings are marked.
+_MUCH_LOAD = 0.3
+
 Mark = Literal["", "win", "loss", "noisy"]
 
 
@@ -170,8 +173,9 @@ def _throughput(results: Results) -> Table:
                     Cell(group.study),
                     *_case(group),
                     Cell(batching(row)),
-                    cell(row.timing.rate(texts.texts)),
+                    _timed(row, row.timing.rate(texts.texts)),
                     *_ratio_cells(row, reference),
+                    _load(group),
                     cell(row.timing.rate(texts.tokens)),
                     cell(row.padding, f"{row.padding:.1%}" if row.padding is not None else "unknown"),
                     cell(row.timing.rate(row.operations) / 1e9),
@@ -183,10 +187,10 @@ def _throughput(results: Results) -> Table:
         "throughput",
         "Throughput",
         "All texts once, medians over rounds. GFLOP/s count the matrix products of the texts without padding. Their "
-        "share is of peak GEMM, the machine's own matrix products in the same dtype and rounds.",
+        f"share is of peak GEMM, the machine's own matrix products in the same dtype and rounds. {_UNCERTAIN}",
         _columns(
             [*_CONTENDER, "study", *_CASE, "batch"],
-            ["texts/s", "× full fp32", "quartiles", "tokens/s", "padding", "GFLOP/s", "of peak GEMM"],
+            ["texts/s", "× full fp32", "quartiles", "others, cores", "tokens/s", "padding", "GFLOP/s", "of peak GEMM"],
             remark=True,
         ),
         rows,
@@ -200,16 +204,16 @@ def _latency(results: Results) -> Table:
             continue
         reference = reference_row(group, results)
         for row in group.rows:
-            times = [cell(row.timing.percentiles[name] * 1e3) for name in ("p50", "p95", "p99")]
-            calls = cell(row.timing.calls, str(row.timing.calls))
-            rows.append([*_contender(row), *_case(group), *times, *_ratio_cells(row, reference), calls, _remark(row)])
+            times = [_timed(row, row.timing.percentiles[name] * 1e3) for name in ("p50", "p95", "p99")]
+            tail = [_load(group), cell(row.timing.calls, str(row.timing.calls)), _remark(row)]
+            rows.append([*_contender(row), *_case(group), *times, *_ratio_cells(row, reference), *tail])
     return Table(
         "latency",
         "Latency of one text",
-        "Milliseconds from one text to its vector, over the calls of all rounds.",
+        f"Milliseconds from one text to its vector, over the calls of all rounds. {_UNCERTAIN}",
         _columns(
             [*_CONTENDER, *_CASE],
-            ["p50, ms", "p95, ms", "p99, ms", "× full fp32", "quartiles", "calls"],
+            ["p50, ms", "p95, ms", "p99, ms", "× full fp32", "quartiles", "others, cores", "calls"],
             remark=True,
         ),
         rows,
@@ -320,6 +324,7 @@ def _trials(results: Results) -> Table:
     )
 
 
+_UNCERTAIN = "~: noisy, known less precisely than 5%. Others: cores that other processes used meanwhile."
 _CONTENDER = ("contender", "target")
 _CASE = ("texts", "threads")
 
@@ -341,6 +346,17 @@ def _speed(group: Group, row: Row, results: Results) -> Cell:
     if group.kind == "latency":
         return cell(row.timing.percentiles["p50"] * 1e3)
     return cell(row.timing.rate(results.texts[group.length].texts))
+
+
+def _timed(row: Row, value: float) -> Cell:
+    """A figure of a row, with a sign where it is noisy."""
+    return cell(value, f"~{number(value)}", "noisy") if row.timing.noisy else cell(value)
+
+
+def _load(group: Group) -> Cell:
+    """The cores that others used while a group was timed."""
+    load = group.other_load
+    return Cell("unknown") if load is None else cell(load, f"{load:.2f}", "noisy" if load > _MUCH_LOAD else "")
 
 
 def _ratio_cell(found: Ratio) -> Cell:

@@ -328,5 +328,5 @@ def browse(
 
 def rows_of(dom: str, key: str) -> list[list[str]]:
     """Texts of a table's cells, in the order that the browser holds them."""
-    table = re.search(rf'<table data-key="{key}">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL)[1]
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    table = re.search(rf'<table data-key="{key}"[^>]*>.*?<tbody[^>]*>(.*?)</tbody>', dom, re.DOTALL)[1]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)]
