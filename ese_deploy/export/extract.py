@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from ese_deploy.export.projection import append_truncation
+from ese_deploy.export.prune import prune_positions
 from ese_deploy.export.trace import output_name
 from ese_deploy.export.weights import INLINE_BYTES, WeightsFile
 from ese_deploy.target import Target
@@ -42,6 +43,7 @@ def extract(model: ir.Model, target: Target, weights: WeightsFile, version: str)
     """
     graph = ir.convenience.extract(model.graph, list(model.graph.inputs), [output_name(target.depth)])
     graph.name = target.name
+    prune_positions(graph)
     append_truncation(graph, target.dim)
     graph.outputs[0].name = OUTPUT
     _order_initializers(graph)
