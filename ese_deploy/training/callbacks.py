@@ -15,7 +15,9 @@ from ese_deploy.losses.batch import check_parameters
 from ese_deploy.system.files import write_atomic
 from ese_deploy.system.progress import Progress
 from ese_deploy.training.data import TrainingData
+from ese_deploy.training.plan import warm_up_warning
 from ese_deploy.training.run_folder import finish_checkpoint
+from ese_deploy.training.timing import TimeLeft
 
 __all__ = ["CompleteCheckpoints", "SpearmanEachEpoch", "StepLog"]
 
@@ -35,11 +37,22 @@ class StepLog(TrainerCallback):
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._left = TimeLeft()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn of a warm-up that the run does not finish."""
+        warning = warm_up_warning(int(args.warmup_steps), state.max_steps)
+        if warning and state.is_world_process_zero:
+            logger.warning("%s", warning)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step."""
         if state.is_world_process_zero:
             self._progress("training", state.global_step, state.max_steps)
+            if self._left.step(state.global_step) and (words := self._left.words(state.max_steps)):
+                logger.info("step %d/%d  %s", state.global_step, state.max_steps, words)
 
     def on_log(
         self,
@@ -58,6 +71,8 @@ class StepLog(TrainerCallback):
         cells += [f"{name} {value:.4g}" for name, value in parts.items()]
         if "grad_norm" in logs:
             cells += [f"gradient {logs['grad_norm']:.3g}", f"rate {logs['learning_rate']:.3g}"]
+        if words := self._left.words(state.max_steps):
+            cells.append(words)
         logger.info("%s", "  ".join(cells))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from ese_deploy.training.columns import Layout, parse_mapping
 from ese_deploy.training.data import TrainingData, add_spans, load_data, load_formats
 from ese_deploy.training.labels import check_labels, examples
 from ese_deploy.training.model import LoadedModel, load_model, set_dropout, unfused_attention
+from ese_deploy.training.plan import plan_lines
 from ese_deploy.training.projections import (
     fit_initial,
     fit_length,
@@ -40,6 +42,7 @@ from ese_deploy.training.projections import (
 from ese_deploy.training.run_folder import RunFolder, fixed_settings, is_done, last_checkpoint, open_run
 from ese_deploy.training.save import finish_model, reads_states, write_checkpoint
 from ese_deploy.training.settings import TrainingSettings
+from ese_deploy.training.timing import with_log_lines
 from ese_deploy.training.trainer import EseTrainer, choose_precision, text_columns, training_arguments, world_size
 
 __all__ = ["train_model", "truncate_only"]
@@ -61,6 +64,16 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
         InputError: a setting, the model or the data is wrong; raised before training starts.
         TrainingError: the loss or a weight is not finite, no step was made, or memory ran out.
     """
+    if not settings.dry_run:
+        _train(settings, with_log_lines(progress), None)
+        return
+    # The trainer creates its folder.
+    with tempfile.TemporaryDirectory() as folder:
+        _train(settings, progress, Path(folder))
+
+
+def _train(settings: TrainingSettings, progress: Progress, dry: Path | None) -> None:
+    """Train; in a dry run, do everything before the first step, with a folder that is removed afterwards."""
     settings = choose_precision(settings)
     settings = dataclasses.replace(settings, workers=min(settings.workers, os.cpu_count() or 1))
     set_seed(settings.seed)
@@ -77,11 +90,11 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
     texts = projection_texts(data, collator, settings.projection_texts, settings.seed)
     longest = fit_length(settings.max_length, loaded.max_seq_length)
     loss = _build_loss(settings, loaded.model, layouts, len(texts))
-    run = _open_run(settings, loaded.model)
+    run = _open_run(settings, loaded.model) if dry is None else RunFolder(dry, dry, None)
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows, label_free=any(layout.label_free for layout in layouts))
-    if isinstance(loss, EseLoss) and loss.projections is not None and run.checkpoint is None:
-        fit_initial(loss, texts, longest, arguments)
+    if isinstance(loss, EseLoss) and loss.projections is not None and run.checkpoint is None and dry is None:
+        fit_initial(loss, texts, longest, arguments, progress)
     valid = None
     if settings.valid:
         allowed = [layout.columns for layout in layouts]
@@ -106,6 +119,9 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
         data_collator=collator,
         callbacks=callbacks,
     )
+    if dry is not None:
+        _log_lines(plan_lines(trainer, loss, settings, len(texts)))
+        return
     precision = "fp16" if settings.fp16 else "bf16" if settings.bf16 else "fp32"
     place = f"{arguments.device.type} in {precision}"
     logger.info("Training on %s, processes: %d, seed: %d", place, world_size(), settings.seed)
@@ -113,7 +129,7 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
         _run(trainer, run, loss)
     check_parameters(loss)
     if trainer.is_world_process_zero():
-        projections = refit_trained(loss, loaded.model, texts, longest, arguments, settings.projection_refit)
+        projections = refit_trained(loss, loaded.model, texts, longest, arguments, settings.projection_refit, progress)
         finish_model(loaded, contract, settings, projections)
     if distributed.is_initialized():
         distributed.barrier()
@@ -161,7 +177,7 @@ def _load_formats(settings: TrainingSettings) -> tuple[TrainingData, ...]:
         split=settings.train_split,
         mapping=parse_mapping(settings.column_rename_mapping),
         label_free=settings.label_free,
-        dialect=dialect_of(settings.encoding, settings.separator),
+        dialect=dialect_of(settings.encoding or "utf-8", settings.separator),
     )
     if settings.spans:
         if not any(part.layout.format == "texts" for part in data):
@@ -190,7 +206,7 @@ def _load_data(
         mapping=mapping,
         strict=False,
         label_free=label_free,
-        dialect=dialect_of(settings.encoding, settings.separator),
+        dialect=dialect_of(settings.encoding or "utf-8", settings.separator),
     )
     _log_lines(data.description)
     if data.layout.columns not in allowed:

@@ -13,6 +13,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.losses import AngleLoss, EseLoss, fit_projections
 from ese_deploy.projections.pca import minimum_texts
 from ese_deploy.projections.projection import Projection
+from ese_deploy.system.progress import Progress, silent
 from ese_deploy.training.collate import Collator
 from ese_deploy.training.data import TrainingData
 
@@ -93,7 +94,11 @@ def fit_length(max_length: int, limit: int) -> int:
 
 
 def fit_initial(
-    loss: EseLoss, texts: Sequence[str], max_length: int, arguments: SentenceTransformerTrainingArguments
+    loss: EseLoss,
+    texts: Sequence[str],
+    max_length: int,
+    arguments: SentenceTransformerTrainingArguments,
+    progress: Progress = silent,
 ) -> None:
     """Fit the projections of a loss before training; all processes get the same.
 
@@ -102,6 +107,7 @@ def fit_initial(
         texts: of :func:`projection_texts`.
         max_length: longest text in tokens.
         arguments: arguments of the trainer.
+        progress: called between batches.
     """
     device = arguments.device
     # Training changes these projections, so that more texts are only worth their time after it.
@@ -109,7 +115,7 @@ def fit_initial(
     logger.info("Fitting projections of the exits on %s texts.", f"{len(few):,}")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        loss.set_projections(fit_projections(loss.model, few, loss.exits, max_length))
+        loss.set_projections(fit_projections(loss.model, few, loss.exits, max_length, progress))
     if distributed.is_initialized():
         assert loss.projections is not None
         loss.projections.to(device)
@@ -124,6 +130,7 @@ def refit_trained(
     max_length: int,
     arguments: SentenceTransformerTrainingArguments,
     share: float,
+    progress: Progress = silent,
 ) -> dict[int, Projection]:
     """The projections to write: a mixture of the trained ones and of a new ridge regression on the trained layers.
 
@@ -137,6 +144,7 @@ def refit_trained(
         max_length: longest text in tokens.
         arguments: arguments of the trainer.
         share: weight of the fitted ones, 0 to 1.
+        progress: called between batches.
     """
     trained = loss.trained_projections() if isinstance(loss, EseLoss) else {}
     if not isinstance(loss, EseLoss) or not trained or not share:
@@ -144,4 +152,4 @@ def refit_trained(
     device = arguments.device
     logger.info("Fitting projections of the exits again on %s texts.", f"{len(texts):,}")
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        return fit_projections(model, texts, loss.exits, max_length, trained=trained, share=share)
+        return fit_projections(model, texts, loss.exits, max_length, progress, trained=trained, share=share)

@@ -149,6 +149,11 @@ class TrainingSettings:
 
     preset: str = _run("Start from a named preset or a TOML file; other options override it.", "", old="recipe")
     resume: bool = _run("Continue after the last complete checkpoint of this output folder.", False, switch)
+    dry_run: bool = _run(
+        "Check settings, model and data, print what training would see and how many steps it takes, and write nothing.",
+        False,
+        switch,
+    )
 
     model: str = _model("The checkpoint to train: a folder, a hub id or package:NAME.", "", old="model_name_or_path")
     pooling: str = _model(
@@ -195,7 +200,7 @@ class TrainingSettings:
     scored_subset: str = _data("Configuration of the scored pairs.", "", old="valid_subset_name_for_callback")
     scored_split: str = _data("Split of the scored pairs.", "train", old="valid_split_name_for_callback")
     column_rename_mapping: str = _data("Rename columns: 'old:new;old2:new2'.", "")
-    encoding: str = _data("Decode data files with this encoding, for example cp1252.", "utf-8")
+    encoding: str = _data("Decode data files with this encoding, for example cp1252. Without it: utf-8.", "")
     separator: str | None = _data(
         f"Split the columns of .csv files at this character: {', '.join(SEPARATORS)}. Without it: comma.", None
     )
