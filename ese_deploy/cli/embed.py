@@ -132,7 +132,8 @@ def embed(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16. "
+            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16; "
+            "onnxruntime:mapped shares its weights. "
             f"Default: the engine of the profile, or {DEFAULT_ENGINE}.",
         ),
     ] = None,

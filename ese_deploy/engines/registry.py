@@ -81,6 +81,7 @@ _ROWS = (
         dtypes=("fp32", "int8"),
         extra="cpu",
         packages={"onnxruntime": "1.21.1", "onnxruntime-gpu": "1.23"},
+        options=("mapped",),
         opt_in=False,
     ),
     EngineRow(
@@ -205,7 +206,8 @@ def load_engine(name: str) -> Engine:
 
     Args:
         name: one of :data:`ENGINES`. A GPU engine takes a GPU's number, as in ``onnxruntime-cuda:1``; OpenVINO takes
-            ``openvino:bf16``, which computes fp32 targets in bf16.
+            ``openvino:bf16``, which computes in bf16 what is not int8, and ONNX Runtime ``onnxruntime:mapped``, which
+            computes on mapped weights.
 
     Raises:
         EngineError: there is no such engine, no such device, or its library is missing or broken.
