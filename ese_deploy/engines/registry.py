@@ -9,6 +9,7 @@ from ese_deploy.engines.base import Engine
 from ese_deploy.errors import EngineError
 
 __all__ = [
+    "AUTO_ENGINE",
     "DEFAULT_ENGINE",
     "ENGINES",
     "GPU_ENGINES",
@@ -133,6 +134,9 @@ REGISTRY: Mapping[str, EngineRow] = {row.name: row for row in _ROWS}
 
 ENGINES = tuple(REGISTRY)
 """Names of all engines."""
+
+AUTO_ENGINE = "auto"
+"""Where an engine is named: the fastest one, see :func:`ese_deploy.runtime.fastest.fastest_engine`."""
 
 DEFAULT_ENGINE = next(row.name for row in _ROWS if not row.opt_in)
 """The engine that runs when none is named."""

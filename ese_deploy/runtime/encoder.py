@@ -1,5 +1,6 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
+import logging
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -7,7 +8,7 @@ from ese_deploy.bundle.hub import fetch_bundle
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space
 from ese_deploy.bundle.versions import retry_when_replaced
-from ese_deploy.engines import DEFAULT_ENGINE, Engine
+from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, Engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.base import BaseEncoder
 from ese_deploy.runtime.loaded import LoadedTarget
@@ -16,6 +17,8 @@ from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
+
+_log = logging.getLogger(__name__)
 
 
 class Opening(TypedDict, total=False):
@@ -88,7 +91,8 @@ class Encoder(BaseEncoder):
             query_target: the target for queries, such as ``"3x128"``. It goes with ``document_target``, and both have
                 one dim and one embedding space.
             document_target: the target for documents, such as ``"6x128"``.
-            engine: the inference engine. Default: ``"onnxruntime"``.
+            engine: the inference engine. Default: ``"onnxruntime"``. ``"auto"`` is the fastest of those that are
+                installed, see :func:`ese_deploy.runtime.fastest.fastest_engine`.
             threads: threads that compute. Default: every core that the process may use.
             space: ``"source"`` gives vectors in the embedding space of the model that the bundle was made of, for an
                 index that another tool made with it. It needs targets of full width that share the space of the full
@@ -116,6 +120,12 @@ class Encoder(BaseEncoder):
             return opened, *targets, load_tokenizer(opened)
 
         folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+        if isinstance(chosen, str) and chosen == AUTO_ENGINE:
+            from ese_deploy.runtime.fastest import fastest_engine
+
+            found = fastest_engine(bundle, document_target or target, threads)
+            _log.info(found.reason)
+            chosen = found.engine
         opened, documents, queries, tokenizer = retry_when_replaced(folder / MANIFEST_FILE, load)
         reopening = None
         if isinstance(chosen, str):
