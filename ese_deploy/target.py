@@ -53,7 +53,7 @@ class Target:
     """One deployable size of a model.
 
     Attributes:
-        depth: number of transformer layers that run, from 1.
+        depth: number of transformer layers that run; 0 for a lookup of token vectors.
         dim: number of leading dimensions that are kept, at least 8.
         dtype: a key of :data:`DTYPES`.
 
@@ -66,8 +66,8 @@ class Target:
     dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise InputError(f"Target '{self}' has depth {self.depth}. Choose a depth of at least 1.")
+        if self.depth < 0:
+            raise InputError(f"Target '{self}' has depth {self.depth}. Choose a depth of at least 0.")
         if self.dim < MIN_DIM:
             raise InputError(f"Target '{self}' has {self.dim} dimensions. Choose at least {MIN_DIM}.")
         if self.dtype not in DTYPES:

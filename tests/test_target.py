@@ -28,7 +28,6 @@ def test_another_form_is_refused_with_an_example(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0x128", "Target '0x128' has depth 0. Choose a depth of at least 1."),
         ("3x4", "Target '3x4' has 4 dimensions. Choose at least 8."),
         ("3x64:fp8", "Unknown dtype 'fp8'. Choose one of: fp32, fp16, bf16, int8, int8-fp16."),
         ("3x64:int8-dynamic", "Dtype 'int8-dynamic' is no longer supported. Choose one of: fp32, "),

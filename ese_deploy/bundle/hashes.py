@@ -10,6 +10,7 @@ from ese_deploy.bundle.reader import (
     read_projection,
     read_ranges_file,
     read_tokenizer,
+    read_tokens,
     verify_weights,
 )
 from ese_deploy.system.progress import Progress, silent
@@ -36,6 +37,7 @@ def check_files(bundle: Bundle, progress: Progress = silent) -> Iterator[str]:
         (manifest.tokenizer, read_tokenizer),
         (manifest.golden, load_golden),
         (manifest.projection_file, read_projection),
+        (manifest.tokens, read_tokens),
         (manifest.profiles, read_profiles_file),
         (manifest.ranges, read_ranges_file),
         (manifest.config, lambda bundle: read_config(bundle, manifest.config)),

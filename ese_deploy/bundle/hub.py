@@ -110,7 +110,10 @@ def push_bundle(bundle: str | Path | Bundle, name: str, *, private: bool = False
 
 
 def _optional(manifest: Manifest) -> list[FileEntry]:
-    files = (manifest.projection_file, manifest.profiles, manifest.ranges, manifest.config, manifest.tokenizer_config)
+    files = (
+        *(manifest.projection_file, manifest.tokens),
+        *(manifest.profiles, manifest.ranges, manifest.config, manifest.tokenizer_config),
+    )
     return [entry for entry in files if entry is not None]
 
 
@@ -122,8 +125,9 @@ def _files(manifest: Manifest, targets: Iterable[TargetEntry], projections: bool
     yield from (entry.file for entry in manifest.weights if entry.dtype in dtypes)
     yield manifest.tokenizer.file
     yield manifest.golden.file
-    skipped = None if projections else manifest.projection_file
-    yield from (entry.file for entry in _optional(manifest) if entry is not skipped)
+    # Only `verify` reads the token features.
+    skipped = [manifest.tokens, *([] if projections else [manifest.projection_file])]
+    yield from (entry.file for entry in _optional(manifest) if entry not in skipped)
 
 
 def _download(name: str, file: str, revision: str | None) -> Path:

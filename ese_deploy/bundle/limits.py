@@ -16,6 +16,8 @@ _MAX_TOKENIZER = 64 * _MIB
 _MAX_JSON = 16 * _MIB
 _MAX_PROFILES = 1 << 18
 _MAX_PROJECTIONS = 512 * _MIB
+# A vocabulary of 500,000 tokens with vectors of 2,048 dimensions.
+_MAX_TOKENS = 4096 * _MIB
 _MAX_LENGTH = 1 << 20
 _MAX_PROMPTS = 1024
 _MAX_PROMPT = 1 << 14
@@ -40,6 +42,7 @@ def check_limits(manifest: Manifest, where: Path) -> None:
         (manifest.ranges, _MAX_JSON),
         (manifest.profiles, _MAX_PROFILES),
         (manifest.projection_file, _MAX_PROJECTIONS),
+        (manifest.tokens, _MAX_TOKENS),
     ]
     for entry, most in files:
         if entry is not None and entry.bytes > most:

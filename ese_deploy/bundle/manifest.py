@@ -162,7 +162,8 @@ class TargetEntry(FileEntry, frozen=True, kw_only=True):
     """One deployable graph."""
 
     name: str
-    depth: Positive
+    depth: Count
+    """Number of transformer layers that run; 0 for a lookup of token vectors."""
     dim: Positive
     dtype: str
     space: str
@@ -215,6 +216,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     """The user's texts that projections and output ranges were fitted on; null: the sample corpus."""
     projection_file: FileEntry | None = None
     """The matrices of the projections, for ``verify``; the graphs contain their own."""
+    tokens: FileEntry | None = None
+    """The rarity weights and token vectors that projections read, for ``verify``; null if they read neither."""
     prompts: dict[str, str]
     default_prompt_name: str | None = None
     max_seq_length: Positive

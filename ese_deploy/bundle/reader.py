@@ -38,6 +38,7 @@ __all__ = [
     "read_projection",
     "read_ranges_file",
     "read_tokenizer",
+    "read_tokens",
     "verify_weights",
     "weights_of",
 ]
@@ -248,6 +249,16 @@ def read_projection(bundle: Bundle) -> bytes | None:
     return None if entry is None else _read_entry(bundle.path, entry)
 
 
+def read_tokens(bundle: Bundle) -> bytes | None:
+    """The bytes of ``tokens.safetensors``, after a check of size and hash; None if no projection reads token features.
+
+    Raises:
+        BundleError: as for :func:`read_graph`.
+    """
+    entry = bundle.manifest.tokens
+    return None if entry is None else _read_entry(bundle.path, entry)
+
+
 def read_config(bundle: Bundle, entry: FileEntry | None) -> bytes | None:
     """The bytes of ``config.json`` or ``tokenizer_config.json``, after a check of size and hash; None without it.
 
@@ -361,7 +372,7 @@ def _downloaded(folder: Path, manifest: Manifest) -> Manifest:
     targets = [entry for entry in manifest.targets if present(entry) and entry.dtype in dtypes]
     if not targets:
         raise BundleError(f"{folder} holds the manifest of a bundle but no target. Download it with: ese-deploy pull")
-    optional = ("projection_file", "profiles", "ranges", "config", "tokenizer_config")
+    optional = ("projection_file", "tokens", "profiles", "ranges", "config", "tokenizer_config")
     missing = {name: None for name in optional if not present(getattr(manifest, name))}
     return msgspec.structs.replace(manifest, weights=weights, targets=targets, **missing)
 
@@ -374,6 +385,7 @@ def _further_files(manifest: Manifest) -> list[FileEntry]:
     """The optional files."""
     files = (
         manifest.projection_file,
+        manifest.tokens,
         manifest.profiles,
         manifest.ranges,
         manifest.config,

@@ -40,7 +40,7 @@ class BundleDraft:
 
     def add_file(
         self,
-        field: Literal["config", "golden", "profiles", "projection_file", "ranges", "tokenizer_config"],
+        field: Literal["config", "golden", "profiles", "projection_file", "ranges", "tokenizer_config", "tokens"],
         name: str,
         data: bytes,
     ) -> "BundleDraft":

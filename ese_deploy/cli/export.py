@@ -90,6 +90,15 @@ def export(
             "Default: the sample corpus.",
         ),
     ] = None,
+    token_features: Annotated[
+        str | None,
+        typer.Option(
+            "--token-features",
+            metavar="NAMES",
+            help="With --projection aligned: project also means weighted by the rarity of tokens (rarity) and token "
+            "vectors (table, needed for depth 0), or none of them. Default: rarity,table.",
+        ),
+    ] = None,
     space: Annotated[
         str,
         typer.Option(
@@ -148,6 +157,7 @@ def export(
             allow_pickle=allow_pickle,
             projection=projection,
             calibration=calibration,
+            token_features=token_features,
             space=cast(Space, space),
             opset=opset,
             max_seq_length=max_seq_length,

@@ -28,6 +28,7 @@ def export(
     allow_pickle: bool = False,
     projection: str | None = None,
     calibration: str | Path | None = None,
+    token_features: str | Sequence[str] | None = None,
     space: Space = "bundle",
     opset: int = 23,
     max_seq_length: int | None = None,
@@ -58,6 +59,9 @@ def export(
             on ``calibration``). By default ``trained`` if the checkpoint has projections, else ``prefix``.
         calibration: a ``.txt`` or ``.jsonl`` file of texts of your own, on which projections, activation scales and
             output ranges are fitted; by default they are fitted on the sample corpus.
+        token_features: what aligned projections read beside pooled token states: ``rarity`` (means of the states
+            weighted by the rarity of tokens), ``table`` (a table of token vectors, which is also depth 0), both, or
+            ``none``. By default both.
         space: ``source`` makes vectors of full width in the embedding space of the model, for an index that another
             tool made with it. By default projections lead onto principal components.
         opset: ONNX opset of the graphs: 23, or 18 for older engines.
@@ -93,6 +97,7 @@ def export(
         allow_pickle=allow_pickle,
         projection=projection,
         calibration=calibration,
+        token_features=token_features,
         space=space,
         opset=opset,
         max_seq_length=max_seq_length,

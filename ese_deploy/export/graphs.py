@@ -22,6 +22,7 @@ from ese_deploy.export.request import MINIMUM_ONNXRUNTIME
 from ese_deploy.export.trace import input_names
 from ese_deploy.export.weights import WeightsFile, external_tensors
 from ese_deploy.projections.projection import PROJECTIONS_FILE, encode_projections
+from ese_deploy.projections.tokens import TOKENS_FILE, encode_tokens
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
 
@@ -84,6 +85,8 @@ def make_graphs(
         draft = draft.add_file("projection_file", PROJECTIONS_FILE, encode_projections(projections.by_exit)).replace(
             projection=projections.kind, calibration=projections.calibration
         )
+        if projections.tokens is not None:
+            draft = draft.add_file("tokens", TOKENS_FILE, encode_tokens(projections.tokens))
     draft = draft.replace(
         full_depth_space=_space(checkpoint, checkpoint.depth, projections),
         source_space=_space(checkpoint, checkpoint.depth, None),

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ese_deploy.errors import InputError
+from ese_deploy.export.quantize import is_token_table
 
 __all__ = ["to_half"]
 
@@ -185,6 +186,8 @@ def _wide_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
     wide = {
         node for node in nodes if node.op_type in _WIDE or modules[node] in norms or not _in_backbone(modules[node])
     }
+    # Token vectors are rounded once, which halves the table; their sums are computed in fp32.
+    wide -= {node for node in nodes if is_token_table(node)}
     return wide | set(_feeding(node for node in nodes if node.op_type in ("Cos", "Sin") or _makes_index(node)))
 
 

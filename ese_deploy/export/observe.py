@@ -61,6 +61,8 @@ def calibrate_int8(
         progress: called after each batch, and after each activation.
     """
     products = find_activations(traced)
+    if not products:
+        return {}
     samples = _observe(checkpoint, traced, list(products), _texts(calibration), progress)
     chosen = {}
     for done, (name, nodes) in enumerate(products.items(), start=1):

@@ -14,7 +14,14 @@ from ese_deploy.export.calibrate import fit_projections
 from ese_deploy.export.convert import QuantizationSettings
 from ese_deploy.export.graphs import make_graphs
 from ese_deploy.export.observe import calibrate_int8
-from ese_deploy.export.plan import check_source_space, check_update, choose_projection, plan_quantization, plan_targets
+from ese_deploy.export.plan import (
+    check_source_space,
+    check_update,
+    choose_projection,
+    choose_token_features,
+    plan_quantization,
+    plan_targets,
+)
 from ese_deploy.export.projection import BundleProjections
 from ese_deploy.export.quantize import Activation
 from ese_deploy.export.record import verify_and_record
@@ -72,6 +79,7 @@ def run_export(checked: CheckedRequest, progress: Progress) -> Exported:
         check_source_space(checkpoint, kind, targets)
     if existing is not None:
         targets = check_update(existing, checkpoint, request.opset, kind, calibration, targets)
+    features = choose_token_features(checked.token_features, kind, existing, targets, checkpoint.depth)
     bits = 7 if request.reduce_range else 8
     if plan_quantization(existing, targets, calibration, bits) is None and request.reduce_range:
         raise InputError("`reduce_range` is for int8 and int8-fp16, and no target has such a dtype. Omit it.")
@@ -81,7 +89,7 @@ def run_export(checked: CheckedRequest, progress: Progress) -> Exported:
         depths = sorted({target.depth for target in targets})
         projections = BundleProjections(kind, None, checkpoint.projections) if kind == TRAINED else None
         if calibration is not None and kind in FITTED:
-            projections = fit_projections(checkpoint, backbone, depths, kind, calibration, existing, progress)
+            projections = fit_projections(checkpoint, backbone, depths, kind, calibration, existing, progress, features)
         if projections is not None and request.space == "source":
             projections = projections.to_source(checkpoint.depth)
         by_exit = projections.by_exit if projections else None

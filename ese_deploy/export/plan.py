@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle.manifest import Calibration, Quantization
+from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.spaces import full_depth_space, source_space
 from ese_deploy.errors import InputError
@@ -11,9 +12,18 @@ from ese_deploy.export.observe import describe_quantization
 from ese_deploy.export.request import TRAINED, CheckedRequest
 from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.projections.projection import PROJECTIONS_FILE
+from ese_deploy.projections.tokens import TOKEN_FEATURES
 from ese_deploy.target import DTYPES, Target
 
-__all__ = ["check_source_space", "check_update", "choose_projection", "grid", "plan_quantization", "plan_targets"]
+__all__ = [
+    "check_source_space",
+    "check_update",
+    "choose_projection",
+    "choose_token_features",
+    "grid",
+    "plan_quantization",
+    "plan_targets",
+]
 
 
 def grid(
@@ -53,6 +63,47 @@ def plan_targets(checkpoint: Checkpoint, checked: CheckedRequest) -> list[Target
         if target.dim > checkpoint.width:
             raise InputError(f"Target '{target}' is wider than the model. Choose 8 to {checkpoint.width} dimensions.")
     return sorted(set(targets))
+
+
+def choose_token_features(
+    wanted: frozenset[str] | None, kind: str, existing: Bundle | None, targets: Sequence[Target], full: int
+) -> frozenset[str]:
+    """What aligned projections read beside pooled states.
+
+    Args:
+        wanted: the names of the request; None: all, or those of the bundle to add to.
+        kind: the projection.
+        existing: the bundle to add to.
+        targets: the targets to make.
+        full: the full depth.
+
+    Raises:
+        InputError: the bundle to add to has others, or a target of depth 0 has no table.
+    """
+    present = None if existing is None else _present_features(existing)
+    if wanted is not None and present not in (None, wanted):
+        assert existing is not None and present is not None
+        raise _other_settings(existing, "token features", _named(present), _named(wanted))
+    features = wanted if wanted is not None else (present if present is not None else frozenset(TOKEN_FEATURES))
+    if "table" not in features and any(target.depth == 0 for target in targets):
+        assert existing is not None
+        raise InputError(
+            f"{existing.path} has no table of token vectors, which depth 0 needs. Replace it with `force`, or choose a "
+            f"depth of 1 to {full}."
+        )
+    return features if kind == "aligned" else frozenset()
+
+
+def _present_features(existing: Bundle) -> frozenset[str] | None:
+    """The token features of a bundle; None if its projections do not decide, because it has the full depth only."""
+    found = bundle_projections(existing) or {}
+    names = [one.tokens.names if one.tokens else frozenset[str]() for depth, one in found.items() if one.states]
+    names += [one.tokens.names for one in found.values() if one.tokens and one.is_lookup]
+    return names[0] if names else None
+
+
+def _named(features: frozenset[str]) -> str:
+    return ",".join(sorted(features)) or "none"
 
 
 def choose_projection(checkpoint: Checkpoint, wanted: str | None) -> str:

@@ -12,6 +12,7 @@ from onnx_ir.tape import Tape
 from ese_deploy.bundle.manifest import Calibration
 from ese_deploy.bundle.spaces import invert
 from ese_deploy.projections.projection import Projection
+from ese_deploy.projections.tokens import TokenFeatures
 
 __all__ = ["BundleProjections", "append_truncation", "fitted_space"]
 
@@ -34,6 +35,11 @@ class BundleProjections:
     calibration: Calibration | None
     by_exit: Mapping[int, Projection]
     in_source: bool = False
+
+    @property
+    def tokens(self) -> TokenFeatures | None:
+        """The token features that the projections read."""
+        return next((one.tokens for one in self.by_exit.values() if one.tokens is not None), None)
 
     def to_source(self, full: int) -> "BundleProjections":
         """The projections with the inverse of the full depth's after each; the full depth then needs none.

@@ -20,6 +20,7 @@ __all__ = [
     "LEVELS",
     "Activation",
     "find_activations",
+    "is_token_table",
     "round_columns",
     "to_int8",
     "weight_of",
@@ -126,9 +127,9 @@ def to_int8(
 
 
 def _found(model: ir.Model) -> dict[str, list[ir.Node]]:
-    """The result of :func:`find_activations`, which must not be empty."""
+    """The result of :func:`find_activations`, which must not be empty, unless the graph only looks up token vectors."""
     found = find_activations(model)
-    if not found:
+    if not found and not any(is_token_table(node) for node in model.graph):
         raise InputError("The traced graph contains no product with a weight and cannot be converted to int8.")
     return found
 
@@ -167,7 +168,7 @@ def _weight(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32], levels:
 def _tables(graph: ir.Graph) -> None:
     """Store the token embeddings in 8 bits."""
     for node in list(graph):
-        if _is_token_table(graph, node):
+        if is_token_table(node):
             _table(graph, node)
 
 
@@ -189,11 +190,13 @@ def _insert(graph: ir.Graph, before: ir.Node, nodes: Sequence[ir.Node]) -> None:
     graph.insert_before(before, nodes)
 
 
-def _is_token_table(graph: ir.Graph, node: ir.Node) -> bool:
+def is_token_table(node: ir.Node) -> bool:
     """Whether a node looks up the embeddings of tokens."""
     if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
         return False
-    return node.inputs[0].is_initializer() and node.inputs[1].name == "input_ids"
+    shape = list(node.inputs[0].shape or [])
+    looked_up = node.inputs[0].is_initializer() and node.inputs[1].name == "input_ids"
+    return looked_up and len(shape) == 2 and shape[1] != 1  # one column: the rarity of tokens
 
 
 def _table(graph: ir.Graph, node: ir.Node) -> None:

@@ -14,12 +14,14 @@ from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.bundle.spaces import Space, check_space
 from ese_deploy.errors import InputError
 from ese_deploy.export.texts import CalibrationTexts, read_calibration
+from ese_deploy.projections.tokens import TOKEN_FEATURES
 from ese_deploy.system.files import expand
 from ese_deploy.target import DTYPES, Target, parse_range
 
 __all__ = [
     "FITTED",
     "MINIMUM_ONNXRUNTIME",
+    "NO_TOKEN_FEATURES",
     "OPSET",
     "PROJECTIONS",
     "TRAINED",
@@ -43,10 +45,12 @@ PROJECTIONS = ("prefix", "pca", "aligned", TRAINED)
 FITTED = frozenset({"pca", "aligned"})
 """Projections that are fitted on calibration texts."""
 
+NO_TOKEN_FEATURES = "none"
+
 # The files of a bundle, temporary files of killed processes, and what a desktop adds to any folder.
 _BUNDLE_FILE = re.compile(
-    r"(manifest|config|tokenizer|tokenizer_config|golden|ranges)\.json|README\.md|profiles\.toml|projection\.safetensors"
-    r"|weights\.[a-z0-9-]+\.data|d\d+_k\d+\.[a-z0-9-]+\.onnx|\.DS_Store|\..+\.part-.+"
+    r"(manifest|config|tokenizer|tokenizer_config|golden|ranges)\.json|README\.md|profiles\.toml"
+    r"|(projection|tokens)\.safetensors|weights\.[a-z0-9-]+\.data|d\d+_k\d+\.[a-z0-9-]+\.onnx|\.DS_Store|\..+\.part-.+"
 )
 
 
@@ -85,6 +89,7 @@ class ExportRequest:
     allow_pickle: bool = False
     projection: str | None = None
     calibration: str | Path | None = None
+    token_features: str | Sequence[str] | None = None
     space: Space = "bundle"
     opset: int = OPSET
     max_seq_length: int | None = None
@@ -107,6 +112,7 @@ class CheckedRequest:
         depths: depths of the grid; empty: the trained exits.
         dims: dims of the grid; empty: the trained prefixes.
         dtypes: dtypes of the grid.
+        token_features: what aligned projections read beside pooled states; None: all, or what the bundle to add to has.
         existing: the bundle to add to.
         calibration: the calibration texts of the user.
     """
@@ -117,6 +123,7 @@ class CheckedRequest:
     depths: list[int]
     dims: list[int]
     dtypes: list[str]
+    token_features: frozenset[str] | None
     existing: Bundle | None
     calibration: CalibrationTexts | None
 
@@ -159,6 +166,8 @@ def check_request(request: ExportRequest) -> CheckedRequest:
         raise InputError(
             f"Projection '{request.projection}' is fitted on texts of your own. Name a file with `calibration`."
         )
+    token_features = _token_features(request)
+    _check_depth_0([target.depth for target in targets] + depths, request, token_features)
     check_space(request.space)
     if request.space == "source" and request.update:
         raise InputError("`update` cannot add to a bundle with `space=source`. Export all targets at once.")
@@ -167,7 +176,7 @@ def check_request(request: ExportRequest) -> CheckedRequest:
     # Fails early for a wrong name. A checkpoint of the hub is downloaded here and later found in the cache.
     locate(str(request.model), revision=request.revision, allow_pickle=request.allow_pickle)
     calibration = None if request.calibration is None else read_calibration(request.calibration)
-    return CheckedRequest(request, out, targets, depths, dims, dtypes, existing, calibration)
+    return CheckedRequest(request, out, targets, depths, dims, dtypes, token_features, existing, calibration)
 
 
 def check_output(out: Path, update: bool, force: bool) -> Bundle | None:
@@ -209,6 +218,34 @@ def _refuse_other_files(out: Path) -> None:
             raise InputError(
                 f"{path} is not part of a bundle and would be deleted with the old one. Move it elsewhere."
             )
+
+
+def _token_features(request: ExportRequest) -> frozenset[str] | None:
+    if request.token_features is None:
+        return None
+    names = _split(request.token_features)
+    allowed = (*TOKEN_FEATURES, NO_TOKEN_FEATURES)
+    unknown = [name for name in names if name not in allowed]
+    if unknown or (NO_TOKEN_FEATURES in names and len(names) > 1):
+        raise InputError(
+            f"Unknown `token_features` '{','.join(names)}'. Choose some of {', '.join(TOKEN_FEATURES)}, or "
+            f"{NO_TOKEN_FEATURES}."
+        )
+    if request.projection != "aligned":
+        raise InputError("`token_features` is for `projection=aligned`. Add it, or omit `token_features`.")
+    return frozenset(names) - {NO_TOKEN_FEATURES}
+
+
+def _check_depth_0(depths: Sequence[int], request: ExportRequest, features: frozenset[str] | None) -> None:
+    if 0 not in depths:
+        return
+    if request.projection != "aligned":
+        raise InputError(
+            "Depth 0 is a table of token vectors, fitted on texts. Add `projection=aligned` and `calibration`, or "
+            "choose a depth of at least 1."
+        )
+    if features is not None and "table" not in features:
+        raise InputError("Depth 0 needs the token feature 'table'. Add it to `token_features`, or omit them.")
 
 
 def _split(items: str | Sequence[T]) -> list[str | T]:

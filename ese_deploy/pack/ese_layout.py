@@ -15,7 +15,7 @@ from ese_deploy.bundle.writer import BundleDraft, describe_file
 from ese_deploy.export.weights import WeightsFile
 from ese_deploy.pack.graphs import load_graph
 from ese_deploy.pack.job import Layout, PackJob, Vectors
-from ese_deploy.projections.projection import PROJECTIONS_FILE, decode_projections, encode_projections
+from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, encode_projections, read_exit_matrix
 from ese_deploy.runtime import Encoder
 
 __all__ = ["ESE"]
@@ -70,6 +70,7 @@ def _manifest(manifest: Manifest, weights: list[WeightsEntry], entries: list[Tar
         profiles=None,
         ranges=None,
         projection_file=None,
+        tokens=None,
         quantization=manifest.quantization if quantized else None,
         full_depth_space=full_depth_space(manifest),
         source_space=source_space(manifest),
@@ -80,10 +81,10 @@ def _add_rotation(job: PackJob, draft: BundleDraft) -> BundleDraft:
     """Keep the rotation between the embedding spaces; the graphs contain the projections of their exits."""
     stored = read_projection(job.bundle)
     full = job.bundle.manifest.depth
-    found = {} if stored is None else decode_projections(stored, str(job.bundle.path))
-    if full not in found:
+    matrix = None if stored is None else read_exit_matrix(stored, full, str(job.bundle.path))
+    if matrix is None:
         return draft
-    return draft.add_file("projection_file", PROJECTIONS_FILE, encode_projections({full: found[full]}))
+    return draft.add_file("projection_file", PROJECTIONS_FILE, encode_projections({full: Projection(matrix)}))
 
 
 def _embed(job: PackJob, folder: Path) -> dict[str, Vectors]:

@@ -10,10 +10,10 @@ from ese_deploy.backbones import Checkpoint, read_checkpoint
 from ese_deploy.backbones.architectures import backbone_class
 from ese_deploy.backbones.modules import LEGACY_POOLINGS
 from ese_deploy.backbones.quiet import quiet_transformers
-from ese_deploy.bundle.reader import read_projection
+from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.errors import InputError
 from ese_deploy.pack.job import Layout, PackJob, Vectors, write_json, write_settings
-from ese_deploy.projections.projection import Projection, decode_projections
+from ese_deploy.projections.projection import Projection
 
 __all__ = ["SENTENCE_TRANSFORMERS"]
 
@@ -27,7 +27,7 @@ def _check(job: PackJob) -> None:
             f"sentence-transformers runs the PyTorch model, which is fp32. Choose {entry.depth}x{entry.dim}."
         )
     projection = _projection(job)
-    if projection is not None and projection.states:
+    if projection is not None and (projection.states or projection.is_lookup):
         raise InputError(
             f"The projection of depth {entry.depth} reads the states of several layers, and sentence-transformers has "
             f"no module for that. Choose depth {job.bundle.manifest.depth}, or the layout onnx."
@@ -36,8 +36,7 @@ def _check(job: PackJob) -> None:
 
 
 def _projection(job: PackJob) -> Projection | None:
-    stored = read_projection(job.bundle)
-    return None if stored is None else decode_projections(stored, str(job.bundle.path)).get(job.entry.depth)
+    return (bundle_projections(job.bundle) or {}).get(job.entry.depth)
 
 
 def _checkpoint(job: PackJob) -> Checkpoint:

@@ -9,12 +9,15 @@ from ese_deploy.projections.projection import (
     input_states,
 )
 from ese_deploy.projections.ridge import CrossMoments, fit_ridge, fit_ridge_projections
+from ese_deploy.projections.tokens import TOKENS_FILE, TokenFeatures
 
 __all__ = [
     "PROJECTIONS_FILE",
+    "TOKENS_FILE",
     "CrossMoments",
     "Moments",
     "Projection",
+    "TokenFeatures",
     "decode_projections",
     "encode_projections",
     "fit_pca",

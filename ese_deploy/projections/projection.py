@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ese_deploy.errors import BundleError
+from ese_deploy.projections.tokens import TOKEN_FEATURES, TokenFeatures
 
 __all__ = [
     "PROJECTIONS_FILE",
@@ -34,13 +35,23 @@ class Projection:
         matrix: float32 [width, inputs].
         states: if empty, x is the exit's own vector. Otherwise x concatenates the pooled token states of these layers,
             each scaled to norm 1. State 0 is the output of the embeddings.
+        tokens: if ``tokens`` has rarity weights, the means of the same states with these weights follow, each scaled to
+            norm 1; if it has a table, the sum of the text's token vectors follows, scaled to norm 1. Without states, x
+            is that sum alone.
     """
 
     matrix: NDArray[np.float32]
     states: tuple[int, ...] = ()
+    tokens: TokenFeatures | None = None
 
     def __repr__(self) -> str:
-        return f"Projection({list(self.matrix.shape)}, states={self.states})"
+        features = f", tokens={sorted(self.tokens.names)}" if self.tokens else ""
+        return f"Projection({list(self.matrix.shape)}, states={self.states}{features})"
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether it reads token vectors alone, so that no layer runs."""
+        return self.tokens is not None and not self.states
 
 
 def input_states(depth: int) -> tuple[int, ...]:
@@ -62,12 +73,13 @@ def encode_projections(projections: Mapping[int, Projection]) -> bytes:
     return save({_name(depth, projection): projection.matrix for depth, projection in sorted(projections.items())})
 
 
-def decode_projections(content: bytes, where: str) -> dict[int, Projection]:
+def decode_projections(content: bytes, where: str, tokens: TokenFeatures | None = None) -> dict[int, Projection]:
     """Decode a file of :func:`encode_projections`.
 
     Args:
         content: the file's bytes.
         where: its path, for the error message.
+        tokens: the token features that the projections may read.
 
     Raises:
         BundleError: the content has another format.
@@ -76,7 +88,7 @@ def decode_projections(content: bytes, where: str) -> dict[int, Projection]:
     from safetensors.numpy import load
 
     try:
-        return dict(_parse(name, tensor) for name, tensor in load(content).items())
+        return dict(_parse(name, tensor, tokens) for name, tensor in load(content).items())
     except (SafetensorError, ValueError) as error:
         raise BundleError(f"{where} is not a file of projections: {error}. Export or train again.") from error
 
@@ -113,15 +125,24 @@ def read_exit_matrix(content: bytes, depth: int, where: str) -> NDArray[np.float
 
 def _name(depth: int, projection: Projection) -> str:
     states = f".states_{'_'.join(map(str, projection.states))}" if projection.states else ""
-    return f"exit{depth:02d}{states}"
+    features = "".join(f".{name}" for name in sorted(projection.tokens.names)) if projection.tokens else ""
+    return f"exit{depth:02d}{states}{features}"
 
 
-def _parse(name: str, tensor: NDArray[np.float32]) -> tuple[int, Projection]:
-    depth, _, listed = name.removeprefix("exit").partition(".states_")
-    states = tuple(int(state) for state in listed.split("_")) if listed else ()
-    if tensor.ndim != 2 or tensor.dtype != np.float32 or any(not 0 <= state <= int(depth) for state in states):
+def _parse(name: str, tensor: NDArray[np.float32], tokens: TokenFeatures | None) -> tuple[int, Projection]:
+    exit_, *parts = name.split(".")
+    depth = int(exit_.removeprefix("exit"))
+    features = frozenset(part for part in parts if part in TOKEN_FEATURES)
+    listed = [part.removeprefix("states_") for part in parts if part not in TOKEN_FEATURES]
+    states = tuple(int(state) for state in listed[0].split("_")) if listed else ()
+    if tensor.ndim != 2 or tensor.dtype != np.float32 or any(not 0 <= state <= depth for state in states):
         raise ValueError(f"'{name}' is not the projection of an exit")
-    return int(depth), Projection(tensor, states)
+    if features and (tokens is None or features != tokens.names):
+        raise ValueError(f"'{name}' reads token features that are not there")
+    projection = Projection(tensor, states, tokens if features else None)
+    if projection.is_lookup and depth:
+        raise ValueError(f"'{name}' is a lookup, which is depth 0")
+    return depth, projection
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ese_deploy.projections.pca import Moments, fit_pca, mean_squares
 from ese_deploy.projections.projection import Projection, unit_rows
 
-__all__ = ["CrossMoments", "fit_ridge", "fit_ridge_projections"]
+__all__ = ["CrossMoments", "fit_ridge", "fit_ridge_projections", "restore_spread"]
 
 Rows = NDArray[np.floating]
 
@@ -59,6 +59,13 @@ class CrossMoments:
         self._own += x.T @ x
         self._cross += unit_rows(y).T @ x
 
+    def part(self, places: NDArray[np.int64]) -> "CrossMoments":
+        """The moments of some of the inputs."""
+        self._add_waiting()
+        part = CrossMoments(len(places), self.width, self.count)
+        part._own, part._cross = self._own[np.ix_(places, places)], self._cross[:, places]
+        return part
+
     def solve(self, ridge: float) -> NDArray[np.float64]:
         """The matrix M, [width, inputs], that minimises the sum of |M x - y|^2 + ridge * trace(X) / inputs * |M|^2."""
         self._add_waiting()
@@ -85,6 +92,24 @@ def fit_ridge(moments: CrossMoments, components: Projection, ridge: float = _RID
     return matrix
 
 
+def restore_spread(
+    matrix: NDArray[np.float64], moments: CrossMoments, wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Scale the components of projected texts to the mean squares that they have in the full model's vectors.
+
+    Regression shrinks what it cannot predict, the last components most. This ranks better than the smallest error does.
+
+    Args:
+        matrix: [width, inputs].
+        moments: of the inputs.
+        wanted: mean squares of the full model's components, [width].
+    """
+    found = moments.mean_squares(matrix)
+    factors = np.sqrt(np.divide(wanted, found, out=np.ones(len(found)), where=found > 0))
+    scaled: NDArray[np.float64] = matrix * factors[:, None]
+    return scaled
+
+
 def fit_ridge_projections(
     full: int,
     width: int,
@@ -97,9 +122,6 @@ def fit_ridge_projections(
     components: Projection | None = None,
 ) -> dict[int, Projection]:
     """Fit the projections of several exits in one pass over texts.
-
-    Regression shrinks what it cannot predict, the last components most. Scaling each component to the mean square that
-    it has in the full model's vectors ranks better than the smallest error does.
 
     Args:
         full: the full depth. Its projection is the PCA projection of its vectors.
@@ -128,7 +150,6 @@ def fit_ridge_projections(
         if trained:
             matrix = (1 - share) * trained[depth].matrix + share * matrix
         if restore:
-            found = moments[depth].mean_squares(matrix)
-            matrix *= np.sqrt(np.divide(wanted, found, out=np.ones(width), where=found > 0))[:, None]
+            matrix = restore_spread(matrix, moments[depth], wanted)
         projections[depth] = Projection(np.ascontiguousarray(matrix, np.float32), read)
     return projections

@@ -1,6 +1,5 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
-import logging
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -8,7 +7,7 @@ from ese_deploy.bundle.hub import fetch_bundle
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space
 from ese_deploy.bundle.versions import retry_when_replaced
-from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, Engine
+from ese_deploy.engines import Engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.base import BaseEncoder
 from ese_deploy.runtime.loaded import LoadedTarget
@@ -17,8 +16,6 @@ from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
-
-_log = logging.getLogger(__name__)
 
 
 class Opening(TypedDict, total=False):
@@ -91,8 +88,7 @@ class Encoder(BaseEncoder):
             query_target: the target for queries, such as ``"3x128"``. It goes with ``document_target``, and both have
                 one dim and one embedding space.
             document_target: the target for documents, such as ``"6x128"``.
-            engine: the inference engine. Default: ``"onnxruntime"``. ``"auto"`` is the fastest of those that are
-                installed, see :func:`ese_deploy.runtime.fastest.fastest_engine`.
+            engine: the inference engine. Default: ``"onnxruntime"``; targets of depth 0 are computed in numpy.
             threads: threads that compute. Default: every core that the process may use.
             space: ``"source"`` gives vectors in the embedding space of the model that the bundle was made of, for an
                 index that another tool made with it. It needs targets of full width that share the space of the full
@@ -112,28 +108,21 @@ class Encoder(BaseEncoder):
                 f"Encoder.open takes no profile, got '{profile}'. Resolve it first: found = ese_deploy.choose."
                 "resolve_profile(bundle, profile); Encoder.open(bundle, found.target, engine=found.engine)"
             )
-        chosen = engine or DEFAULT_ENGINE
 
         def load() -> tuple[Bundle, LoadedTarget, LoadedTarget | None, TextTokenizer]:
             opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-            targets = open_targets(opened, target, query_target, document_target, chosen, threads, space)
+            targets = open_targets(opened, target, query_target, document_target, engine, threads, space)
             return opened, *targets, load_tokenizer(opened)
 
         folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-        if isinstance(chosen, str) and chosen == AUTO_ENGINE:
-            from ese_deploy.runtime.fastest import fastest_engine
-
-            found = fastest_engine(bundle, document_target or target, threads)
-            _log.info(found.reason)
-            chosen = found.engine
         opened, documents, queries, tokenizer = retry_when_replaced(folder / MANIFEST_FILE, load)
         reopening = None
-        if isinstance(chosen, str):
+        if engine is None or isinstance(engine, str):
             arguments = OpenArguments(
                 target=target,
                 query_target=query_target,
                 document_target=document_target,
-                engine=chosen,
+                engine=engine,
                 threads=threads,
                 space=space,
                 log_truncated=log_truncated,

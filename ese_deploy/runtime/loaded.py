@@ -15,6 +15,7 @@ from ese_deploy.bundle.spaces import Space, source_matrix, space_name
 from ese_deploy.bundle.versions import read_stamp, require_version
 from ese_deploy.engines import Batch, Engine, EngineInput, Session, Streaming, batch_for
 from ese_deploy.engines.integers import overflows
+from ese_deploy.engines.lookup import LOOKUP, LOOKUP_DTYPES, Lookup, LookupSession, load_lookup
 from ese_deploy.errors import BundleError, EngineError, InputError
 from ese_deploy.projections.projection import unit_rows
 from ese_deploy.runtime.batching import plan_batches
@@ -24,7 +25,7 @@ from ese_deploy.runtime.vectors import check_vectors
 from ese_deploy.system.install import release
 from ese_deploy.target import Target
 
-__all__ = ["LoadedTarget", "choose_entries", "engine_input", "load_target"]
+__all__ = ["LoadedTarget", "choose_entries", "engine_input", "load_lookup_target", "load_target"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class LoadedTarget:
         rounds: whether the engine rounds results to bf16.
         space: name of the embedding space of its vectors.
         to_space: the matrix [dim, dim] that brings the graph's vectors into that space; None if they are in it.
+        lookup: the token vectors of a target of depth 0, which are summed without the graph; None: the graph runs.
     """
 
     bundle: Bundle
@@ -54,6 +56,7 @@ class LoadedTarget:
     rounds: bool = False
     space: str = ""
     to_space: Vectors | None = field(default=None, repr=False, compare=False)
+    lookup: Lookup | None = field(default=None, repr=False, compare=False)
     _ranges: dict[int, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -102,6 +105,11 @@ class LoadedTarget:
         Raises:
             EngineError: the engine failed, or returned something else than finite vectors of norm 1.
         """
+        if self.lookup is not None:
+            found = self.lookup.embed([encoding.ids for encoding in tokens.encodings])
+            check_vectors(found, len(tokens.encodings), self.entry.dim, self.engine)
+            advance(len(found))
+            return self._in_space(found)
         names = self.streams.inputs
 
         def prepare(rows: NDArray[np.intp]) -> dict[str, NDArray[np.int64]]:
@@ -112,7 +120,10 @@ class LoadedTarget:
             check_vectors(vectors, len(rows), self.entry.dim, self.engine, bf16=self.rounds)
             out[rows] = vectors
             advance(len(rows))
-        return out if self.to_space is None else unit_rows(out @ self.to_space.T).astype(np.float32)
+        return self._in_space(out)
+
+    def _in_space(self, vectors: Vectors) -> Vectors:
+        return vectors if self.to_space is None else unit_rows(vectors @ self.to_space.T).astype(np.float32)
 
 
 def choose_entries(
@@ -164,6 +175,36 @@ def engine_input(bundle: Bundle, entry: TargetEntry) -> EngineInput:
         dtype=entry.dtype,
         inputs=tuple(manifest.inputs),
     )
+
+
+def load_lookup_target(bundle: Bundle, entry: TargetEntry, space: Space = "bundle") -> LoadedTarget | None:
+    """Map the token vectors of a target of depth 0, which then needs no inference engine.
+
+    Args:
+        bundle: an open bundle.
+        entry: one of its targets.
+        space: the embedding space of the vectors.
+
+    Returns:
+        None if the target has layers, or its graph does more than a lookup.
+
+    Raises:
+        InputError: the target's vectors cannot be brought into the space.
+        BundleError: the graph is not the one that was exported, or another bundle is in the folder now.
+    """
+    if entry.depth or entry.dtype not in LOOKUP_DTYPES:
+        return None
+    source = engine_input(bundle, entry)
+    weights = weights_of(bundle, entry.dtype).file
+    require_version(bundle.path, bundle.stamps, weights)
+    lookup = load_lookup(source, entry.dim)
+    require_version(bundle.path, bundle.stamps, weights)
+    if lookup is None:
+        return None
+    named = space_name(bundle.manifest, entry, space)
+    matrix = source_matrix(bundle, entry) if space == "source" else None
+    streams = Streams(LookupSession(source.inputs, lookup))
+    return LoadedTarget(bundle, entry, streams, LOOKUP, False, named, matrix, lookup)
 
 
 def load_target(

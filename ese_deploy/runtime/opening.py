@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space, check_space, source_matrix
-from ese_deploy.engines import Engine, load_engine, require_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, Engine, load_engine, require_dtype
 from ese_deploy.errors import BundleError
-from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
+from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_lookup_target, load_target
 from ese_deploy.system.threads import available_threads, check_threads
 from ese_deploy.target import Target
 
@@ -21,7 +22,7 @@ class OpenArguments(TypedDict):
     target: Target | str | None
     query_target: Target | str | None
     document_target: Target | str | None
-    engine: str
+    engine: str | None
     threads: int | None
     space: Space
     log_truncated: bool
@@ -61,7 +62,7 @@ def open_targets(
     target: Target | str | None,
     query_target: Target | str | None,
     document_target: Target | str | None,
-    engine: str | Engine,
+    engine: str | Engine | None,
     threads: int | None,
     space: Space = "bundle",
 ) -> tuple[LoadedTarget, LoadedTarget | None]:
@@ -73,13 +74,29 @@ def open_targets(
     check_space(space)
     documents, queries = choose_entries(bundle, target, query_target, document_target)
     # Before the engine is loaded: the error must not advise to install an engine that does not run the target.
-    kind = engine.partition(":")[0] if isinstance(engine, str) else engine.name
     for entry in (queries, documents):
-        require_dtype(kind, str(entry.target), entry.dtype)
         if space == "source":
             source_matrix(bundle, entry)
-    loaded = load_engine(engine) if isinstance(engine, str) else engine
+    # Depth 0 needs no engine, unless one is named.
+    looked_up = {
+        entry.name: None if engine is not None else load_lookup_target(bundle, entry, space)
+        for entry in (documents, queries)
+    }
+    chosen = engine or DEFAULT_ENGINE
+    kind = chosen.partition(":")[0] if isinstance(chosen, str) else chosen.name
+    for entry in (queries, documents):
+        if looked_up[entry.name] is None:
+            require_dtype(kind, str(entry.target), entry.dtype)
     count = threads or available_threads()
-    first = load_target(bundle, documents, loaded, count, space)
-    second = None if queries == documents else load_target(bundle, queries, loaded, count, space)
-    return first, second
+    loaded: Engine | None = None if isinstance(chosen, str) else chosen
+
+    def load(entry: TargetEntry) -> LoadedTarget:
+        nonlocal loaded
+        found = looked_up[entry.name]
+        if found is not None:
+            return found
+        loaded = loaded or load_engine(str(chosen))
+        return load_target(bundle, entry, loaded, count, space)
+
+    first = load(documents)
+    return first, None if queries == documents else load(queries)

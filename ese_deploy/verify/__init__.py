@@ -52,8 +52,9 @@ def verify(
         pass
     # Imported here: torch takes seconds to import, and a wrong argument should not.
     from ese_deploy.backbones.bundled import checkpoint_of
+    from ese_deploy.bundle.projections import bundle_projections
     from ese_deploy.verify.save import save_parity
-    from ese_deploy.verify.targets import bundle_projections, check_targets
+    from ese_deploy.verify.targets import check_targets
 
     checkpoint = checkpoint_of(opened, against, allow_pickle=allow_pickle, same_weights=against is None)
     found = check_targets(opened, checkpoint, loaded, entries, bundle_projections(opened), progress)

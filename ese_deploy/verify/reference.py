@@ -51,11 +51,11 @@ class Reference:
 
     Args:
         checkpoint: the checkpoint to load from.
-        depth: number of layers, from 1.
+        depth: number of layers; 0 for an exit that only looks up token vectors.
         projection: the projection of this exit, if the bundle has one.
 
     Attributes:
-        model: the model of transformers.
+        model: the model of transformers; None for depth 0.
 
     Raises:
         InputError: transformers did not build ``depth`` layers.
@@ -74,10 +74,16 @@ class Reference:
             backend = self._tokenizer.backend_tokenizer
             own = [] if backend.normalizer is None else [backend.normalizer]
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        self.model: Any = None
+        self._head = [(layer, _load(layer)) for layer in checkpoint.head]
+        if depth == 0:
+            if projection is None or not projection.is_lookup:
+                raise InputError("Depth 0 needs a table of token vectors. Export with `projection=aligned`.")
+            return
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         loader: Any = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
         with quiet_transformers():  # it would report the weights of the layers that are left out
-            self.model: Any = loader.from_pretrained(
+            self.model = loader.from_pretrained(
                 folder,
                 config=_truncate(config, depth),
                 dtype=torch.float32,
@@ -86,7 +92,6 @@ class Reference:
                 local_files_only=True,
             ).eval()
         self._arguments = set(inspect.signature(self.model.forward).parameters)
-        self._head = [(layer, _load(layer)) for layer in checkpoint.head]
         ids = torch.tensor([[1, 2]])
         with torch.no_grad():
             layers = len(self.model(input_ids=ids, output_hidden_states=True).hidden_states) - 1
@@ -130,16 +135,39 @@ class Reference:
         return cut
 
     def _pool(self, features: Mapping[str, torch.Tensor]) -> Vector:
+        ids = features["input_ids"][0].numpy()
+        if self._projection is not None and self._projection.is_lookup:
+            return self._table_vector(ids)
         known = {name: value for name, value in features.items() if name in self._arguments}
         with torch.no_grad():
             output = self.model(**known, output_hidden_states=True)
             if self._projection is not None and self._projection.states:
                 hidden = [self._state(output, state) for state in self._projection.states]
-                return np.concatenate([_unit(self._pooled(state)[None])[0] for state in hidden])
+                pooled = [_unit(self._pooled(state)[None])[0] for state in hidden]
+                return np.concatenate([*pooled, *self._of_tokens(ids, hidden)])
         vector = self._pooled(output.last_hidden_state)
         for layer, tensors in self._head:
             vector = _dense(layer, tensors, vector)
         return vector
+
+    def _of_tokens(self, ids: NDArray[np.int64], hidden: Sequence[torch.Tensor]) -> list[Vector]:
+        """What the projection reads beside pooled states: their rarity-weighted means, and the table's vector."""
+        tokens = self._projection.tokens if self._projection else None
+        if tokens is None:
+            return []
+        found = []
+        if tokens.rarity is not None:
+            weights = tokens.rarity[ids].astype(np.float64)
+            found = [_unit((weights @ states[0].double().numpy())[None])[0] for states in hidden]
+        return [*found, self._table_vector(ids)] if tokens.table is not None else found
+
+    def _table_vector(self, ids: NDArray[np.int64]) -> Vector:
+        """The sum of the token vectors, scaled to norm 1."""
+        tokens = self._projection.tokens if self._projection else None
+        assert tokens is not None and tokens.table is not None
+        total: Vector = tokens.table[ids].astype(np.float64).sum(0)
+        unit: Vector = _unit(total[None])[0]
+        return unit
 
     def _state(self, output: Any, state: int) -> torch.Tensor:
         """The token states after a layer, as a model that ends there gives them; state 0 is before the first layer."""
@@ -183,5 +211,7 @@ def _dense(layer: Dense, tensors: dict[str, Vector], vector: Vector) -> Vector:
 
 
 def _unit(vectors: Vector) -> Vector:
-    rows: Vector = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # A text of special tokens alone has rarity-weighted means of 0.
+    rows: Vector = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     return rows

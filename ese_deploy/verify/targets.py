@@ -5,18 +5,18 @@ from itertools import groupby
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
-from ese_deploy.bundle.reader import Bundle, read_projection
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.spaces import full_depth_space, source_space
 from ese_deploy.engines import Engine
 from ese_deploy.errors import BundleError
-from ese_deploy.projections.projection import Projection, decode_projections
+from ese_deploy.projections.projection import Projection
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.verify.parity import check_target
 from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.report import TargetCheck
 from ese_deploy.verify.texts import verification_texts
 
-__all__ = ["bundle_projections", "check_targets"]
+__all__ = ["check_targets"]
 
 
 def check_targets(
@@ -63,13 +63,3 @@ def check_targets(
 def _is_unprojected(manifest: Manifest, depth: int) -> bool:
     """Whether an exit needs no projection: the full depth of a bundle in the source space."""
     return depth == manifest.depth and full_depth_space(manifest) == source_space(manifest)
-
-
-def bundle_projections(bundle: Bundle) -> dict[int, Projection] | None:
-    """The projections of the exits of a bundle; None for plain prefixes.
-
-    Raises:
-        BundleError: the file was changed or cannot be read.
-    """
-    data = read_projection(bundle)
-    return None if data is None else decode_projections(data, str(bundle.path))

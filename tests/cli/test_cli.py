@@ -65,7 +65,7 @@ def test_export_prints_a_table_and_writes_a_bundle(tiny_checkpoint: Path, tmp_pa
         (["--targets", "3*128"], "Target '3*128' is not DEPTHxDIM"),
         (["--target", "1x16", "--target", "1x16"], "Target '1x16' is named twice"),
         (["--target", "9x16"], "Choose a depth of 1 to 3"),
-        (["--depths", "0"], "Choose a depth of at least 1"),
+        (["--depths", "0"], "or choose a depth of at least 1"),
         (["--dims", "4"], "Choose at least 8"),
         (["--dims", "64"], "Choose 8 to 32 dimensions"),
         (["--dtype", "int4"], "Unknown dtype 'int4'. Choose one of: fp32, fp16, bf16, int8, int8-fp16."),

@@ -9,6 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from ese_deploy.backbones import read_checkpoint
+from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import open_bundle
 from ese_deploy.cli.app import main as command
 from ese_deploy.engines import load_engine
@@ -21,7 +22,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.training.projections import fit_length
-from ese_deploy.verify.targets import bundle_projections, check_targets
+from ese_deploy.verify.targets import check_targets
 
 TEXTS = [item.text for item in sample_corpus()]
 

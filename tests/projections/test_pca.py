@@ -11,6 +11,7 @@ import pytest
 from helpers.tiny import HIDDEN
 
 from ese_deploy.backbones import read_checkpoint
+from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import Bundle, open_bundle, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
@@ -22,7 +23,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify.reference import Reference
-from ese_deploy.verify.targets import bundle_projections, check_targets
+from ese_deploy.verify.targets import check_targets
 
 
 @pytest.fixture(scope="module")

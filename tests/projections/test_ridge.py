@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
+from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import Bundle, read_graph, read_projection
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
@@ -15,12 +16,12 @@ from ese_deploy.evaluate.full_model import agreement
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.export.calibrate import fit_projections
 from ese_deploy.export.texts import read_calibration
-from ese_deploy.projections.projection import Projection, decode_projections, encode_projections, input_states
+from ese_deploy.projections.projection import Projection, decode_projections, input_states
 from ese_deploy.projections.ridge import CrossMoments, fit_ridge, fit_ridge_projections
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
-from ese_deploy.verify.targets import bundle_projections, check_targets
+from ese_deploy.verify.targets import check_targets
 
 TEXTS = [item.text for item in sample_corpus()]
 
@@ -34,7 +35,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(checkpoint: Path, out: Path, texts: Path | None, targets: list[Target]) -> Bundle:
     projection = "prefix" if texts is None else "aligned"
-    return export_bundle(ExportRequest(str(checkpoint), out, targets, projection=projection, calibration=texts)).bundle
+    features = None if texts is None else "none"
+    request = ExportRequest(
+        str(checkpoint), out, targets, projection=projection, calibration=texts, token_features=features
+    )
+    return export_bundle(request).bundle
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +89,12 @@ def test_a_further_exit_is_fitted_into_the_space_that_is_there(
 ) -> None:
     projections = decode_projections(read_projection(bundle) or b"", "")
     other = Projection(projections[3].matrix[::-1].copy())
-    monkeypatch.setattr("ese_deploy.export.calibrate.read_projection", lambda _: encode_projections({3: other}))
+    monkeypatch.setattr("ese_deploy.export.calibrate.bundle_projections", lambda _: {3: other})
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     calibration = read_calibration(texts)
-    found = fit_projections(checkpoint, load_backbone(checkpoint), [1, 3], "aligned", calibration, bundle).by_exit
+    found = fit_projections(
+        checkpoint, load_backbone(checkpoint), [1, 3], "aligned", calibration, bundle, features=()
+    ).by_exit
     np.testing.assert_array_equal(found[3].matrix, other.matrix)
     np.testing.assert_allclose(found[1].matrix, projections[1].matrix[::-1], atol=1e-4)
 
