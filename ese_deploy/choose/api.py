@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +25,11 @@ from ese_deploy.choose.measurements import (
 from ese_deploy.choose.profiles import Profile, bundle_profiles, find_profile, profile_budgets
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
-from ese_deploy.system.machine import describe_machine
+from ese_deploy.system.machine import Machine, describe_machine
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import DTYPES, Target
 
-__all__ = ["Measure", "choose"]
+__all__ = ["Measure", "Measured", "choose", "known_names", "measured_candidates"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,11 +121,50 @@ def choose(
         size=parse_size(max_size) if max_size else budgets.size,
         memory=parse_size(max_memory, "a memory") if max_memory else budgets.memory,
         quality=budgets.quality if min_quality is None else parse_quality(str(min_quality)),
-        engines=_known_names("engine", engines, ENGINES) or budgets.engines,
-        dtypes=_known_names("dtype", dtypes, DTYPES) or budgets.dtypes,
+        engines=known_names("engine", engines, ENGINES) or budgets.engines,
+        dtypes=known_names("dtype", dtypes, DTYPES) or budgets.dtypes,
         prefer=_prefer(prefer) or budgets.prefer,
         allow_untrained=allow_untrained or budgets.allow_untrained,
     )
+    found = measured_candidates(opened, budgets, names, measurements, measure, measure_again, progress)
+    return replace(choose_among(found.candidates, budgets), machine=found.machine, busy_cores=found.busy_cores)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Candidates with what was measured of them.
+
+    Attributes:
+        candidates: targets on engines.
+        machine: whose measurements they are.
+        busy_cores: processors that others used while it was measured; 0 on a quiet machine.
+    """
+
+    candidates: list[Candidate]
+    machine: Machine
+    busy_cores: float
+
+
+def measured_candidates(
+    opened: Bundle,
+    budgets: Budgets,
+    names: Collection[str],
+    measurements: str | Path | None,
+    measure: Measure | None,
+    measure_again: bool,
+    progress: Progress,
+) -> Measured:
+    """The candidates of some targets; what the budgets need and is missing is measured. As :func:`choose` otherwise.
+
+    Args:
+        opened: the bundle.
+        budgets: what is needed of each.
+        names: names of the targets.
+        measurements: as for :func:`choose`.
+        measure: likewise.
+        measure_again: likewise.
+        progress: likewise.
+    """
     stored, here = _stored(opened, measurements)
     known = None if measure_again and measure is not None and here else stored
     candidates = [one for one in find_candidates(opened.manifest, budgets, known, here) if one.entry.name in names]
@@ -142,7 +181,7 @@ def choose(
                 f"This system does not report the {' and '.join(unknown)} of a target. Leave that budget out, or give "
                 "`measurements` of another machine."
             )
-    return replace(choose_among(candidates, budgets), machine=stored.machine, busy_cores=busy)
+    return Measured(candidates, stored.machine, busy)
 
 
 def _profile_budgets(
@@ -158,7 +197,12 @@ def _profile_budgets(
     return profile_budgets(found, opened.manifest.depth, opened.manifest.width)
 
 
-def _known_names(what: str, names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
+def known_names(what: str, names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
+    """Check names of engines or dtypes.
+
+    Raises:
+        InputError: one is unknown.
+    """
     for name in names:
         if name not in allowed:
             raise InputError(f"Unknown {what} '{name}'. Choose one of: {', '.join(allowed)}.")

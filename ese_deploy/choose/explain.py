@@ -35,7 +35,34 @@ def explain(choice: Choice, options: bool = False) -> str:
     lines += [_binding(outcome, choice.budgets, options) for outcome in choice.binding]
     if not choice.binding and any(limit.name is not LimitName.TRAINED for limit in limits_of(choice.budgets)):
         lines.append("Binding: no single budget. Without any one of them the answer is the same.")
+    lines += [*_next_better(choice, options), _not_measured(choice)]
     return "\n".join([*lines, *busy_note(choice, options)])
+
+
+def _next_better(choice: Choice, options: bool) -> list[str]:
+    """What the target with the next better quality would cost; empty where the best is the best of all."""
+    best = choice.best
+    if best is None or best.quality is None:
+        return []
+    better = [
+        one for one in choice.candidates if one.quality is not None and one.quality > best.quality and not one.doubt
+    ]
+    if not better:
+        return ["Next better: none. No target of this bundle has a higher quality."]
+    limits = limits_of(choice.budgets)
+    nearest = min(better, key=lambda one: (sum(limit.excess(one) for limit in limits), one.quality, one.size, one.name))
+    broken = [_ARGUMENTS[limit.name] for limit in limits if limit.excess(nearest) > 0]
+    named = " and ".join(f"--{name.replace('_', '-')}" if options else name for name in broken)
+    why = f", which is beyond {named}" if broken else ""
+    return [f"Next better: {describe(nearest, choice.budgets)}{why}"]
+
+
+def _not_measured(choice: Choice) -> str:
+    """What the answer does not rest on."""
+    needed = choice.budgets.needs
+    lacking = [kind for kind in ("latency", "throughput", "memory") if kind not in needed]
+    lacking += [] if choice.budgets.quality else ["quality on labelled data of yours"]
+    return f"Not measured for this answer: {', '.join(lacking) or 'nothing that was asked for'}."
 
 
 def busy_note(choice: Choice, options: bool = False) -> list[str]:

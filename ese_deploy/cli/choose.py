@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,12 @@ import typer
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.choose import choose
+from ese_deploy.choose import PairChoice, choose, choose_for
 from ese_deploy.choose.budgets import Case, Kind
 from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
 from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation
 from ese_deploy.choose.measurements import Measurement
+from ese_deploy.choose.scenario import Pair
 from ese_deploy.cli.console import (
     BundleArgument,
     JsonOption,
@@ -37,6 +39,7 @@ __all__ = ["EXAMPLES", "choose_target"]
 EXAMPLES = (
     "ese-deploy choose exports/minilm --max-latency 5ms",
     'ese-deploy choose exports/minilm --max-latency "4ms p50" --min-quality "90% stsb" --plot choice.png',
+    "ese-deploy choose exports/minilm --for '10M documents, 50 queries/s, 2 cores, 512 MB'",
 )
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,15 @@ logger = logging.getLogger(__name__)
 
 def choose_target(
     bundle: BundleArgument,
+    use: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="USE",
+            help="Choose the targets of documents and queries for a use, for example '10M documents, 50 queries/s, "
+            "2 cores, 512 MB'. A latency such as '20 ms' can be added.",
+        ),
+    ] = None,
     max_latency: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +78,9 @@ def choose_target(
     min_quality: Annotated[
         str | None,
         typer.Option(
-            metavar="QUALITY", help="Require 0.97 (agreement), '0.80 stsb', or '97% stsb' (of the full model)."
+            metavar="QUALITY",
+            help="Require this quality: 0.97 is agreement with the full model, '0.80 stsb' the figure on that data, "
+            "'97% stsb' at least 97% of what the full model has there.",
         ),
     ] = None,
     engine: Annotated[
@@ -116,6 +130,10 @@ def choose_target(
 
     What this machine has not measured yet is measured first and stored.
     """
+    others = {"--max-latency": max_latency, "--min-throughput": min_throughput, "--max-size": max_size}
+    others |= {"--max-memory": max_memory, "--prefer": prefer, "--index-target": index_target, "--profile": profile}
+    if use is not None and (given := [name for name, value in {**others, "--plot": plot}.items() if value is not None]):
+        raise InputError(f"--for states its own limits. Leave out {' and '.join(given)}.")
     if measure_again and (no_measure or measurements is not None):
         other = "--no-measure" if no_measure else "--measurements"
         raise InputError(f"--measure-again and {other} exclude each other. Leave one out.")
@@ -123,6 +141,20 @@ def choose_target(
         check_file(plot, (".png", ".svg"))
         if importlib.util.find_spec("matplotlib") is None:
             raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    if use is not None:
+        pair = choose_for(
+            bundle,
+            use,
+            min_quality=min_quality,
+            engine=_one_engine(split(engine)),
+            dtypes=split(dtype),
+            allow_untrained=allow_untrained,
+            measurements=measurements,
+            measure=None if no_measure else _measure,
+            measure_again=measure_again,
+        )
+        _print_pair(pair, str(bundle), json)
+        return
     choice = choose(
         bundle,
         max_latency=max_latency,
@@ -157,6 +189,50 @@ def choose_target(
         )
     if not json:
         print(visible(f"\n{explain(choice, options=True)}"))
+
+
+def _one_engine(names: list[str]) -> str | None:
+    if len(names) > 1:
+        raise InputError(f"--for measures one engine, got {', '.join(names)}. Choose one.")
+    return names[0] if names else None
+
+
+def _print_pair(choice: PairChoice, bundle: str, json: bool) -> None:
+    if json:
+        best = choice.best
+        print_json(
+            {
+                "bundle": bundle,
+                "machine": choice.machine,
+                "busy_cores": choice.busy_cores,
+                "need": asdict(choice.need),
+                "cores": choice.cores,
+                "best": best and _pair_facts(best),
+                "binding": [{"limit": limit, "without": _pair_facts(pair)} for limit, pair in choice.binding],
+                "next_better": choice.better and _pair_facts(choice.better),
+                "nearest": choice.nearest and _pair_facts(choice.nearest),
+                "explanation": str(choice).splitlines(),
+            }
+        )
+    if choice.best is None:
+        raise CheckFailedError(f"no pair of targets of {bundle} fits", [str(choice)])
+    if not json:
+        print(visible(str(choice)))
+        print(visible(f"\nquality: {choice.quality}, the lower of both targets; machine: {choice.machine}"))
+
+
+def _pair_facts(pair: Pair) -> dict[str, Any]:
+    return {
+        "index_target": pair.index.name,
+        "query_target": pair.query.name,
+        "precision": pair.precision,
+        "quality": pair.quality,
+        "index_bytes": pair.index_bytes,
+        "memory_bytes": pair.memory,
+        "indexing_seconds": pair.indexing_seconds,
+        "query_latency_seconds": pair.latency,
+        "load": pair.load,
+    }
 
 
 def _measure(

@@ -5,6 +5,7 @@ text is a full sentence. Libraries are imported where they are used: only the op
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from ese_deploy.engines import ENGINES, load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.terminal import visible
+from ese_deploy.target import Target
 from ese_deploy.texts.dialect import SEPARATORS
 
 __all__ = [
@@ -38,11 +40,14 @@ __all__ = [
     "check_file",
     "check_measured_engine",
     "megabytes",
+    "picked_engine",
     "print_json",
     "print_table",
     "progress_bars",
     "split",
 ]
+
+logger = logging.getLogger(__name__)
 
 BundleArgument = Annotated[Path, typer.Argument(help="The folder of the bundle.", metavar="BUNDLE")]
 TargetOption = Annotated[
@@ -70,7 +75,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16.",
+        help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16; "
+        "onnxruntime:mapped shares its weights.",
     ),
 ]
 EnginesOption = Annotated[
@@ -171,6 +177,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def picked_engine(bundle: Path, target: Target | str | None, threads: int | None) -> str:
+    """What ``--engine auto`` stands for. The reason goes to standard error."""
+    from ese_deploy.runtime.fastest import fastest_engine
+
+    found = fastest_engine(bundle, target, threads)
+    logger.info(found.reason)
+    return found.engine
 
 
 def check_measured_engine(name: str) -> None:

@@ -19,10 +19,11 @@ from ese_deploy.cli.console import (
     SeparatorOption,
     SpaceOption,
     ThreadsOption,
+    picked_engine,
     print_json,
 )
 from ese_deploy.cli.streams import check_progress, job_progress, stop_on_signals
-from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
+from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
 from ese_deploy.system.terminal import visible
 from ese_deploy.texts.fields import Fields, parse_template
@@ -132,7 +133,8 @@ def embed(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16. "
+            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16; "
+            "onnxruntime:mapped shares its weights; auto measures once which of the installed engines is fastest. "
             f"Default: the engine of the profile, or {DEFAULT_ENGINE}.",
         ),
     ] = None,
@@ -189,6 +191,8 @@ def embed(
     if text is not None and text_field != "text":
         raise InputError("--text and --text-field exclude each other. Choose one.")
     chosen, profile_engine = _choose_targets(bundle, target, profile, profiles)
+    if engine == AUTO_ENGINE:
+        engine = picked_engine(bundle, chosen[0] if chosen else None, threads)
     settings = JobSettings(
         ModelSettings(
             bundle,

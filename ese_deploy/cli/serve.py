@@ -6,8 +6,8 @@ from typing import Annotated, cast
 import typer
 
 from ese_deploy.bundle.spaces import Space
-from ese_deploy.cli.console import EngineOption, SpaceOption
-from ese_deploy.engines import DEFAULT_ENGINE
+from ese_deploy.cli.console import SpaceOption, picked_engine
+from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, ENGINES
 from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import InputError
 from ese_deploy.server.settings import (
@@ -59,7 +59,15 @@ def serve_bundles(
             help="Compute with this many threads in each process. Default: the available cores divided by the workers.",
         ),
     ] = None,
-    engine: EngineOption = DEFAULT_ENGINE,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16; "
+            "onnxruntime:mapped shares its weights; auto measures once which of the installed engines is fastest.",
+        ),
+    ] = DEFAULT_ENGINE,
     space: SpaceOption = "bundle",
     alias: Annotated[
         list[str] | None,
@@ -120,9 +128,12 @@ def serve_bundles(
 
     SIGTERM answers accepted requests and ends; SIGHUP opens the bundles again.
     """
+    found = parse_bundles(bundles)
+    if engine == AUTO_ENGINE:
+        engine = picked_engine(next(iter(found.values())), target[0] if target else None, threads)
     find_engine(engine)
     settings = ServeSettings(
-        bundles=parse_bundles(bundles),
+        bundles=found,
         targets=tuple(map(Target.parse, target or ())),
         engine=engine,
         space=cast(Space, space),

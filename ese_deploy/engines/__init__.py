@@ -2,6 +2,7 @@
 
 from ese_deploy.engines.base import Engine, EngineInput, Session, Streaming
 from ese_deploy.engines.registry import (
+    AUTO_ENGINE,
     DEFAULT_ENGINE,
     ENGINES,
     GPU_ENGINES,
@@ -18,6 +19,7 @@ from ese_deploy.engines.registry import (
 )
 
 __all__ = [
+    "AUTO_ENGINE",
     "DEFAULT_ENGINE",
     "ENGINES",
     "GPU_ENGINES",

@@ -1,5 +1,6 @@
 """ONNX Runtime's CPU provider."""
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ese_deploy.engines.base import EngineInput
 from ese_deploy.engines.integers import unsigned, wants_unsigned
 from ese_deploy.errors import EngineError
+from ese_deploy.system.files import sha256_file
 from ese_deploy.system.install import install_hint, installed_version
 
 __all__ = [
@@ -28,6 +30,7 @@ _PROVIDER = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # Threads that spin after a batch take CPU time from other sessions and processes.
 _STOP_SPINNING = "session.force_spinning_stop"
+_NO_PACKING = "session.disable_prepacking"
 
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 """Environment variables with which ONNX Runtime sends no telemetry and writes nothing into the home folder."""
@@ -85,6 +88,31 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, _: tuple[int, ...]) -> str:
+    """The hash of a file; the other argument tells apart files that replace each other."""
+    return sha256_file(path)
+
+
+def _check_weights(source: EngineInput) -> None:
+    """Check the hash of a weights file that stays mapped, once for all graphs that read it.
+
+    Raises:
+        EngineError: the file has another hash, or cannot be read.
+    """
+    try:
+        status = source.weights.stat()
+        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        found = _hash_of(source.weights, stamp)
+    except OSError as error:
+        raise EngineError(f"{source.weights} cannot be read: {error.strerror}.") from error
+    if found != source.weights_sha256:
+        raise EngineError(
+            f"{source.weights} has the hash {found:.12}..., expected {source.weights_sha256:.12}.... Get the bundle "
+            "again."
+        )
+
+
 @dataclass(frozen=True)
 class _Session:
     session: Any
@@ -105,20 +133,30 @@ class _Session:
 class OnnxRuntimeCpu:
     """Runs graphs on the CPU with ONNX Runtime.
 
+    Args:
+        mapped: compute on the weights as they are mapped from their file, read only, instead of packing a private copy
+            for each session, and free buffers after each batch. Depths, dims and processes then share one copy. Short
+            texts take longer.
+
     Raises:
         EngineError: the library is missing or cannot be imported.
     """
 
     name = "onnxruntime"
-    device = "cpu"
 
-    def __init__(self) -> None:
+    def __init__(self, *, mapped: bool = False) -> None:
         self._onnxruntime = import_onnxruntime()
+        self._mapped = mapped
+        self.device = "cpu, mapped weights" if mapped else "cpu"
         self.versions = {"onnxruntime": str(self._onnxruntime.__version__)}
 
     def load(self, source: EngineInput, threads: int) -> _Session:
         """Load a graph; see :meth:`ese_deploy.engines.base.Engine.load`."""
         options = session_options(self._onnxruntime, source.weights.parent, threads)
+        if self._mapped:
+            _check_weights(source)
+            options.add_session_config_entry(_NO_PACKING, "1")
+            options.enable_cpu_mem_arena = False
         graph = unsigned(source.graph) if wants_unsigned() else source.graph
         try:
             session = self._onnxruntime.InferenceSession(

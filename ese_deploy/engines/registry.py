@@ -9,6 +9,7 @@ from ese_deploy.engines.base import Engine
 from ese_deploy.errors import EngineError
 
 __all__ = [
+    "AUTO_ENGINE",
     "DEFAULT_ENGINE",
     "ENGINES",
     "GPU_ENGINES",
@@ -81,6 +82,7 @@ _ROWS = (
         dtypes=("fp32", "int8"),
         extra="cpu",
         packages={"onnxruntime": "1.21.1", "onnxruntime-gpu": "1.23"},
+        options=("mapped",),
         opt_in=False,
     ),
     EngineRow(
@@ -132,6 +134,9 @@ REGISTRY: Mapping[str, EngineRow] = {row.name: row for row in _ROWS}
 
 ENGINES = tuple(REGISTRY)
 """Names of all engines."""
+
+AUTO_ENGINE = "auto"
+"""Where an engine is named: the fastest one, see :func:`ese_deploy.runtime.fastest.fastest_engine`."""
 
 DEFAULT_ENGINE = next(row.name for row in _ROWS if not row.opt_in)
 """The engine that runs when none is named."""
@@ -205,7 +210,8 @@ def load_engine(name: str) -> Engine:
 
     Args:
         name: one of :data:`ENGINES`. A GPU engine takes a GPU's number, as in ``onnxruntime-cuda:1``; OpenVINO takes
-            ``openvino:bf16``, which computes fp32 targets in bf16.
+            ``openvino:bf16``, which computes in bf16 what is not int8, and ONNX Runtime ``onnxruntime:mapped``, which
+            computes on mapped weights.
 
     Raises:
         EngineError: there is no such engine, no such device, or its library is missing or broken.

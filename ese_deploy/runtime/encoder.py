@@ -1,5 +1,6 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
+import logging
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -7,7 +8,7 @@ from ese_deploy.bundle.hub import fetch_bundle
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space
 from ese_deploy.bundle.versions import retry_when_replaced
-from ese_deploy.engines import Engine
+from ese_deploy.engines import AUTO_ENGINE, Engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.base import BaseEncoder
 from ese_deploy.runtime.loaded import LoadedTarget
@@ -16,6 +17,8 @@ from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
 from ese_deploy.target import Target
 
 __all__ = ["Encoder"]
+
+_log = logging.getLogger(__name__)
 
 
 class Opening(TypedDict, total=False):
@@ -89,6 +92,8 @@ class Encoder(BaseEncoder):
                 one dim and one embedding space.
             document_target: the target for documents, such as ``"6x128"``.
             engine: the inference engine. Default: ``"onnxruntime"``; targets of depth 0 are computed in numpy.
+                ``"auto"`` is the fastest of those that are installed, see
+                :func:`ese_deploy.runtime.fastest.fastest_engine`.
             threads: threads that compute. Default: every core that the process may use.
             space: ``"source"`` gives vectors in the embedding space of the model that the bundle was made of, for an
                 index that another tool made with it. It needs targets of full width that share the space of the full
@@ -109,9 +114,19 @@ class Encoder(BaseEncoder):
                 "resolve_profile(bundle, profile); Encoder.open(bundle, found.target, engine=found.engine)"
             )
 
+        chosen = engine
+        if isinstance(engine, str) and engine == AUTO_ENGINE:
+            from ese_deploy.runtime.fastest import fastest_engine
+
+            found = fastest_engine(bundle, document_target or target, threads)
+            _log.info(found.reason)
+            chosen = found.engine
+        # Depth 0 needs no engine, unless one is named.
+        lookups = engine in (None, AUTO_ENGINE)
+
         def load() -> tuple[Bundle, LoadedTarget, LoadedTarget | None, TextTokenizer]:
             opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-            targets = open_targets(opened, target, query_target, document_target, engine, threads, space)
+            targets = open_targets(opened, target, query_target, document_target, chosen, threads, space, lookups)
             return opened, *targets, load_tokenizer(opened)
 
         folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)

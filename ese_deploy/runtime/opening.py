@@ -65,10 +65,12 @@ def open_targets(
     engine: str | Engine | None,
     threads: int | None,
     space: Space = "bundle",
+    lookups: bool = True,
 ) -> tuple[LoadedTarget, LoadedTarget | None]:
     """Load the target of documents, and that of queries if it is another one.
 
-    The arguments and errors are those of :meth:`ese_deploy.runtime.encoder.Encoder.open`.
+    With ``lookups``, numpy computes targets of depth 0. The other arguments and errors are those of
+    :meth:`ese_deploy.runtime.encoder.Encoder.open`.
     """
     check_threads(threads)
     check_space(space)
@@ -77,10 +79,8 @@ def open_targets(
     for entry in (queries, documents):
         if space == "source":
             source_matrix(bundle, entry)
-    # Depth 0 needs no engine, unless one is named.
     looked_up = {
-        entry.name: None if engine is not None else load_lookup_target(bundle, entry, space)
-        for entry in (documents, queries)
+        entry.name: None if not lookups else load_lookup_target(bundle, entry, space) for entry in (documents, queries)
     }
     chosen = engine or DEFAULT_ENGINE
     kind = chosen.partition(":")[0] if isinstance(chosen, str) else chosen.name

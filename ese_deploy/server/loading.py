@@ -105,7 +105,7 @@ def _load(
         widest = max(group, key=lambda entry: entry.dim)
         loaded = load_target(bundle, widest, engine, threads, space)
         # Several threads need two batches each before they compute on batches of their own.
-        tokens = loaded.batch.tokens * (4 * threads if engine.device == "cpu" else 1)
+        tokens = loaded.batch.tokens * (4 * threads if engine.device.startswith("cpu") else 1)
         lane = _warmed(Lane(f"{name}:{widest.target}", tokenizer, loaded, tokens))
         for entry in group:
             stated = msgspec.structs.replace(entry, space=space_name(bundle.manifest, entry, space))

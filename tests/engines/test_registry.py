@@ -37,6 +37,7 @@ def test_names_take_a_number_or_an_option_where_the_row_says_so() -> None:
             assert find_engine(name)[0] is row
     assert find_engine("tensorrt:3")[1] == {"index": 3}
     assert find_engine("openvino:bf16")[1] == {"bf16": True}
+    assert find_engine("onnxruntime:mapped")[1] == {"mapped": True}
     for wrong in ("openvino:1", "onnxruntime:1", "tensorrt:", "tensorrt:-1"):
         with pytest.raises(EngineError, match=f"Unknown engine '{wrong}'. Write "):
             find_engine(wrong)
