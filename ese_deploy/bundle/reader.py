@@ -101,6 +101,8 @@ def _open(folder: Path) -> Bundle:
 
 def _read_bundle(folder: Path) -> Bundle:
     restore_folder(folder)
+    if folder.is_file():
+        raise BundleError(f"{folder} is a file. Name the folder of the bundle, such as {folder.parent}.")
     if not folder.is_dir():
         raise BundleError(f"There is no bundle at {folder}. Make one with: ese-deploy export MODEL --out {folder}")
     if not os.path.lexists(folder / MANIFEST_FILE):

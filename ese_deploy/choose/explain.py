@@ -124,7 +124,7 @@ def quality_name(budgets: Budgets) -> str:
     """What the quality figures are."""
     if budgets.quality is None:
         return "agreement with the full model"
-    return f"{budgets.quality.metric}{', as a share of the full model' if budgets.quality.share else ''}"
+    return f"{budgets.quality.metric}{', as a share of what the full model has there' if budgets.quality.share else ''}"
 
 
 def _names(outcome: Outcome, options: bool) -> str:

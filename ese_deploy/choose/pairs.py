@@ -115,7 +115,7 @@ def choose_for(
             "`measurements`."
         )
     budgets = Budgets(
-        latency=LatencyBudget(float("inf"), case=Case(QUERY_TOKENS, 1)),
+        latency=LatencyBudget(float("inf"), 50, Case(QUERY_TOKENS, 1)),
         throughput=ThroughputBudget(0.0, Case(DOCUMENT_TOKENS, cores)),
         memory=2**63 - 1,
         quality=None if min_quality is None else parse_quality(str(min_quality)),
@@ -197,12 +197,13 @@ def _explain(choice: PairChoice) -> list[str]:
         if choice.nearest is None:
             return ["No pair of targets was measured."]
         over = [limit for limit in PairLimit if excess(choice.nearest, choice.need, limit)]
-        return [f"No pair fits. The nearest is {_describe(choice.nearest)}, and exceeds: {', '.join(over)}."]
+        nearest = f"{_describe(choice.nearest)}, at {choice.nearest.latency * 1e3:.2f} ms a query"
+        return [f"No pair fits. The nearest is {nearest}. It exceeds: {', '.join(over)}.", *_busy(choice)]
     best = choice.best
     lines = [
         f"Best: {_describe(best)}. Indexing {choice.need.documents:,} documents of {DOCUMENT_TOKENS} tokens takes "
         f"{_hours(best.indexing_seconds)} on {choice.cores} cores. A query of {QUERY_TOKENS} tokens takes "
-        f"{best.latency * 1e3:.2f} ms (p95, one core), and {choice.need.queries_per_second:g} a second take "
+        f"{best.latency * 1e3:.2f} ms (median, one core), and {choice.need.queries_per_second:g} a second take "
         f"{best.load:.0%} of the cores."
     ]
     bound = [f"{limit}: without it the answer is {_describe(pair)}" for limit, pair in choice.binding]
@@ -216,12 +217,16 @@ def _explain(choice: PairChoice) -> list[str]:
     unknown += [] if best.symmetric else ["the quality of queries and documents of different depths"]
     unknown += [] if best.precision == "float32" else [f"what {best.precision} vectors lose"]
     lines.append(f"Not measured: {'; '.join(unknown)}.")
-    if choice.busy_cores:
-        lines.append(
-            f"Busy: others used {choice.busy_cores:.1f} cores while the targets were measured. Times are too long and "
-            "were not stored."
-        )
-    return lines
+    return [*lines, *_busy(choice)]
+
+
+def _busy(choice: PairChoice) -> list[str]:
+    if not choice.busy_cores:
+        return []
+    return [
+        f"Busy: others used {choice.busy_cores:.1f} cores while the targets were measured. Times are too long and were "
+        "not stored."
+    ]
 
 
 def _describe(pair: Pair) -> str:

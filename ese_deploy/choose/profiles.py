@@ -160,7 +160,7 @@ def find_profile(profiles: Mapping[str, Profile], name: str) -> Profile:
         InputError: there is no such profile; the message lists what there is.
     """
     if name not in profiles:
-        raise InputError(f"Unknown profile '{name}'. Choose one of: {', '.join(profiles)}")
+        raise InputError(f"Unknown profile '{name}'. Choose one of: {', '.join(profiles)}.")
     return profiles[name]
 
 

@@ -34,7 +34,7 @@ class Need:
         queries_per_second: that are encoded and searched.
         cores: of the machine; None for those of this process.
         memory: bytes for the process and the vectors together; None for any.
-        latency: seconds within which 95% of queries are encoded; None for any.
+        latency: seconds within which the median query is encoded; None for any.
     """
 
     documents: int
@@ -63,7 +63,7 @@ class Pair:
         index_bytes: of the vectors alone.
         memory: bytes of the process of queries and of the vectors.
         indexing_seconds: with all cores.
-        latency: seconds from a query to its vector, 95th percentile, on one core.
+        latency: seconds from a query to its vector, median, on one core.
         load: share of the cores that encoding the queries takes.
         quality: the lower of the two targets' figures.
     """

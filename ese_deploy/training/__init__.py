@@ -56,6 +56,9 @@ def run_training(settings: "TrainingSettings", progress: Progress = silent) -> P
     # The libraries read these when they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ese_deploy.training.early import check_early
+
+    check_early(settings)
     from ese_deploy.training.fit import train_model, truncate_only
 
     if settings.train:

@@ -14,7 +14,7 @@ from ese_deploy.system.files import explain_os_error, restore_folder, sha256_fil
 from ese_deploy.training.presets import OLD_NAMES
 from ese_deploy.training.settings import LOSS_OPTIONS, OPTIONS, TrainingSettings
 
-__all__ = ["RunFolder", "finish_checkpoint", "fixed_settings", "is_done", "last_checkpoint", "open_run"]
+__all__ = ["RunFolder", "check_out", "finish_checkpoint", "fixed_settings", "is_done", "last_checkpoint", "open_run"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +58,7 @@ def open_run(out: Path, settings: Mapping[str, Any], resume: bool, model_bytes: 
     """
     path = out.with_name(f"{out.name}.run")
     restore_folder(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "holds the model of this run, which is finished" if resume else "is not empty and is never overwritten"
-        raise InputError(f"{out} {what}. Choose another `out`, or remove it.")
+    check_out(out, resume)
     found = last_checkpoint(path)
     if found and not resume:
         raise InputError(f"{path} holds a run up to {found.name}. Resume it with `resume=1`, or remove that folder.")
@@ -79,6 +77,17 @@ def open_run(out: Path, settings: Mapping[str, Any], resume: bool, model_bytes: 
             "some, or choose another `out`."
         )
     return RunFolder(out, path, found)
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Check that the output folder is free.
+
+    Raises:
+        InputError: it has content, which is never overwritten.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "holds the model of this run, which is finished" if resume else "is not empty and is never overwritten"
+        raise InputError(f"{out} {what}. Choose another `out`, or remove it.")
 
 
 def fixed_settings(settings: TrainingSettings) -> dict[str, Any]:

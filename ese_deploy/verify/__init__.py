@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ese_deploy.backbones.source import locate
 from ese_deploy.bundle.hashes import check_files
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, open_bundle
@@ -46,6 +47,8 @@ def verify(
         True
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if against is not None:
+        locate(against, allow_pickle=allow_pickle)
     loaded = load_engine(engine) if isinstance(engine, str) else engine
     entries = _entries(opened, loaded.name)
     for _ in check_files(opened, progress):

@@ -106,7 +106,7 @@ def test_many_queries_take_a_shallow_target_for_queries_and_the_deepest_of_its_s
 def test_where_nothing_fits_the_nearest_pair_is_named(aligned_bundle: Bundle) -> None:
     nothing = chosen(aligned_bundle, Need(1_000_000, 50_000, 2))
     assert nothing.best is None and repr(nothing) == "PairChoice(no pair fits)"
-    assert str(nothing).startswith("No pair fits. The nearest is ") and "exceeds: queries per second" in str(nothing)
+    assert str(nothing).startswith("No pair fits. The nearest is ") and "It exceeds: queries per second" in str(nothing)
 
 
 def store(bundle: Bundle) -> None:
