@@ -1,10 +1,10 @@
 """The encoder: texts in, unit-norm vectors out, with nothing but an inference engine installed."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from ese_deploy.bundle.hub import fetch_bundle
 from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space
 from ese_deploy.bundle.versions import retry_when_replaced
@@ -126,8 +126,11 @@ class Encoder(BaseEncoder):
 
         def load() -> tuple[Bundle, LoadedTarget, LoadedTarget | None, TextTokenizer]:
             opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-            targets = open_targets(opened, target, query_target, document_target, chosen, threads, space, lookups)
-            return opened, *targets, load_tokenizer(opened)
+            # The engine and the tokenizers library parse their files outside of Python's lock.
+            with ThreadPoolExecutor(1) as pool:
+                tokenizer = pool.submit(load_tokenizer, opened)
+                targets = open_targets(opened, target, query_target, document_target, chosen, threads, space, lookups)
+                return opened, *targets, tokenizer.result()
 
         folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
         opened, documents, queries, tokenizer = retry_when_replaced(folder / MANIFEST_FILE, load)
@@ -172,6 +175,8 @@ class Encoder(BaseEncoder):
         pair = (options.get("query_target"), options.get("document_target"))
         targets = [options.get("target")] if pair == (None, None) else [target for target in pair if target]
         source = options.get("space") == "source"
+        from ese_deploy.bundle.hub import fetch_bundle  # a bundle in a folder does not need it
+
         folder = fetch_bundle(str(name), targets, revision=revision, projections=source)
         return cls.open(folder, **options)
 

@@ -1,6 +1,5 @@
 """What is installed, and how to install what is missing."""
 
-import importlib.metadata
 import re
 
 __all__ = ["install_hint", "installed_version", "release"]
@@ -13,9 +12,11 @@ def install_hint(extra: str) -> str:
 
 def installed_version(distribution: str) -> str | None:
     """The version of an installed distribution; None without it."""
+    from importlib import metadata  # slow to import, and few callers need it
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 

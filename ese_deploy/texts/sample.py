@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-from importlib.resources import files
 
 import msgspec
 
@@ -46,4 +45,6 @@ def sample_corpus_sha256() -> str:
 
 @functools.cache
 def _data() -> bytes:
+    from importlib.resources import files  # opening a bundle does not need it
+
     return files("ese_deploy.texts").joinpath("sample_corpus.jsonl").read_bytes()
