@@ -90,7 +90,7 @@ def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def projected_bundle(tiny_checkpoint: Path, calibration_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny checkpoint with fitted projections, so that all exits share principal components; read only."""
-    targets = [Target(1, 32), Target(2, 16), Target(3, 16), Target(3, 32)]
+    targets = [Target(0, 16), Target(0, 32), Target(1, 32), Target(2, 16), Target(3, 16), Target(3, 32)]
     out = tmp_path_factory.mktemp("projected") / "tiny"
     request = ExportRequest(str(tiny_checkpoint), out, targets, projection="aligned", calibration=calibration_file)
     return export_bundle(request).bundle

@@ -15,7 +15,7 @@ from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space, check_space, source_matrix, space_name
 from ese_deploy.engines import DEFAULT_ENGINE, load_engine, require_dtype
 from ese_deploy.errors import InputError
-from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_target
+from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_lookup_target, load_target
 from ese_deploy.runtime.precision import needs_ranges, quantize
 from ese_deploy.runtime.prompts import QUERY_PROMPTS, find_prompt
 from ese_deploy.runtime.tokenize import TextTokenizer, load_tokenizer
@@ -162,7 +162,9 @@ class Embedder:
         threads = settings.threads or available_threads()
         outputs = []
         for documents, entry in plan.entries:
-            loaded = load_target(plan.bundle, entry, engine, threads, settings.space)
+            # Depth 0 needs no engine, unless one is named.
+            loaded = None if settings.engine else load_lookup_target(plan.bundle, entry, settings.space)
+            loaded = loaded or load_target(plan.bundle, entry, engine, threads, settings.space)
             ranges = load_ranges(plan.bundle, documents) if needs_ranges(settings.precision) else None
             outputs.append(_Output(loaded, ranges))
         return cls(plan.tokenizer, outputs, plan.prefix, settings.precision, window)

@@ -10,10 +10,10 @@ import msgspec
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.bundle.spaces import Space, reaches_source, source_matrix, space_name
-from ese_deploy.engines import Engine, engines_for, load_engine, require_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, Engine, engines_for, load_engine, require_dtype
 from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import InputError
-from ese_deploy.runtime.loaded import load_target
+from ese_deploy.runtime.loaded import load_lookup_target, load_target
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.server.catalog import Catalog, Lane, ServedBundle, ServedTarget
 from ese_deploy.server.settings import ServeSettings
@@ -103,7 +103,9 @@ def _load(
     found: dict[Target, ServedTarget] = {}
     for group in groups.values():
         widest = max(group, key=lambda entry: entry.dim)
-        loaded = load_target(bundle, widest, engine, threads, space)
+        # numpy computes depth 0, unless another engine than the default is named.
+        loaded = load_lookup_target(bundle, widest, space) if engine.name == DEFAULT_ENGINE else None
+        loaded = loaded or load_target(bundle, widest, engine, threads, space)
         # Several threads need two batches each before they compute on batches of their own.
         tokens = loaded.batch.tokens * (4 * threads if engine.device.startswith("cpu") else 1)
         lane = _warmed(Lane(f"{name}:{widest.target}", tokenizer, loaded, tokens))

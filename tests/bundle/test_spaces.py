@@ -147,10 +147,10 @@ def test_an_export_that_cannot_be_in_the_source_space_is_refused(
 def test_the_description_says_who_can_search_an_existing_index(tiny_bundle: Bundle, projected_bundle: Bundle) -> None:
     plain, projected = (" ".join(describe_spaces(bundle.manifest)) for bundle in (tiny_bundle, projected_bundle))
     assert "`exit03` is the source space" in plain
-    assert "1x32, 3x32 can search it as it is, with the option space=source." in projected
+    assert "0x32, 1x32, 3x32 can search it as it is, with the option space=source." in projected
     assert "convert-index" in projected
     reach = [str(e.target) for e in projected_bundle.manifest.targets if reaches_source(projected_bundle.manifest, e)]
-    assert reach == ["1x32", "3x32"]
+    assert reach == ["0x32", "1x32", "3x32"]
 
 
 def test_bundles_of_earlier_versions_know_their_spaces(projected_bundle: Bundle) -> None:

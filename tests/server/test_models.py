@@ -156,7 +156,9 @@ def test_a_client_that_leaves_costs_nothing_more(tiny_bundle: Bundle, monkeypatc
 
 def test_vectors_can_be_in_the_space_of_the_source_model(projected_bundle: Bundle, tiny_bundle: Bundle) -> None:
     served = load_catalog(settings_of(projected_bundle, space="source"), 1)
-    assert {(target.label, target.entry.space) for target in served.targets} == {("1x32", "exit03"), ("3x32", "exit03")}
+    assert {(target.label, target.entry.space) for target in served.targets} == {
+        (name, "exit03") for name in ("0x32", "1x32", "3x32")
+    }
     target = next(target for target in served.targets if target.label == "3x32")
     found = target.lane.embed(target.lane.tokenizer(["hello"]).encodings)
     assert np.abs(found - Encoder.open(tiny_bundle, "3x32").encode(["hello"])).max() <= 1e-5

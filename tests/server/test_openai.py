@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.server import Running
+from helpers.server import Running, running
 
 from ese_deploy import Encoder
 from ese_deploy.bundle.reader import Bundle
+from ese_deploy.server.settings import ServeSettings
 
 TEXTS = ["The night train leaves at nine.", "", "Zürich 25 °C \U0001f600", "word " * 60]
 TARGETS = ["1x8", "2x16", "3x16", "3x32"]
@@ -173,3 +174,14 @@ def test_clients_at_once_get_their_own_vectors(server: Running, tiny_bundle: Bun
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_depth_0_is_served_in_numpy_and_searches_the_index_of_full_depth(projected_bundle: Bundle) -> None:
+    with running(ServeSettings({"tiny": projected_bundle.path})) as server:
+        reply = server.embed(model="tiny:0x16", input=TEXTS)
+        assert np.abs(vectors(reply) - Encoder.open(projected_bundle, "0x16").encode(TEXTS)).max() <= 1e-6
+        by_depth = server.embed(input=TEXTS, depth=0, dimensions=16)
+        assert by_depth.json["model"] == "tiny:0x16"
+        models = server.get("/v1/models").json["data"]
+    spaces = {model["id"]: model["space"] for model in models}
+    assert spaces["tiny:0x32"] == spaces["tiny:3x32"]
