@@ -16,12 +16,12 @@ from helpers.pages import ROOT, blocks, commands, environment
 from ese_deploy.texts.sample import sample_corpus
 
 GUIDE = ROOT / "docs/guides/first-hour.md"
-# What the tiny model has in place of the sizes of the guide.
+OPTIONS = "--max-steps 30 --batch-size 16 --max-length 64 --warmup-steps 3 --projection-texts 1000"
+# What the tiny model has in place of the options and sizes of the guide.
 SMALLER = {
     "--depths 3,6 --dims 128,384": "--depths 1,3 --dims 16,32",
     "6x384": "3x32",
-    "--max-steps 30 --batch-size 16 --max-length 64 --warmup-steps 3 --projection-texts 1000": "--max-steps 2 --batch-size 8 --warmup-steps 1 "
-    "--workers 0 --use-cpu 1 --save-strategy no",
+    OPTIONS: "--max-steps 2 --batch-size 8 --warmup-steps 1 --workers 0 --use-cpu 1 --save-strategy no",
 }
 
 
