@@ -65,7 +65,7 @@ def train_model(settings: TrainingSettings, progress: Progress) -> None:
         TrainingError: the loss or a weight is not finite, no step was made, or memory ran out.
     """
     if not settings.dry_run:
-        _train(settings, with_log_lines(progress), None)
+        _train(settings, progress, None)
         return
     # The trainer creates its folder.
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def _train(settings: TrainingSettings, progress: Progress, dry: Path | None) -> 
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows, label_free=any(layout.label_free for layout in layouts))
     if isinstance(loss, EseLoss) and loss.projections is not None and run.checkpoint is None and dry is None:
-        fit_initial(loss, texts, longest, arguments, progress)
+        fit_initial(loss, texts, longest, arguments, with_log_lines(progress))
     valid = None
     if settings.valid:
         allowed = [layout.columns for layout in layouts]
@@ -129,7 +129,8 @@ def _train(settings: TrainingSettings, progress: Progress, dry: Path | None) -> 
         _run(trainer, run, loss)
     check_parameters(loss)
     if trainer.is_world_process_zero():
-        projections = refit_trained(loss, loaded.model, texts, longest, arguments, settings.projection_refit, progress)
+        logged = with_log_lines(progress)
+        projections = refit_trained(loss, loaded.model, texts, longest, arguments, settings.projection_refit, logged)
         finish_model(loaded, contract, settings, projections)
     if distributed.is_initialized():
         distributed.barrier()
