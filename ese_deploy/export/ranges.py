@@ -7,16 +7,13 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle.ranges import TargetRanges
 from ese_deploy.bundle.reader import Bundle, choose_entry
-from ese_deploy.engines import Engine
 from ese_deploy.evaluate.exits import cut
+from ese_deploy.export.exit_vectors import ExitVectors
 from ese_deploy.export.texts import CalibrationTexts
-from ese_deploy.runtime import Encoder
-from ese_deploy.runtime.vectors import unchecked_vectors
 from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
 from ese_deploy.texts.reader import chunks
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
-from ese_deploy.verify.emulate import engine_for
 
 __all__ = ["measure_ranges"]
 
@@ -28,7 +25,7 @@ _DECIMALS = 8
 
 def measure_ranges(
     bundle: Bundle,
-    engine: Engine,
+    vectors_of: ExitVectors,
     targets: Sequence[Target],
     calibration: CalibrationTexts | None,
     progress: Progress,
@@ -37,7 +34,7 @@ def measure_ranges(
 
     Args:
         bundle: the bundle.
-        engine: the engine that runs the graphs.
+        vectors_of: embeds texts with the widest target of each exit.
         targets: the targets to measure.
         calibration: the user's texts; None: the sample corpus.
         progress: called after each exit.
@@ -50,13 +47,9 @@ def measure_ranges(
         exits.setdefault((target.depth, target.dtype), []).append(target)
     found: dict[str, TargetRanges] = {}
     progress("ranges", 0, len(exits))
-    for done, ((_, dtype), group) in enumerate(exits.items(), start=1):
-        encoder = Encoder.open(bundle, group[-1], engine=engine_for(engine, dtype), log_truncated=False)
+    for done, group in enumerate(exits.values(), start=1):
         ranges = {target: _empty(target.dim) for target in group}
-        for texts in _pieces(calibration):
-            # A kept target that failed may give vectors that an encoder refuses.
-            with unchecked_vectors():
-                vectors = encoder.encode(texts)
+        for vectors in _vectors(vectors_of, group[-1], calibration):
             for target, (lowest, highest) in ranges.items():
                 part = cut(vectors, target.dim)
                 np.fmin(lowest, np.fmin.reduce(part), out=lowest)
@@ -70,12 +63,14 @@ def _empty(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
 
 
-def _pieces(calibration: CalibrationTexts | None) -> Iterator[list[str]]:
+def _vectors(
+    vectors_of: ExitVectors, target: Target, calibration: CalibrationTexts | None
+) -> Iterator[NDArray[np.float32]]:
     if calibration is None:
-        yield [item.text for item in sample_corpus()]
+        yield vectors_of.of_sample(target)
         return
-    for rows in chunks(calibration.texts, _PIECE):
-        yield [row.text for row in rows]
+    pieces = ([row.text for row in rows] for rows in chunks(calibration.texts, _PIECE))
+    yield from vectors_of.embed(target, pieces)
 
 
 def _describe(

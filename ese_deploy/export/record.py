@@ -15,6 +15,8 @@ from ese_deploy.bundle.reader import Bundle, choose_entry, read_ranges_file
 from ese_deploy.bundle.writer import BundleDraft
 from ese_deploy.engines import GPU_ENGINES, Engine
 from ese_deploy.evaluate import AGREEMENT, agreement
+from ese_deploy.evaluate.exits import cut
+from ese_deploy.export.exit_vectors import ExitVectors
 from ese_deploy.export.ranges import measure_ranges
 from ese_deploy.export.request import TRAINED
 from ese_deploy.export.texts import CalibrationTexts, held_out_half
@@ -79,10 +81,11 @@ def verify_and_record(
             check = check_int8_quality(bundle, engine, check, reference.cut(held_out[depth], dim))
         checks.append(check)
         vectors[check.entry.name] = reference.cut(pooled[depth], dim).tolist()
-    measured = _evaluate(bundle, checkpoint, engine, checks, progress)
+    exits = ExitVectors(bundle, engine, targets)
+    measured = _evaluate(bundle, checkpoint, engine, checks, exits, progress)
     data = None if existing is None else read_ranges_file(existing)
     ranges = decode_ranges(data or b"{}", RANGES_FILE)
-    ranges |= measure_ranges(bundle, engine, targets, calibration, progress)
+    ranges |= measure_ranges(bundle, exits, targets, calibration, progress)
     draft = draft.add_file("golden", GOLDEN_FILE, encode_golden(msgspec.structs.replace(golden, vectors=vectors)))
     draft = draft.add_file("ranges", RANGES_FILE, encode_ranges(ranges))
     return draft.with_targets(measured).replace(calibration=calibration.entry if calibration else None), checks
@@ -116,7 +119,12 @@ def check_int8_quality(bundle: Bundle, engine: Engine, check: TargetCheck, exact
 
 
 def _evaluate(
-    bundle: Bundle, checkpoint: Checkpoint, engine: Engine, checks: Sequence[TargetCheck], progress: Progress
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    checks: Sequence[TargetCheck],
+    exits: ExitVectors,
+    progress: Progress,
 ) -> dict[str, TargetEntry]:
     """The entries of checked targets, with their parity and their agreement with the full PyTorch model."""
     texts = [item.text for item in sample_corpus()]
@@ -127,11 +135,7 @@ def _evaluate(
     full = reference.cut(reference.pool(texts), checkpoint.width)
     measured = {}
     for done, check in enumerate(checks, start=1):
-        runner = engine_for(engine, check.entry.dtype)
-        encoder = Encoder.open(bundle, check.entry.target, engine=runner, log_truncated=False)
-        # Kept targets that failed may give vectors that an encoder refuses.
-        with unchecked_vectors():
-            value = round(agreement(encoder.encode(texts), full), 6)
+        value = round(agreement(cut(exits.of_sample(check.entry.target), check.entry.dim), full), 6)
         quality = Quality(
             metric=AGREEMENT,
             data=SAMPLE_CORPUS_NAME,
