@@ -190,7 +190,9 @@ def export(
 def _log_warnings(exported: "Exported") -> None:
     if exported.untrained:
         depths = ", ".join(map(str, exported.untrained))
-        logger.warning("Depth %s was not trained as an exit. Check the agreement of its targets.", depths)
+        several = len(exported.untrained) > 1
+        said = f"Depths {depths} were not trained as exits" if several else f"Depth {depths} was not trained as an exit"
+        logger.warning("%s. Check the agreement of these targets.", said)
         if exported.dense:
             logger.warning("The Dense modules were trained on the last layer only and likely harm earlier exits.")
     for check in exported.left_out:

@@ -115,7 +115,10 @@ class Encoder(BaseEncoder):
             )
 
         chosen = engine
-        if isinstance(engine, str) and engine == AUTO_ENGINE:
+        named = [Target.parse(one) for one in (target, query_target, document_target) if one is not None]
+        if isinstance(engine, str) and engine == AUTO_ENGINE and {one.depth for one in named} == {0}:
+            chosen = None  # numpy computes them
+        elif isinstance(engine, str) and engine == AUTO_ENGINE:
             from ese_deploy.runtime.fastest import fastest_engine
 
             found = fastest_engine(bundle, document_target or target, threads)

@@ -93,13 +93,15 @@ def test_numpy_computes_depth_0_as_the_graph_does(bundle: Bundle, target: str) -
     np.testing.assert_allclose(with_numpy.encode(texts[3]), with_engine.encode(texts[3]), atol=2e-6)
 
 
-def test_depth_0_does_not_import_an_engine(bundle: Bundle) -> None:
+@pytest.mark.parametrize("engine", [None, "auto"])
+def test_depth_0_does_not_import_an_engine(bundle: Bundle, engine: str | None) -> None:
     import subprocess
     import sys
 
     code = (
         "import sys; from ese_deploy import Encoder; "
-        f"print(Encoder.open({str(bundle.path)!r}, '0x16').encode('a text').shape, 'onnxruntime' in sys.modules)"
+        f"print(Encoder.open({str(bundle.path)!r}, '0x16', engine={engine!r}).encode('a text').shape, "
+        "'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(16,) False"
