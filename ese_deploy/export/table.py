@@ -27,9 +27,11 @@ Rows = NDArray[np.float32]
 _RIDGE_ROWS = 4096
 # The root mean square of an entry at the start, for which the learning rate is.
 _SCALE = 0.075
-_RATE, _BATCH, _TEMPERATURE = 1e-3, 512, 20.0
+_RATE, _BATCH, _TEMPERATURE = 4e-3, 512, 20.0
+# Other texts, whose vectors of the full model stand for an index that is searched.
+_INDEX = 1536
 # Texts that training sees in all; with few texts, each is seen more often.
-_SEEN, _LEAST_EPOCHS, _MOST_EPOCHS = 1_000_000, 3, 10
+_SEEN, _LEAST_EPOCHS, _MOST_EPOCHS = 400_000, 3, 10
 # The held-out share, by which the best epoch is chosen. With fewer texts than this the start is kept.
 _HELD_OUT, _MOST_HELD_OUT, _LEAST_TEXTS = 50, 2048, 1024
 _SHORTEST_PREFIX = 32
@@ -76,7 +78,7 @@ def fit_table(
     table = _start(texts, embeddings, rarity)
     # Tokens without rarity are in every text. A small share of the empty text's vector gives that text a vector.
     table[rarity == 0] += 1e-2 * _SCALE * math.sqrt(table.shape[1]) * empty.astype(np.float32)
-    return table if len(texts) < _LEAST_TEXTS else _train(texts, table, progress)
+    return table if len(texts) < _LEAST_TEXTS else _train(texts, table, rarity, progress)
 
 
 def _start(texts: TeacherTexts, embeddings: Rows, rarity: Rows) -> Rows:
@@ -93,8 +95,12 @@ def _start(texts: TeacherTexts, embeddings: Rows, rarity: Rows) -> Rows:
     return table * np.float32(_SCALE / np.sqrt(np.square(table[rarity > 0], dtype=np.float64).mean()))
 
 
-def _train(texts: TeacherTexts, table: Rows, progress: Progress) -> Rows:
-    """Train the rows of tokens that occur; returns the table of the epoch with the lowest held-out loss."""
+def _train(texts: TeacherTexts, table: Rows, rarity: Rows, progress: Progress) -> Rows:
+    """Train the rows of tokens that occur; returns the table of the epoch with the lowest held-out loss.
+
+    Tokens of every text keep their rows. Trained, they would give all vectors a common part, which the full model's
+    vectors do not have, and queries would find less in an index of these.
+    """
     random = np.random.default_rng(_SEED)
     order = random.permutation(len(texts))
     held_out = min(len(texts) // _HELD_OUT, _MOST_HELD_OUT)
@@ -102,6 +108,7 @@ def _train(texts: TeacherTexts, table: Rows, progress: Progress) -> Rows:
     used, compact = np.unique(texts.flat, return_inverse=True)
     known = TeacherTexts(compact.astype(np.int32), texts.starts, texts.vectors)
     weights = torch.from_numpy(table[used]).requires_grad_()
+    fixed = torch.from_numpy(rarity[used] == 0)
     epochs = min(max(round(_SEEN / len(seen)), _LEAST_EPOCHS), _MOST_EPOCHS)
     batches = math.ceil(len(seen) / _BATCH)
     optimizer = torch.optim.Adam([weights], lr=_RATE, betas=(0.9, 0.98))
@@ -114,7 +121,10 @@ def _train(texts: TeacherTexts, table: Rows, progress: Progress) -> Rows:
         shuffled = random.permutation(seen)
         for places in np.array_split(shuffled, batches):
             optimizer.zero_grad()
-            _loss(weights, known, places, dims).backward()  # type: ignore[no-untyped-call]
+            index = texts.vectors[np.sort(random.choice(seen, min(_INDEX, len(seen))))]
+            _loss(weights, known, places, dims, index).backward()  # type: ignore[no-untyped-call]
+            assert weights.grad is not None
+            weights.grad[fixed] = 0
             optimizer.step()
             schedule.step()
             done += 1
@@ -130,27 +140,38 @@ def _train(texts: TeacherTexts, table: Rows, progress: Progress) -> Rows:
 def _check(weights: Tensor, texts: TeacherTexts, places: NDArray[np.int64], dims: Sequence[int]) -> float:
     parts = np.array_split(places, math.ceil(len(places) / _BATCH))
     with torch.no_grad():
-        return float(np.mean([_loss(weights, texts, part, dims).item() for part in parts]))
+        return float(np.mean([_loss(weights, texts, part, dims, texts.vectors[:0]).item() for part in parts]))
 
 
-def _loss(weights: Tensor, texts: TeacherTexts, places: NDArray[np.int64], dims: Sequence[int]) -> Tensor:
-    """The mean over prefixes of three terms: one minus cosine, and the divergence of two kinds of similarities."""
+def _loss(
+    weights: Tensor,
+    texts: TeacherTexts,
+    places: NDArray[np.int64],
+    dims: Sequence[int],
+    index: NDArray[np.floating],
+) -> Tensor:
+    """The mean over prefixes of three terms: one minus cosine, and the divergence of two kinds of similarities.
+
+    The first kind is between the texts, the second to the full model's vectors of the texts and of an index.
+    """
     rows = texts.rows(places)
     starts = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
     vectors = embedding_bag(torch.from_numpy(np.concatenate(rows)).long(), weights, starts, mode="sum")
     teacher = torch.from_numpy(texts.vectors[places].astype(np.float32))
+    searched = torch.cat([teacher, torch.from_numpy(index.astype(np.float32))])
     losses = []
     for dim in dims:
         mine, theirs = normalize(vectors[:, :dim], dim=-1), normalize(teacher[:, :dim], dim=-1)
         cosine = 1 - (mine * theirs).sum(-1).mean()
         within = _divergence(mine @ mine.T, teacher @ teacher.T, same=True)
-        across = _divergence(mine @ theirs.T, teacher @ teacher.T, same=False)
-        losses.append(cosine + within + across / 2)
+        prefixes = normalize(searched[:, :dim], dim=-1)
+        across = _divergence(mine @ prefixes.T, teacher @ searched.T, same=False)
+        losses.append(cosine + within + across)
     return torch.stack(losses).mean()
 
 
 def _divergence(found: Tensor, wanted: Tensor, same: bool) -> Tensor:
-    """Divergence of the softmax of similarities [batch, batch]; ``same`` leaves out those of a text with itself."""
+    """Divergence of the softmax of similarities [batch, texts]; ``same`` leaves out those of a text with itself."""
     if same:
         diagonal = torch.eye(len(found), dtype=torch.bool)
         found, wanted = found.masked_fill(diagonal, -1), wanted.masked_fill(diagonal, -1)
