@@ -85,7 +85,8 @@ def test_python_function_trains(data: dict[str, Path], tiny_checkpoint: Path, tm
     seen: list[tuple[str, int, int]] = []
     done = train(tiny_checkpoint, data["C"], tmp_path / "out", progress=lambda *at: seen.append(at), dims=[16], **steps)
     contract = read_checkpoint(str(done)).contract
-    assert contract is not None and contract.trained_dims == [16, 32] and seen == [("training", 1, 1)]
+    assert contract is not None and contract.trained_dims == [16, 32]
+    assert seen == [("fit projections", 0, 288), ("fit projections", 288, 288), ("training", 1, 1)]
     with pytest.raises(InputError, match=r"There is no training data\. Name it with `train`"):
         train(tiny_checkpoint, None, tmp_path / "other")
 
