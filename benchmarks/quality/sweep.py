@@ -21,6 +21,7 @@ from ese_deploy.backbones.source import locate
 from ese_deploy.bundle.metrics import AGREEMENT, RETRIEVAL_METRICS, STS_METRICS
 from ese_deploy.errors import InputError
 from ese_deploy.projections.projection import PROJECTIONS_FILE
+from ese_deploy.projections.tokens import TOKENS_FILE
 from ese_deploy.system.files import replace_folder, staging_folder
 from ese_deploy.system.machine import describe_machine, library_versions
 
@@ -195,7 +196,9 @@ class Sweep:
         source = str(self._model(run.source)) if run.source else self.protocol.model
         with staging_folder(self._model(run)) as staging:
             shutil.copytree(locate(source).path, staging / "model")
-            shutil.copy(self._bundle(run) / PROJECTIONS_FILE, staging / "model" / PROJECTIONS_FILE)
+            for name in (PROJECTIONS_FILE, TOKENS_FILE):
+                if (self._bundle(run) / name).exists():
+                    shutil.copy(self._bundle(run) / name, staging / "model" / name)
             replace_folder(staging / "model", self._model(run))
         shutil.rmtree(self._bundle(run))
 

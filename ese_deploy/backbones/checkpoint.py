@@ -19,6 +19,7 @@ from ese_deploy.backbones.tokenizer import CheckpointTokenizer, read_tokenizer
 from ese_deploy.backbones.transformer_settings import read_transformer_settings
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, decode_projections
+from ese_deploy.projections.tokens import TOKENS_FILE, decode_tokens
 
 __all__ = ["Checkpoint", "load_backbone", "read_checkpoint"]
 
@@ -145,7 +146,8 @@ def read_checkpoint(
     projections_file = location.path / PROJECTIONS_FILE
     depth = int(config.num_hidden_layers)
     # The projection as a module is square, so the width is the same with and without it.
-    projections = _read_projections(projections_file, depth, pooled, width)
+    projections = _read_projections(projections_file, depth, pooled, width, int(config.hidden_size))
+    tokens_file = location.path / TOKENS_FILE
     contract, head = read_contract(location.path, depth), modules.head
     if contract is not None and contract.projection_module is not None:
         matrix = projections[depth].matrix if depth in projections else None
@@ -157,6 +159,7 @@ def read_checkpoint(
             *weight_files,
             *(dense.weights for dense in head),
             *([projections_file] if projections else []),
+            *([tokens_file] if any(projection.tokens for projection in projections.values()) else []),
         ),
         allow_pickle=allow_pickle,
         config=config,
@@ -246,15 +249,19 @@ def _max_length(stated: int | None, of_tokenizer: int | None, of_positions: int 
     return int(min(limits[0], of_positions or limits[0]))
 
 
-def _read_projections(path: Path, depth: int, pooled: int, width: int) -> dict[int, Projection]:
+def _read_projections(path: Path, depth: int, pooled: int, width: int, hidden: int) -> dict[int, Projection]:
     if not path.is_file():
         return {}
+    stored = path.with_name(TOKENS_FILE)
     try:
-        projections = decode_projections(path.read_bytes(), str(path))
+        tokens = decode_tokens(stored.read_bytes(), str(stored)) if stored.is_file() else None
+        projections = decode_projections(path.read_bytes(), str(path), tokens)
     except (OSError, BundleError) as error:
         raise InputError(str(error)) from error
     for exit_, projection in projections.items():
-        wanted = (width, pooled * len(projection.states) or width)
+        features = projection.tokens.names if projection.tokens else frozenset()
+        of_states = (pooled + (hidden if "rarity" in features else 0)) * len(projection.states)
+        wanted = (width, of_states + (width if "table" in features else 0) or width)
         if exit_ > depth or projection.matrix.shape != wanted:
             raise InputError(
                 f"{path} has a projection of exit {exit_} with shape {list(projection.matrix.shape)}, but the model "
