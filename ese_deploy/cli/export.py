@@ -95,8 +95,8 @@ def export(
         typer.Option(
             "--token-features",
             metavar="NAMES",
-            help="With --projection aligned: project also means weighted by the rarity of tokens (rarity) and token "
-            "vectors (table, needed for depth 0), or none of them. Default: rarity,table.",
+            help="Let --projection aligned also read means weighted by the rarity of tokens (rarity) and token vectors "
+            "(table, needed for depth 0), or none. Default: rarity,table.",
         ),
     ] = None,
     space: Annotated[

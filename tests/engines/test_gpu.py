@@ -63,7 +63,9 @@ def test_buffers_are_used_again_and_grow(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_engine_is_named_with_the_number_of_its_device() -> None:
-    with pytest.raises(EngineError, match=r"Unknown engine 'onnxruntime:1'\. Write onnxruntime\."):
+    with pytest.raises(
+        EngineError, match=r"Unknown engine 'onnxruntime:1'\. Write onnxruntime or onnxruntime:mapped\."
+    ):
         load_engine("onnxruntime:1")
     with pytest.raises(EngineError, match="Write onnxruntime-cuda or onnxruntime-cuda:1"):
         load_engine("onnxruntime-cuda:one")
