@@ -13,7 +13,7 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.ranges import load_ranges
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.bundle.spaces import Space, check_space, source_matrix, space_name
-from ese_deploy.engines import DEFAULT_ENGINE, load_engine, require_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, Engine, load_engine, require_dtype
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.loaded import LoadedTarget, choose_entries, load_lookup_target, load_target
 from ese_deploy.runtime.precision import needs_ranges, quantize
@@ -117,7 +117,8 @@ def describe_model(settings: ModelSettings) -> Model:
             )
         if needs_ranges(settings.precision):
             load_ranges(bundle, documents)
-    load_engine(engine)
+    if settings.engine or any(entry.depth for _, entry in entries):
+        load_engine(engine)
     role = QUERY_PROMPTS if settings.index_target else ()
     prefix = find_prompt(bundle.manifest, settings.prompt_name, None, role)
     return Model(bundle, load_tokenizer(bundle), entries, prefix, settings.space)
@@ -158,13 +159,15 @@ class Embedder:
             EngineError: the engine is not installed, or cannot run a target.
         """
         plan = describe_model(settings)
-        engine = load_engine(settings.engine or DEFAULT_ENGINE)
+        engine: Engine | None = None
         threads = settings.threads or available_threads()
         outputs = []
         for documents, entry in plan.entries:
             # Depth 0 needs no engine, unless one is named.
             loaded = None if settings.engine else load_lookup_target(plan.bundle, entry, settings.space)
-            loaded = loaded or load_target(plan.bundle, entry, engine, threads, settings.space)
+            if loaded is None:
+                engine = engine or load_engine(settings.engine or DEFAULT_ENGINE)
+                loaded = load_target(plan.bundle, entry, engine, threads, settings.space)
             ranges = load_ranges(plan.bundle, documents) if needs_ranges(settings.precision) else None
             outputs.append(_Output(loaded, ranges))
         return cls(plan.tokenizer, outputs, plan.prefix, settings.precision, window)

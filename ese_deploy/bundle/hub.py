@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from ese_deploy.bundle.card import CARD_FILE, model_card
 from ese_deploy.bundle.hashes import check_files
 from ese_deploy.bundle.links import follow_link
-from ese_deploy.bundle.manifest import FileEntry, Manifest, TargetEntry, decode_manifest
-from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, bundle_file, choose_entry, open_bundle
+from ese_deploy.bundle.manifest import Manifest, TargetEntry, decode_manifest
+from ese_deploy.bundle.reader import MANIFEST_FILE, Bundle, bundle_file, choose_entry, open_bundle, optional_files
 from ese_deploy.errors import InputError
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import Target
@@ -89,7 +89,7 @@ def push_bundle(bundle: str | Path | Bundle, name: str, *, private: bool = False
     for _ in check_files(opened, progress):
         pass
     manifest = opened.manifest
-    listed = [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *_optional(manifest)]
+    listed = [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *optional_files(manifest)]
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
@@ -109,14 +109,6 @@ def push_bundle(bundle: str | Path | Bundle, name: str, *, private: bool = False
     return _explained(name, upload)
 
 
-def _optional(manifest: Manifest) -> list[FileEntry]:
-    files = (
-        *(manifest.projection_file, manifest.tokens),
-        *(manifest.profiles, manifest.ranges, manifest.config, manifest.tokenizer_config),
-    )
-    return [entry for entry in files if entry is not None]
-
-
 def _files(manifest: Manifest, targets: Iterable[TargetEntry], projections: bool) -> Iterable[str]:
     """The files that some targets need, without the manifest."""
     kept = list(targets)
@@ -127,7 +119,7 @@ def _files(manifest: Manifest, targets: Iterable[TargetEntry], projections: bool
     yield manifest.golden.file
     # Only `verify` reads the token features.
     skipped = [manifest.tokens, *([] if projections else [manifest.projection_file])]
-    yield from (entry.file for entry in _optional(manifest) if entry not in skipped)
+    yield from (entry.file for entry in optional_files(manifest) if entry not in skipped)
 
 
 def _download(name: str, file: str, revision: str | None) -> Path:

@@ -31,6 +31,7 @@ __all__ = [
     "comparable_names",
     "is_bundle",
     "open_bundle",
+    "optional_files",
     "read_config",
     "read_golden",
     "read_graph",
@@ -42,6 +43,9 @@ __all__ = [
     "verify_weights",
     "weights_of",
 ]
+
+# Fields of the manifest with files that not every bundle has.
+_OPTIONAL = ("projection_file", "tokens", "profiles", "ranges", "config", "tokenizer_config")
 
 MANIFEST_FILE = "manifest.json"
 PROFILES_FILE = "profiles.toml"
@@ -117,7 +121,7 @@ def _read_bundle(folder: Path) -> Bundle:
         _check_size(folder, entry)
     _check_size(folder, manifest.tokenizer)
     _check_size(folder, manifest.golden)
-    for further in _further_files(manifest):
+    for further in optional_files(manifest):
         _check_size(folder, further)
     for target in manifest.targets:
         _read_entry(folder, target)
@@ -258,7 +262,8 @@ def read_tokens(bundle: Bundle) -> bytes | None:
         BundleError: as for :func:`read_graph`.
     """
     entry = bundle.manifest.tokens
-    return None if entry is None else _read_entry(bundle.path, entry)
+    # A large vocabulary needs more than other files may have; the size was checked when the bundle was opened.
+    return None if entry is None else _read_entry(bundle.path, entry, entry.bytes)
 
 
 def read_config(bundle: Bundle, entry: FileEntry | None) -> bytes | None:
@@ -374,25 +379,17 @@ def _downloaded(folder: Path, manifest: Manifest) -> Manifest:
     targets = [entry for entry in manifest.targets if present(entry) and entry.dtype in dtypes]
     if not targets:
         raise BundleError(f"{folder} holds the manifest of a bundle but no target. Download it with: ese-deploy pull")
-    optional = ("projection_file", "tokens", "profiles", "ranges", "config", "tokenizer_config")
-    missing = {name: None for name in optional if not present(getattr(manifest, name))}
+    missing = {name: None for name in _OPTIONAL if not present(getattr(manifest, name))}
     return msgspec.structs.replace(manifest, weights=weights, targets=targets, **missing)
 
 
 def _all_files(manifest: Manifest) -> list[FileEntry]:
-    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *_further_files(manifest)]
+    return [*manifest.weights, *manifest.targets, manifest.tokenizer, manifest.golden, *optional_files(manifest)]
 
 
-def _further_files(manifest: Manifest) -> list[FileEntry]:
-    """The optional files."""
-    files = (
-        manifest.projection_file,
-        manifest.tokens,
-        manifest.profiles,
-        manifest.ranges,
-        manifest.config,
-        manifest.tokenizer_config,
-    )
+def optional_files(manifest: Manifest) -> list[FileEntry]:
+    """The files that not every bundle has."""
+    files: list[FileEntry | None] = [getattr(manifest, name) for name in _OPTIONAL]
     return [entry for entry in files if entry is not None]
 
 
@@ -410,9 +407,9 @@ def _check_size(folder: Path, entry: FileEntry) -> None:
         )
 
 
-def _read_entry(folder: Path, entry: FileEntry) -> bytes:
+def _read_entry(folder: Path, entry: FileEntry, limit: int = _MAX_FILE) -> bytes:
     _check_size(folder, entry)
-    data = _read_plain(folder, entry.file, _MAX_FILE)
+    data = _read_plain(folder, entry.file, limit)
     got = hashlib.sha256(data).hexdigest()
     check_hash(folder / entry.file, got, entry.sha256)
     return data

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from ese_deploy.backbones import Checkpoint, exit_states, pool
 from ese_deploy.backbones.dense import load_head
+from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.states import StateBatch, count_tokens, pooled_states, token_states
 from ese_deploy.export.table import TeacherTexts, fit_table
@@ -61,7 +62,7 @@ def fit_aligned(
         tokens: the token features, if the bundle has them already.
 
     Raises:
-        InputError: there are too few texts.
+        InputError: there are too few texts, or the file was changed while it was read.
     """
     if set(depths) <= {checkpoint.depth}:
         return {checkpoint.depth: components or _fit_components(checkpoint, backbone, calibration, progress)}
@@ -187,19 +188,23 @@ def _observe(
     moments, tokens = Moments(checkpoint.width), []
     states = {state for _, state in layout.columns}
     weighted = {state for kind, state in layout.columns if kind == "weighted"}
-    start = 0
+    start = end = 0
     for batch in pooled_states(
         checkpoint, backbone, {full, *states}, calibration, progress, with_sentence_groups, rarity, weighted
     ):
         vectors = head(batch.pooled[full]).numpy()
         moments.add(vectors)
         end = start + len(vectors)
+        if end > count:
+            break
         teacher[start:end] = unit_rows(vectors)
         kept = np.flatnonzero(np.arange(start, end) % stride == 0)
         if len(kept) and layout.width:
             features[(start + kept) // stride] = _joined(batch, layout)[kept]
         tokens += batch.tokens
         start = end
+    if end != count:
+        raise InputError(f"{calibration.texts.path} was changed while it was read. Export again.")
     starts = np.cumsum([0, *map(len, tokens)])
     return _Seen(moments, TeacherTexts(np.concatenate(tokens), starts, teacher), features, places)
 

@@ -119,7 +119,6 @@ def fit_ridge_projections(
     trained: Mapping[int, Projection] = MappingProxyType({}),
     share: float = 1.0,
     restore: bool = True,
-    components: Projection | None = None,
 ) -> dict[int, Projection]:
     """Fit the projections of several exits in one pass over texts.
 
@@ -131,7 +130,6 @@ def fit_ridge_projections(
         trained: trained projections of all these exits, to average with. That of the full depth is kept.
         share: weight of the ridge projections in the average, 0 to 1.
         restore: scale components to the mean squares of the full model's.
-        components: an existing projection of the full depth.
 
     Raises:
         InputError: there are too few texts.
@@ -142,7 +140,7 @@ def fit_ridge_projections(
         own.add(target)
         for depth, rows in inputs.items():
             moments.setdefault(depth, CrossMoments(rows.shape[1], width)).add(rows, target)
-    components = trained.get(full, components) or fit_pca(own)
+    components = trained.get(full) or fit_pca(own)
     wanted = own.mean_squares(components.matrix)
     projections = {full: components}
     for depth, read in states.items():

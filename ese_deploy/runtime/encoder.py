@@ -113,7 +113,6 @@ class Encoder(BaseEncoder):
                 f"Encoder.open takes no profile, got '{profile}'. Resolve it first: found = ese_deploy.choose."
                 "resolve_profile(bundle, profile); Encoder.open(bundle, found.target, engine=found.engine)"
             )
-
         chosen = engine
         named = [Target.parse(one) for one in (target, query_target, document_target) if one is not None]
         if isinstance(engine, str) and engine == AUTO_ENGINE and {one.depth for one in named} == {0}:

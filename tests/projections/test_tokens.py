@@ -224,3 +224,41 @@ def test_vectors_in_the_source_space(tiny_checkpoint: Path, texts: Path, tmp_pat
     for target in ("0x32", "1x32"):
         rotated = Encoder.open(bundle, target, space="source").encode(TEXTS[:20])
         np.testing.assert_allclose(Encoder.open(made, target).encode(TEXTS[:20]), rotated, atol=1e-4)
+
+
+def test_a_table_may_be_larger_than_other_files(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ese_deploy.bundle.reader._MAX_FILE", 8)
+    assert read_tokens(bundle) == (bundle.path / "tokens.safetensors").read_bytes()
+
+
+def test_calibration_texts_that_change_between_the_two_passes_are_refused(
+    tiny_checkpoint: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ese_deploy.export import aligned
+
+    for more in (1, -1):
+        count = aligned.count_tokens
+
+        def other(*arguments: object, count: object = count, more: int = more) -> object:
+            found = count(*arguments)  # type: ignore[operator]
+            return type(found)(found.texts + more, found.with_token)
+
+        monkeypatch.setattr(aligned, "count_tokens", other)
+        request = ExportRequest(
+            str(tiny_checkpoint), tmp_path / "out", ["1x16"], projection="aligned", calibration=texts
+        )
+        with pytest.raises(InputError, match="was changed while it was read"):
+            export_bundle(request)
+        monkeypatch.undo()
+        assert not (tmp_path / "out").exists()
+
+
+def test_bulk_jobs_of_depth_0_need_no_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ese_deploy.bulk import embedder
+
+    def missing(_: str) -> None:
+        raise AssertionError("an engine was loaded")
+
+    monkeypatch.setattr(embedder, "load_engine", missing)
+    opened = embedder.Embedder.open(embedder.ModelSettings(bundle.path, ("0x16",)))
+    assert opened.embeds_every_text
