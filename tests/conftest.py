@@ -15,11 +15,13 @@ import pytest
 from filelock import FileLock
 from helpers.backbone_table import BackboneRow, write_table
 from helpers.tiny import MINILM, make_checkpoint, write_json
+from helpers.traces import kept_traces, pytorch_untraced
 
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.engines.tensorrt.api import Api, import_tensorrt
 from ese_deploy.errors import EngineError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.export.trace import trace
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 
@@ -29,6 +31,19 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Measurements of a test go into a folder of its own."""
     monkeypatch.setenv("ESE_DEPLOY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_traces() -> Iterator[None]:
+    """No model is traced twice in a process, and no coverage is measured while PyTorch traces."""
+    with pytorch_untraced(), kept_traces():
+        yield
+
+
+@pytest.fixture
+def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each export of the test traces its model, also one that another export has traced."""
+    monkeypatch.setattr("ese_deploy.export.pipeline.trace", trace)
 
 
 @pytest.fixture(scope="session")

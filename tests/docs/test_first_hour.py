@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.pages import ROOT, blocks, commands, environment
+from helpers.pages import ROOT, blocks, commands, environment, run
 
 from ese_deploy.texts.sample import sample_corpus
 
@@ -55,9 +55,12 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_guide_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_every_command_of_the_guide_runs(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env, port = environment(tmp_path), free_port()
     write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
     said: dict[str, str] = {}
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -69,9 +72,7 @@ def test_every_command_of_the_guide_runs(tiny_checkpoint: Path, tmp_path: Path) 
                 server = subprocess.Popen(program, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
                 wait_for(port, server)
                 continue
-            done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
-            assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
-            said[name if not command.endswith("--dry-run") else "dry-run"] = done.stdout + done.stderr
+            said[name if not command.endswith("--dry-run") else "dry-run"] = run(command, tmp_path, env)
     finally:
         if server is not None:
             server.terminate()

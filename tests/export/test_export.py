@@ -91,6 +91,7 @@ def test_a_layer_is_the_same_bytes_in_every_target(tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_traces")
 def test_an_export_is_the_same_bytes_each_time(tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     targets = [entry.target for entry in tiny_bundle.manifest.targets]
     export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "tiny", targets))

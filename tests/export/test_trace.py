@@ -9,6 +9,8 @@ from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
 
+pytestmark = pytest.mark.usefixtures("fresh_traces")
+
 
 def test_an_architecture_that_cannot_be_traced_gets_one_line(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
