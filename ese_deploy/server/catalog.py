@@ -22,9 +22,12 @@ from ese_deploy.server.errors import ApiError
 from ese_deploy.server.settings import AUTO
 from ese_deploy.target import Target
 
-__all__ = ["Catalog", "Lane", "ServedBundle", "ServedTarget", "Wanted"]
+__all__ = ["WARM_TOKENS", "Catalog", "Lane", "ServedBundle", "ServedTarget", "Wanted"]
 
 Vectors = NDArray[np.float32]
+
+WARM_TOKENS = 16
+"""Tokens of the text that a lane computes when it is loaded."""
 
 _TARGET = re.compile(r"\d+x\d+(:.*)?", re.ASCII)
 
@@ -49,6 +52,11 @@ class Lane:
     loaded: LoadedTarget
     tokens: int
     warm_seconds: float = 0.0
+
+    @property
+    def warm_cost(self) -> float:
+        """Seconds of a token, until batches are measured; a batch takes less."""
+        return self.warm_seconds / WARM_TOKENS
 
     def embed(self, encodings: Sequence[Any]) -> Vectors:
         """Embed tokenized texts.

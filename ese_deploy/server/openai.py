@@ -27,6 +27,7 @@ async def embeddings(service: Service, call: Call) -> Answer:
         ClientGoneError: the client closed the connection.
     """
     limits = service.settings.limits
+    service.check_queue(call)
     body = decode(await read_body(call, limits.body_bytes), EmbeddingsRequest)
     wanted = Wanted(body.model, body.dimensions, body.depth, body.max_latency_ms, body.min_quality)
     served, target = await service.resolve(wanted)

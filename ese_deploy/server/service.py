@@ -15,20 +15,19 @@ from ese_deploy.server.catalog import Catalog, ServedBundle, ServedTarget, Wante
 from ese_deploy.server.errors import ApiError
 from ese_deploy.server.http import Call, ClientGoneError
 from ese_deploy.server.inputs import TokenizedInput
+from ese_deploy.server.jobs import Job
 from ese_deploy.server.keys import ApiKeys
 from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.logs import log_event
 from ese_deploy.server.metrics import Metrics
-from ese_deploy.server.scheduler import Job, QueueFullError, Scheduler, retry_after
+from ese_deploy.server.queue import QueueFullError, retry_after
+from ese_deploy.server.scheduler import Scheduler
 from ese_deploy.server.settings import ServeSettings
 from ese_deploy.system.threads import available_threads
 
 __all__ = ["Service", "threads_of"]
 
 _T = TypeVar("_T")
-
-# Share of a request's time that it may wait, as estimated; the rate of the next batches can be lower.
-_PATIENCE = 0.5
 
 
 def threads_of(settings: ServeSettings) -> int:
@@ -50,9 +49,8 @@ class Service:
         self.keys = keys
         self.catalog = catalog
         self.metrics = Metrics()
-        self.scheduler = Scheduler(
-            asyncio.get_running_loop(), settings.limits.queue_tokens, settings.limits.timeout * _PATIENCE, self.metrics
-        )
+        limits = settings.limits
+        self.scheduler = Scheduler(asyncio.get_running_loop(), limits.queue_tokens, limits.timeout, self.metrics)
         # One thread: the memory of tokenizing long texts is needed once.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self.draining = False
@@ -109,15 +107,30 @@ class Service:
         )
         recorded.degraded_from = None if answering is target else target.label
         try:
-            job = self.scheduler.submit(answering, tokenized.encodings, recorded.key)
+            job = self.scheduler.submit(answering, tokenized.encodings, recorded.key, call.seconds_left)
         except QueueFullError as error:
-            raise ApiError(
-                429,
-                f"The queue is full: {self.scheduler.waiting_tokens} tokens wait. Try again later.",
-                code="queue_full",
-                headers={"retry-after": retry_after(error)},
-            ) from None
+            raise self._full(error) from None
         return answering, await self._wait(call, job)
+
+    def check_queue(self, call: Call) -> None:
+        """Refuse a request before its body is read and tokenized, if the queue would not take it.
+
+        Raises:
+            ApiError: 429: the queue is full.
+        """
+        try:
+            self.scheduler.check(call.recorded.key)
+        except QueueFullError as error:
+            raise self._full(error) from None
+
+    def _full(self, error: QueueFullError) -> ApiError:
+        seconds = retry_after(error)
+        return ApiError(
+            429,
+            f"The queue is full: {self.scheduler.waiting_tokens} tokens wait. Try again in {seconds} s.",
+            code="queue_full",
+            headers={"retry-after": seconds},
+        )
 
     def _degraded(self, target: ServedTarget, others: Sequence[ServedTarget]) -> ServedTarget:
         """The target, or a shallower one the fuller the queue is beyond its half."""
@@ -138,6 +151,8 @@ class Service:
             async with asyncio.timeout(max(0.0, call.seconds_left)):
                 return await job.future
         except TimeoutError:
+            if not job.future.cancelled() and job.future.exception() is None:
+                return job.future.result()  # it came while the event loop was busy
             raise ApiError(
                 504, f"No answer within {call.timeout:g} seconds. Send fewer texts, or try later.", code="timeout"
             ) from None

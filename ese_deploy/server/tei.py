@@ -20,6 +20,7 @@ async def embed(service: Service, call: Call) -> Answer:
         ClientGoneError: the client closed the connection.
     """
     limits = service.settings.limits
+    service.check_queue(call)
     body = decode(await read_body(call, limits.body_bytes), TeiEmbedRequest)
     if not body.normalize:
         raise ApiError(400, "Vectors always have norm 1. Leave out `normalize: false`.", param="normalize")
