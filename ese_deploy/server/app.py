@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
+from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -13,7 +14,17 @@ from ese_deploy.errors import EseDeployError
 from ese_deploy.server import openai, tei
 from ese_deploy.server.description import describe
 from ese_deploy.server.errors import ApiError
-from ese_deploy.server.http import Answer, Call, ClientGoneError, Receive, Scope, Send, failure, json_answer
+from ese_deploy.server.http import (
+    Answer,
+    Call,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    discard_body,
+    failure,
+    json_answer,
+)
 from ese_deploy.server.logs import log_event
 from ese_deploy.server.page import page, status
 from ese_deploy.server.service import Service
@@ -27,8 +38,8 @@ _log = logging.getLogger(__name__)
 _OPEN = frozenset({"/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json"})
 # What nginx logs for a client that has closed the connection.
 _CLIENT_GONE = 499
-_CLOSE = {"connection": "close"}
 
+_Headers = list[tuple[bytes, bytes]]
 _Handler = Callable[[Service, Call], Awaitable[Answer]]
 
 
@@ -122,6 +133,8 @@ class Application:
             nonlocal sent
             if message["type"] == "http.response.start":
                 sent = int(str(message["status"]))
+                if service.draining:
+                    message["headers"] = [*cast(_Headers, message["headers"]), (b"connection", b"close")]
             await send(message)
 
         service.in_flight += 1
@@ -134,6 +147,8 @@ class Application:
             sent = sent or _CLIENT_GONE
         except ApiError as error:
             code = error.code
+            if service.draining or error.headers.get("connection") == "close":
+                await discard_body(call)
             await failure(error).send(note, call.request_id)
         except HTTPException as error:
             await failure(_no_route(call, error)).send(note, call.request_id)
@@ -151,7 +166,7 @@ class Application:
             return
         service = self._service
         if service.draining:
-            raise ApiError(503, "The server is shutting down.", code="draining", headers={"retry-after": "1", **_CLOSE})
+            raise ApiError(503, "The server is shutting down.", code="draining", headers={"retry-after": "1"})
         if service.keys and call.scope["method"] != "OPTIONS":
             label = service.keys.label(call.headers.get(b"authorization", b""))
             if label is None:

@@ -1,6 +1,7 @@
 """Reading requests and writing answers."""
 
 import asyncio
+import contextlib
 import random
 import re
 import time
@@ -21,6 +22,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "discard_body",
     "failure",
     "json_answer",
     "read_body",
@@ -33,6 +35,9 @@ Send = Callable[[Any], Awaitable[None]]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON = msgspec.json.Encoder()
+# What is read of a body that nobody wants, before the connection is closed.
+_DISCARD_BYTES = 64 << 20
+_DISCARD_SECONDS = 5.0
 
 
 class ClientGoneError(Exception):
@@ -48,12 +53,14 @@ class Call:
         receive: of ASGI.
         timeout: seconds from the start to the answer.
         recorded: for logs and metrics.
+        body_read: whether the whole body was read.
     """
 
     scope: Scope
     receive: Receive
     timeout: float
     recorded: Recorded = field(default_factory=Recorded)
+    body_read: bool = False
     started: float = field(default_factory=time.monotonic)
     headers: Mapping[bytes, bytes] = field(init=False)
     request_id: str = field(init=False)
@@ -152,8 +159,23 @@ async def read_body(call: Call, limit: int) -> bytes:
                 if size > limit:
                     raise too_large
                 if not message.get("more_body", False):
+                    call.body_read = True
                     return b"".join(chunks)
     except TimeoutError:
         raise ApiError(
             408, "The body did not arrive in time.", code="timeout", headers={"connection": "close"}
         ) from None
+
+
+async def discard_body(call: Call) -> None:
+    """Read the rest of a body. A connection that is closed with unread bytes is reset, and the answer can be lost."""
+    if call.body_read or b"expect" in call.headers:  # with the latter, the client has not sent it yet
+        return
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while size < _DISCARD_BYTES:
+                message = await call.receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return

@@ -1,8 +1,9 @@
 """Opening the bundles of a server, and loading their targets."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.bundle.spaces import Space, reaches_source, source_matrix, space_name
 from ese_deploy.engines import DEFAULT_ENGINE, Engine, engines_for, load_engine, require_dtype
-from ese_deploy.engines.registry import find_engine
+from ese_deploy.engines.registry import EngineRow, find_engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.loaded import load_lookup_target, load_target
 from ese_deploy.runtime.tokenize import load_tokenizer
@@ -36,14 +37,15 @@ def load_catalog(settings: ServeSettings, threads: int) -> Catalog:
         BundleError: a bundle is missing or damaged.
         InputError: a bundle does not contain a target that the settings name, a target cannot give vectors of the
             source space where the settings want it, or ``degrade`` mixes embedding spaces.
-        EngineError: the engine is not installed, or does not run a target.
+        EngineError: a target needs the engine, and it is not installed or does not run the target.
     """
     row, _ = find_engine(settings.engine)
     opened = {name: open_bundle(path) for name, path in settings.bundles.items()}
     chosen = {name: _entries(bundle, settings.targets, row.name, settings.space) for name, bundle in opened.items()}
-    engine = load_engine(settings.engine)
+    # Loaded with the first target that needs it: depth 0 does not.
+    engine = cache(partial(load_engine, settings.engine))
     bundles = {
-        name: _load(name, opened[name], entries, engine, row.name, threads, settings.space)
+        name: _load(name, opened[name], entries, engine, row, threads, settings.space)
         for name, entries in chosen.items()
     }
     for name, served in bundles.items():
@@ -90,8 +92,8 @@ def _load(
     name: str,
     bundle: Bundle,
     entries: Sequence[TargetEntry],
-    engine: Engine,
-    kind: str,
+    engine: Callable[[], Engine],
+    row: EngineRow,
     threads: int,
     space: Space,
 ) -> ServedBundle:
@@ -104,17 +106,17 @@ def _load(
     for group in groups.values():
         widest = max(group, key=lambda entry: entry.dim)
         # numpy computes depth 0, unless another engine than the default is named.
-        loaded = load_lookup_target(bundle, widest, space) if engine.name == DEFAULT_ENGINE else None
-        loaded = loaded or load_target(bundle, widest, engine, threads, space)
+        loaded = load_lookup_target(bundle, widest, space) if row.name == DEFAULT_ENGINE else None
+        loaded = loaded or load_target(bundle, widest, engine(), threads, space)
         # Several threads need two batches each before they compute on batches of their own.
-        tokens = loaded.batch.tokens * (4 * threads if engine.device.startswith("cpu") else 1)
+        tokens = loaded.batch.tokens * (4 * threads if row.device == "cpu" else 1)
         lane = _warmed(Lane(f"{name}:{widest.target}", tokenizer, loaded, tokens))
         for entry in group:
             stated = msgspec.structs.replace(entry, space=space_name(bundle.manifest, entry, space))
             found[entry.target] = ServedTarget(name, bundle, stated, lane)
     targets = {entry.target: found[entry.target] for entry in entries}
     best = max(targets.values(), key=lambda one: (one.entry.dtype == "fp32", one.entry.depth, one.entry.dim))
-    return ServedBundle(name, bundle, tokenizer, targets, best, kind)
+    return ServedBundle(name, bundle, tokenizer, targets, best, row.name)
 
 
 def _warmed(lane: Lane) -> Lane:

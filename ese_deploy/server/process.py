@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ese_deploy.server.app import Application, with_cors
+from ese_deploy.server.drain import drain
 from ese_deploy.server.keys import load_keys
 from ese_deploy.server.loading import load_catalog
 from ese_deploy.server.logs import log_event
@@ -22,7 +22,6 @@ __all__ = ["serve_process"]
 
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 1.0
-_LEAVE_SECONDS = 0.5
 # Longer than load balancers keep idle connections, so that the server does not close one that is being used again.
 _KEEP_ALIVE_SECONDS = 75
 
@@ -71,7 +70,7 @@ async def serve_process(
     if parent is not None:
         service.reload = _ask(parent)
     tasks = [asyncio.create_task(_watch(server, service, parent, ready))]
-    _handle_signals(server, service, tasks, worker=parent is not None)
+    _handle_signals(server, listener, service, tasks, worker=parent is not None)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -92,7 +91,12 @@ def _ask(parent: int) -> Callable[[], "asyncio.Future[None]"]:
 
 
 def _handle_signals(
-    server: uvicorn.Server, service: Service, tasks: "list[asyncio.Task[None]]", *, worker: bool
+    server: uvicorn.Server,
+    listener: socket.socket,
+    service: Service,
+    tasks: "list[asyncio.Task[None]]",
+    *,
+    worker: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -100,19 +104,19 @@ def _handle_signals(
         # Not loop.add_signal_handler, which Windows does not have.
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(action))
 
-    def drain() -> None:
+    def end() -> None:
         if service.draining:
             server.should_exit = True
             return
         service.draining = True
-        tasks.append(asyncio.create_task(_drain(server, service)))
+        tasks.append(asyncio.create_task(drain(server, listener, service)))
 
     def reload() -> None:
         tasks.append(asyncio.create_task(_reload(service)))
 
-    handle(signal.SIGTERM, drain)
+    handle(signal.SIGTERM, end)
     # Ctrl-C in a terminal reaches the workers too; the process that looks after them tells them what to do.
-    handle(signal.SIGINT, (lambda: None) if worker else drain)
+    handle(signal.SIGINT, (lambda: None) if worker else end)
     if hasattr(signal, "SIGHUP"):
         handle(signal.SIGHUP, reload)
 
@@ -120,20 +124,6 @@ def _handle_signals(
 async def _reload(service: Service) -> None:
     with contextlib.suppress(Exception):  # logged where it happens
         await service.reload_here()
-
-
-async def _drain(server: uvicorn.Server, service: Service) -> None:
-    """Answer what was accepted, then end."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    end = started + service.settings.drain_seconds
-    log_event("draining", in_flight=service.in_flight)
-    # Clients that have a connection open learn from a 503 that they must leave it.
-    while (service.in_flight or loop.time() < started + _LEAVE_SECONDS) and loop.time() < end:
-        await asyncio.sleep(_POLL_SECONDS)
-    if service.in_flight:
-        log_event("gave up on accepted requests", logging.WARNING, in_flight=service.in_flight)
-    server.should_exit = True
 
 
 async def _watch(server: uvicorn.Server, service: Service, parent: int | None, ready: Callable[[], None]) -> None:

@@ -21,6 +21,16 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._timer: asyncio.TimerHandle | None = None
         self._size = 0
+        self._in_headers = False
+        self._quiet_since = self.loop.time()
+
+    @property
+    def quiet_since(self) -> float | None:
+        """Since when no request has been read or answered, by the clock of the event loop; None: one is."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._in_headers or answering or self.pipeline or self.transport.get_write_buffer_size():
+            return None
+        return self._quiet_since
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first request."""
@@ -36,6 +46,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the time for the headers."""
         super().on_message_begin()
         self._size = 0
+        self._in_headers = True
         self._start()
 
     def on_url(self, url: bytes) -> None:
@@ -51,7 +62,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the time: the body has a limit of its own."""
         self._stop()
+        self._in_headers = False
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Note when the request was answered."""
+        self._quiet_since = self.loop.time()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, and close the connection."""

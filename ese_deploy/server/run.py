@@ -11,7 +11,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -138,6 +138,9 @@ class _Workers:
         self._listener = listener
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[BaseProcess, Connection] = {}
+        # Workers that have not reported yet. A signal would end them; those of the second set reload when they report.
+        self._loading: set[BaseProcess] = set()
+        self._stale: set[BaseProcess] = set()
         self._stopping = False
         self._reload = False
 
@@ -175,6 +178,7 @@ class _Workers:
         worker.start()
         send.close()
         self._workers[worker] = receive
+        self._loading.add(worker)
 
     def _start_all(self) -> None:
         for _ in range(self._settings.workers):
@@ -188,28 +192,40 @@ class _Workers:
                 problem = "A worker ended before it was ready; its log says why."
             if problem:
                 raise EngineError(problem)
+        self._loading.clear()
 
     def _look_after(self) -> None:
         if self._reload:
             self._reload = False
-            self._signal(signal.SIGHUP)
+            self._stale |= self._loading
+            self._signal(signal.SIGHUP, [worker for worker in self._workers if worker not in self._loading])
+        for worker in [worker for worker in self._loading if self._workers[worker].poll()]:
+            with contextlib.suppress(EOFError):
+                if problem := self._workers[worker].recv():
+                    log_event("a worker cannot start", logging.ERROR, pid=worker.pid, error=problem)
+            self._loading.discard(worker)
+            if worker in self._stale:
+                self._stale.discard(worker)
+                self._signal(signal.SIGHUP, [worker])
         wait([worker.sentinel for worker in self._workers], timeout=_POLL_SECONDS)
         for worker in [worker for worker in self._workers if not worker.is_alive()]:
             if self._stopping:
                 return
             self._workers.pop(worker).close()
+            self._loading.discard(worker)
+            self._stale.discard(worker)
             log_event("a worker died and is replaced", logging.ERROR, pid=worker.pid, exitcode=worker.exitcode)
             _forget_metrics(worker.pid)
             time.sleep(_PAUSE_SECONDS)
             self._start()
 
-    def _signal(self, number: int) -> None:
-        for worker in self._workers:
+    def _signal(self, number: int, workers: Iterable[BaseProcess]) -> None:
+        for worker in workers:
             if worker.pid is not None and worker.is_alive():
                 os.kill(worker.pid, number)
 
     def _end_all(self) -> None:
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM, self._workers)
         end = time.monotonic() + self._settings.drain_seconds + _GRACE_SECONDS
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
