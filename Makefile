@@ -41,15 +41,15 @@ demo: $(VENV)/.demo
 
 # The fast tests.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Every test, with branch coverage and its floor.
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "" --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
 # Parses and builds every graph of fp16 and int8-fp16 with TensorRT for RTX (a proprietary package of 96 MB), which needs no GPU for that.
 test-tensorrt: $(VENV)/.dev $(VENV)/.tensorrt-check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m tensorrt
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m tensorrt
 
 # Mutants of a bundle with hashes that fit: each must be refused in one line or give unit vectors. FUZZ_ENGINE=openvino for the other engine.
 MINUTES ?= 10

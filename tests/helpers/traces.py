@@ -12,6 +12,7 @@ from unittest import mock
 import onnx_ir as ir
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ese_deploy.backbones import Checkpoint
 from ese_deploy.export.request import OPSET
@@ -26,11 +27,15 @@ _MOST_WEIGHTS = 8_000_000
 
 @contextmanager
 def pytorch_untraced() -> Iterator[None]:
-    """Measure no coverage inside ``torch.onnx.export``.
+    """Measure no coverage inside ``torch.onnx.export`` and inside the backbones of transformers.
 
-    Below Python 3.14 coverage is called for each line of each library. That doubles the time of an export.
+    Below Python 3.14 coverage is called for each line of each library. That doubles the time of an export, and takes a
+    third more for tests that run a backbone.
     """
-    with mock.patch.object(torch.onnx, "export", without_coverage(torch.onnx.export)):
+    with (
+        mock.patch.object(torch.onnx, "export", without_coverage(torch.onnx.export)),
+        mock.patch.object(PreTrainedModel, "__call__", without_coverage(PreTrainedModel.__call__)),
+    ):
         yield
 
 
