@@ -26,12 +26,13 @@ FORBIDDEN = {
     "server": _OF_TORCH,
     "bulk": _OF_TORCH,
     "bundle": {*_OF_TORCH, "choose", "engines", "evaluate", "report", "runtime"},
-    "choose": {*_OF_TORCH, "evaluate", "report", "runtime"},
+    "choose": {*(_OF_TORCH - {"bench"}), "evaluate", "report", "runtime"},
+    "measurements": {*_OF_TORCH, "choose", "engines", "evaluate", "report", "runtime"},
     "export": {"bench", "choose", "losses", "report", "training"},
     "losses": {"export", "verify", "bench", "evaluate", "report", "runtime", "engines", "training"},
     "training": {"export", "bench", "report", "runtime", "engines"},
     "backbones": {"export", "verify", "bench", "runtime", "engines", "losses", "training"},
-    "bench": {"export", "verify", "losses", "evaluate", "report", "training"},
+    "bench": {"choose", "export", "verify", "losses", "evaluate", "report", "training"},
     "report": {"backbones", "export", "verify", "losses", "evaluate", "engines", "runtime", "training"},
 }
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "scipy", "typer", "rich", "sentence_transformers")

@@ -10,10 +10,10 @@ from ese_deploy.bench.memory import measure_memory
 from ese_deploy.bench.timing import StopRule, Timing, interleave, repeat
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.choose.budgets import Case
-from ese_deploy.choose.measurements import Kind, Measurement
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import Measurement
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.system.load import busy_cores, read_load

@@ -20,8 +20,8 @@ from ese_deploy.bench.results import SCHEMA_VERSION, Baseline, Effort, Group, Pe
 from ese_deploy.bench.texts import BenchTexts, describe_texts
 from ese_deploy.bench.timing import Timing, interleave
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
-from ese_deploy.choose.measurements import bundle_key
 from ese_deploy.engines import load_engine
+from ese_deploy.measurements.store import bundle_key
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.system.machine import library_versions

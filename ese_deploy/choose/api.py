@@ -9,11 +9,19 @@ from typing import Protocol
 
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, comparable_names, open_bundle
-from ese_deploy.choose.budgets import Case, parse_latency, parse_quality, parse_size, parse_throughput
+from ese_deploy.choose.budgets import (
+    parse_latency,
+    parse_quality,
+    parse_size,
+    parse_throughput,
+)
 from ese_deploy.choose.candidates import find_candidates, missing_measurements
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Prefer, choose_among
-from ese_deploy.choose.measurements import (
-    Kind,
+from ese_deploy.choose.profiles import Profile, bundle_profiles, find_profile, profile_budgets
+from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
+from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import (
     Measurement,
     Measurements,
     check_owner,
@@ -22,9 +30,6 @@ from ese_deploy.choose.measurements import (
     read_measurements,
     store_measurements,
 )
-from ese_deploy.choose.profiles import Profile, bundle_profiles, find_profile, profile_budgets
-from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
-from ese_deploy.errors import InputError
 from ese_deploy.system.machine import Machine, describe_machine
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.target import DTYPES, Target
@@ -69,7 +74,7 @@ def choose(
     profile: str | None = None,
     profiles: str | Path | Mapping[str, Profile] | None = None,
     measurements: str | Path | None = None,
-    measure: Measure | None = None,
+    measure: Measure | bool = True,
     measure_again: bool = False,
     progress: Progress = silent,
 ) -> Choice:
@@ -92,8 +97,9 @@ def choose(
         profile: a budget profile whose budgets apply where no argument is given.
         profiles: your own profiles: a TOML file, or profiles that were read.
         measurements: a file of ``ese-deploy measurements export``: choose for the machine that it comes from.
-        measure: measures what this machine has not measured yet, such as :func:`ese_deploy.bench.measure`; the figures
-            are stored, unless others used the processors meanwhile. Without it, missing measurements are an error.
+        measure: measure what this machine has not measured yet, with :func:`ese_deploy.bench.measure` or a function
+            like it. The figures are stored, unless others used the processors meanwhile. False: missing measurements
+            are an error.
         measure_again: measure also what this machine has measured.
         progress: called while measuring.
 
@@ -105,8 +111,7 @@ def choose(
             message says how to make it.
 
     Example:
-        >>> from ese_deploy.bench import measure
-        >>> choice = choose("exports/minilm", max_latency="5ms", min_quality="90% stsb", measure=measure)
+        >>> choice = choose("exports/minilm", max_latency="5ms", min_quality="90% stsb")
         >>> encoder = Encoder.open("exports/minilm", choice.best.entry.target, engine=choice.best.engine)
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
@@ -150,7 +155,7 @@ def measured_candidates(
     budgets: Budgets,
     names: Collection[str],
     measurements: str | Path | None,
-    measure: Measure | None,
+    measure: Measure | bool,
     measure_again: bool,
     progress: Progress,
 ) -> Measured:
@@ -166,14 +171,14 @@ def measured_candidates(
         progress: likewise.
     """
     stored, here = _stored(opened, measurements)
-    known = None if measure_again and measure is not None and here else stored
+    known = None if measure_again and measure and here else stored
     candidates = [one for one in find_candidates(opened.manifest, budgets, known, here) if one.entry.name in names]
     missing = missing_measurements(candidates, budgets)
     busy = 0.0
     if missing:
-        if measure is None or not here:
+        if not measure or not here:
             raise InputError(_how_to_measure(opened, missing, here))
-        stored, busy = _measure(opened, missing, measure, progress)
+        stored, busy = _measure(opened, missing, _of_the_bench if measure is True else measure, progress)
         candidates = [one for one in find_candidates(opened.manifest, budgets, stored) if one.entry.name in names]
         still = missing_measurements(candidates, budgets)
         if unknown := [kind for kind, (_, without) in still.items() if len(without) == len(candidates)]:
@@ -251,6 +256,21 @@ def _measure(opened: Bundle, missing: Missing, measure: Measure, progress: Progr
     if not_stored is not None:
         _LOG.warning("The figures are used for this answer and not stored: %s", not_stored)
     return found, busy
+
+
+def _of_the_bench(
+    bundle: Bundle,
+    entries: Sequence[TargetEntry],
+    kind: Kind,
+    case: Case,
+    engine: str = DEFAULT_ENGINE,
+    *,
+    progress: Progress = silent,
+) -> list[Measurement]:
+    # A choice from stored measurements needs no engine and none of the libraries of the bench.
+    from ese_deploy.bench.measure import measure
+
+    return measure(bundle, entries, kind, case, engine, progress=progress)
 
 
 def _how_to_measure(opened: Bundle, missing: Missing, here: bool) -> str:

@@ -2,14 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from ese_deploy.bundle.metrics import AGREEMENT
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import DEFAULT_CASE, Case
 
 __all__ = [
-    "Case",
-    "Kind",
     "LatencyBudget",
     "QualityBudget",
     "ThroughputBudget",
@@ -19,32 +17,12 @@ __all__ = [
     "parse_throughput",
 ]
 
-Kind = Literal["latency", "throughput", "memory"]
-"""What can be measured of a target on a machine."""
-
 PERCENTILES = (50, 95, 99)
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _RATE = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is timed.
-
-    Attributes:
-        tokens: tokens of each text, special tokens included.
-        threads: threads that compute; None for all that the process may use.
-    """
-
-    tokens: int = 32
-    threads: int | None = None
-
-    def __str__(self) -> str:
-        threads = "all threads" if self.threads is None else f"{self.threads} threads"
-        return f"{self.tokens} tokens, {threads}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +37,7 @@ class LatencyBudget:
 
     seconds: float
     percentile: int = 95
-    case: Case = Case()
+    case: Case = DEFAULT_CASE
 
 
 @dataclass(frozen=True)
@@ -72,7 +50,7 @@ class ThroughputBudget:
     """
 
     texts_per_second: float
-    case: Case = Case()
+    case: Case = DEFAULT_CASE
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.bundle.metrics import AGREEMENT, describe_quality, find_quality
-from ese_deploy.choose.budgets import Case
 from ese_deploy.choose.choice import Budgets, Candidate, Doubt
-from ese_deploy.choose.measurements import Kind, Measurement, Measurements
 from ese_deploy.engines import ENGINES, OPT_IN_ENGINES
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import Measurement, Measurements
 from ese_deploy.system.threads import available_threads
 
 __all__ = ["AGREEMENT_FLOOR", "find_candidates", "missing_measurements", "size_on_disk"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ese_deploy.bundle.manifest import TargetEntry
-from ese_deploy.choose.budgets import Case, Kind, LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.choose.budgets import LatencyBudget, QualityBudget, ThroughputBudget
+from ese_deploy.measurements.cases import Case, Kind
 from ese_deploy.system.machine import Machine
 
 __all__ = [

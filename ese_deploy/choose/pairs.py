@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.api import Measure, known_names, measured_candidates
-from ese_deploy.choose.budgets import Case, LatencyBudget, ThroughputBudget, parse_quality
+from ese_deploy.choose.budgets import LatencyBudget, ThroughputBudget, parse_quality
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets
 from ese_deploy.choose.scenario import (
@@ -22,6 +22,7 @@ from ese_deploy.choose.scenario import (
 )
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case
 from ese_deploy.system.machine import Machine
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.threads import available_threads
@@ -75,7 +76,7 @@ def choose_for(
     dtypes: Sequence[str] = (),
     allow_untrained: bool = False,
     measurements: str | Path | None = None,
-    measure: Measure | None = None,
+    measure: Measure | bool = True,
     measure_again: bool = False,
     progress: Progress = silent,
 ) -> PairChoice:
@@ -93,7 +94,7 @@ def choose_for(
         dtypes: dtypes that are allowed.
         allow_untrained: allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.
         measurements: a file of ``ese-deploy measurements export``, of the machine that is to be used.
-        measure: measures what this machine has not measured yet, such as :func:`ese_deploy.bench.measure`.
+        measure: measure what this machine has not measured yet, as for :func:`ese_deploy.choose.choose`.
         measure_again: measure also what this machine has measured.
         progress: called while measuring.
 
@@ -102,8 +103,7 @@ def choose_for(
             measurement is missing.
 
     Example:
-        >>> from ese_deploy.bench import measure
-        >>> print(choose_for("exports/minilm", "1M documents, 50 queries/s, 2 cores, 2 GB", measure=measure))
+        >>> print(choose_for("exports/minilm", "1M documents, 50 queries/s, 2 cores, 2 GB"))
     """
     need = parse_need(use)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)

@@ -8,10 +8,10 @@ from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets, Candidate, Prefer, choose_among
-from ese_deploy.choose.measurements import Measurements, load_measurements
 from ese_deploy.choose.profiles import Profile, Relaxable, bundle_profiles, find_profile, profile_budgets
 from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.store import Measurements, load_measurements
 from ese_deploy.target import Target
 
 __all__ = ["ResolvedProfile", "resolve_in_manifest", "resolve_profile"]

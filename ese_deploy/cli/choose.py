@@ -12,10 +12,8 @@ import typer
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import PairChoice, choose, choose_for
-from ese_deploy.choose.budgets import Case, Kind
 from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
 from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation
-from ese_deploy.choose.measurements import Measurement
 from ese_deploy.choose.scenario import Pair
 from ese_deploy.cli.console import (
     BundleArgument,
@@ -30,6 +28,8 @@ from ese_deploy.cli.console import (
 )
 from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
 from ese_deploy.errors import CheckFailedError, InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import Measurement
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.terminal import visible
 from ese_deploy.target import DTYPES
@@ -150,7 +150,7 @@ def choose_target(
             dtypes=split(dtype),
             allow_untrained=allow_untrained,
             measurements=measurements,
-            measure=None if no_measure else _measure,
+            measure=False if no_measure else _measure,
             measure_again=measure_again,
         )
         _print_pair(pair, str(bundle), json)
@@ -170,7 +170,7 @@ def choose_target(
         profile=profile,
         profiles=profiles,
         measurements=measurements,
-        measure=None if no_measure else _measure,
+        measure=False if no_measure else _measure,
         measure_again=measure_again,
     )
     if plot is not None:

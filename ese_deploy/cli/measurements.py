@@ -7,19 +7,6 @@ import msgspec
 import typer
 
 from ese_deploy.bundle.reader import open_bundle
-from ese_deploy.choose.budgets import Case
-from ese_deploy.choose.measurements import (
-    Kind,
-    cache_folder,
-    check_owner,
-    clear_measurements,
-    import_measurements,
-    list_measurements,
-    load_measurements,
-    read_measurements,
-    store_measurements,
-    write_measurements,
-)
 from ese_deploy.cli.console import (
     JsonOption,
     MeasuredEngineOption,
@@ -30,6 +17,18 @@ from ese_deploy.cli.console import (
     progress_bars,
 )
 from ese_deploy.errors import CheckFailedError, InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import (
+    cache_folder,
+    check_owner,
+    clear_measurements,
+    import_measurements,
+    list_measurements,
+    load_measurements,
+    read_measurements,
+    store_measurements,
+    write_measurements,
+)
 from ese_deploy.system.machine import describe_machine
 
 __all__ = ["app"]

@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ese_deploy.choose.budgets import (
-    Case,
     LatencyBudget,
     QualityBudget,
     ThroughputBudget,
@@ -13,6 +12,7 @@ from ese_deploy.choose.budgets import (
     parse_throughput,
 )
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from ese_deploy.choose import candidates
 from ese_deploy.choose import choose as choose_in_python
 from ese_deploy.choose.budgets import QualityBudget
 from ese_deploy.choose.choice import Budgets
-from ese_deploy.choose.measurements import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.store import Measurement, load_measurements, store_measurements, write_measurements
 from ese_deploy.system.threads import available_threads
 
 Capture = pytest.CaptureFixture[str]
@@ -93,7 +93,12 @@ def test_the_python_function_gives_a_choice_that_explains_itself(measured: Bundl
     assert repr(nothing) == "Choice(no target; 0 of 4 fit)"
     assert re.search(r"Relax max_latency: then 1x8 \(.*, p99 1.00 ms\) fits", str(nothing))
     with pytest.raises(InputError, match="This machine has not measured the throughput of 4 targets"):
-        choose_in_python(measured, min_throughput="1/s")
+        choose_in_python(measured, min_throughput="1/s", measure=False)
+
+
+def test_the_python_function_measures_by_itself(trained_bundle: Bundle) -> None:
+    choice = choose_in_python(trained_bundle, max_latency="9s 8 tokens 1 thread")
+    assert choice.best is not None and choice.best.name == "3x32" and choice.best.latency is not None
 
 
 def test_without_measurements_it_measures_or_says_how(trained_bundle: Bundle, capsys: Capture) -> None:

@@ -10,8 +10,10 @@ import pytest
 from ese_deploy.bench import Effort, measure
 from ese_deploy.bench.measure import text_of
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
-from ese_deploy.choose.budgets import Case
-from ese_deploy.choose.measurements import (
+from ese_deploy.cli.app import main
+from ese_deploy.errors import EngineError, InputError
+from ese_deploy.measurements.cases import Case
+from ese_deploy.measurements.store import (
     Measurement,
     bundle_key,
     cache_folder,
@@ -24,8 +26,6 @@ from ese_deploy.choose.measurements import (
     store_measurements,
     write_measurements,
 )
-from ese_deploy.cli.app import main
-from ese_deploy.errors import EngineError, InputError
 from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.system.machine import Machine, describe_machine
 from ese_deploy.system.threads import available_threads

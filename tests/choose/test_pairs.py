@@ -10,11 +10,12 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import choose_for
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets, Candidate
-from ese_deploy.choose.measurements import Kind, Measurement, store_measurements
 from ese_deploy.choose.pairs import PairChoice, choose_pair
 from ese_deploy.choose.scenario import Need, pairs_of, parse_need
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Kind
+from ese_deploy.measurements.store import Measurement, store_measurements
 from ese_deploy.system.threads import available_threads
 
 Capture = pytest.CaptureFixture[str]

@@ -9,13 +9,13 @@ from ese_deploy.bundle.manifest import Quality, encode_manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.bundle.writer import describe_file
 from ese_deploy.choose import resolve_profile, select_for_profiles
-from ese_deploy.choose.measurements import Measurement, store_measurements
 from ese_deploy.choose.profiles import package_profiles, parse_profiles, read_profiles
 from ese_deploy.choose.resolution import resolve_in_manifest
 from ese_deploy.cli.app import main
 from ese_deploy.engines import DEFAULT_ENGINE, Engine, load_engine
 from ese_deploy.errors import BundleError, CheckFailedError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.measurements.store import Measurement, store_measurements
 from ese_deploy.system.threads import available_threads
 from ese_deploy.target import Target
 

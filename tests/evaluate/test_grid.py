@@ -14,7 +14,6 @@ from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.card import CARD_FILE
 from ese_deploy.bundle.manifest import Quality
 from ese_deploy.bundle.reader import Bundle, open_bundle
-from ese_deploy.choose.measurements import bundle_key
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate import (
     BundleExits,
@@ -27,6 +26,7 @@ from ese_deploy.evaluate import (
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.evaluate.save import save_quality
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.measurements.store import bundle_key
 from ese_deploy.runtime import Encoder
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus

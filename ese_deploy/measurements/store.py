@@ -7,15 +7,14 @@ from pathlib import Path
 import msgspec
 
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.choose.budgets import Kind
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Kind
 from ese_deploy.system.cache import CACHE_VARIABLE, cache_folder, locked_cache_folder
 from ese_deploy.system.files import explain_os_error, write_atomic
 from ese_deploy.system.machine import Machine, describe_machine
 
 __all__ = [
     "CACHE_VARIABLE",
-    "Kind",
     "Measurement",
     "Measurements",
     "bundle_key",
