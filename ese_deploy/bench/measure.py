@@ -1,6 +1,7 @@
 """Measurements for ``choose``: targets timed side by side on one text length, in a fixed number of rounds."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,17 @@ from ese_deploy.runtime.tokenize import load_tokenizer
 from ese_deploy.system.load import busy_cores, read_load
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.threads import available_threads
+from ese_deploy.texts.sample import sample_corpus
 
-__all__ = ["BATCH", "Effort", "measure", "text_of"]
+__all__ = ["BATCH", "Effort", "measure", "texts_of"]
 
 BATCH = 32
 
 # Encoders that are open at once may read about this much of weights, pre-packed copies not counted.
 _GROUP_BYTES = 1 << 30
 _WARM_UP = 3
+# Words that are tried for the last tokens of a text.
+_MISSES = 1000
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def measure(
         EngineError: the engine is missing or failed.
     """
     effort = effort or Effort()
-    text = text_of(bundle, case.tokens)
+    texts = texts_of(bundle, case.tokens, effort.calls if kind == "latency" else BATCH)
     threads = case.threads or available_threads()
     versions = load_engine(engine).versions
 
@@ -80,16 +84,16 @@ def measure(
     if kind == "memory":
         found = []
         for done, entry in enumerate(entries, start=1):
-            use = measure_memory(bundle, entry.target, engine, threads, text)
+            use = measure_memory(bundle, entry.target, engine, threads, texts[0])
             values = {name: float(value) for name, value in msgspec.structs.asdict(use).items() if value is not None}
             found.append(result(entry, 1, values))
             progress("measure memory", done, len(entries))
         return found
-    # One text at a time, or a batch.
-    texts, calls = (text, effort.calls) if kind == "latency" else ([text] * BATCH, 1)
 
     def turn(encoder: Encoder) -> list[float]:
-        return repeat(lambda: encoder.encode(texts), least=calls)
+        # One text at a time, or a batch.
+        given: Sequence[str | list[str]] = texts if kind == "latency" else [texts]
+        return [seconds for one in given for seconds in repeat(functools.partial(encoder.encode, one), least=1)]
 
     start = read_load()
     timings = _interleave(bundle, entries, engine, threads, turn, effort.rounds, f"measure {kind}", progress)
@@ -105,27 +109,41 @@ def measure(
     ]
 
 
-def text_of(bundle: Bundle, tokens: int) -> str:
-    """A text of exactly ``tokens`` tokens, special tokens included.
+def texts_of(bundle: Bundle, tokens: int, count: int) -> list[str]:
+    """Different texts of exactly ``tokens`` tokens, special tokens included, of words of the sample corpus.
 
     Raises:
         InputError: the model accepts no text of that length.
     """
     tokenizer = load_tokenizer(bundle)
 
-    def count(text: str) -> int:
-        return len(tokenizer.tokenizer.encode(text).ids)
+    def length(words: Sequence[str]) -> int:
+        return len(tokenizer.tokenizer.encode(" ".join(words)).ids)
 
     # A tokenizer without special tokens gives the empty text no token.
-    least, longest = max(1, count("")), bundle.manifest.max_seq_length
+    least, longest = max(1, length([])), bundle.manifest.max_seq_length
     if not least <= tokens <= longest:
         raise InputError(f"Cannot time a text of {tokens} tokens: {bundle.path} accepts {least} to {longest} tokens.")
-    words = ["a"] * (tokens - least)
-    while words and count(" ".join(words)) > tokens:
-        words.pop()
-    while count(" ".join([*words, "a"])) <= tokens and len(words) < 4 * tokens and count(" ".join(words)) < tokens:
-        words.append("a")
-    return " ".join(words)
+    words = itertools.cycle([word for item in sample_corpus() for word in item.text.split()])
+    return [_text(words, length, tokens) for _ in range(count)]
+
+
+def _text(words: Iterator[str], length: Callable[[Sequence[str]], int], tokens: int) -> str:
+    """The next words, without those that have more tokens than are left."""
+    chosen: list[str] = []
+    left, misses = tokens - length([]), 0
+    step = left // 4
+    while left > 0 and misses < _MISSES:
+        more = list(itertools.islice(words, max(1, step)))
+        found = length([*chosen, *more])
+        if found <= tokens:
+            chosen += more
+            left, misses = tokens - found, 0
+            step = left // 4
+        else:
+            misses += len(more) == 1
+            step //= 2
+    return " ".join(chosen)
 
 
 def _interleave(

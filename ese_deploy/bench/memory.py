@@ -19,6 +19,7 @@ __all__ = ["MemoryUse", "cold_start", "measure_memory", "private_bytes"]
 
 _TIMEOUT = 600
 _BATCH = 32
+_LONGEST = 512
 # Nothing but the runtime is imported, so that the process is as large as a user's.
 _SERVE = """
 import json, sys
@@ -26,7 +27,8 @@ from ese_deploy import Encoder
 bundle, target, engine, threads = sys.argv[1:]
 texts = json.load(sys.stdin.buffer)
 encoder = Encoder.open(bundle, target, engine=engine, threads=int(threads), log_truncated=False)
-encoder.encode(texts[0])
+for one in texts[::4]:
+    encoder.encode(one)
 encoder.encode(texts)
 with open("/proc/self/status") as file:
     fields = dict(line.split(":", 1) for line in file)
@@ -51,18 +53,19 @@ class MemoryUse(msgspec.Struct, frozen=True):
         bytes: growth of anonymous memory (RssAnon) by loading and a first text, over the interpreter with everything
             imported. Pages of the weights file that are only mapped do not count. None where it is not reported.
         peak_bytes: highest growth while a batch of 32 such texts is embedded; None where it is not reported.
-        process_bytes: most memory in RAM (VmHWM) of another process that opens the target and embeds the sample corpus:
+        process_peak_bytes: most memory in RAM (VmHWM) of another process that opens the target, and embeds a text of
+            the longest length (at most 512 tokens) and a quarter of the sample corpus one by one, then all of it:
             interpreter, libraries, mapped weights and working memory. None where it is not reported.
     """
 
     load_seconds: float
     bytes: int | None = None
     peak_bytes: int | None = None
-    process_bytes: int | None = None
+    process_peak_bytes: int | None = None
 
 
 def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, text: str) -> MemoryUse:
-    """Load a target in a new process and embed a text; then, in another, embed the sample corpus.
+    """Load a target in a new process and embed a text; then, in another, embed the sample corpus, singly and as a list.
 
     Raises:
         EngineError: the process failed.
@@ -72,8 +75,10 @@ def measure_memory(bundle: Bundle, target: Target, engine: str, threads: int, te
     use = msgspec.json.decode(grown, type=MemoryUse)
     if use.bytes is None:
         return use
-    texts = msgspec.json.encode([text, *(item.text for item in sample_corpus())])
-    return msgspec.structs.replace(use, process_bytes=1024 * int(_run(["-c", _SERVE, *arguments], texts, target)))
+    # Single texts and lists have a session each, and the longest text takes the most working memory.
+    longest = min(_LONGEST, bundle.manifest.max_seq_length)
+    texts = msgspec.json.encode([" ".join(["a"] * longest), *(item.text for item in sample_corpus())])
+    return msgspec.structs.replace(use, process_peak_bytes=1024 * int(_run(["-c", _SERVE, *arguments], texts, target)))
 
 
 def _run(arguments: list[str], standard_input: bytes, target: Target) -> bytes:

@@ -91,7 +91,8 @@ def choose(
         engines: engines that are allowed; of equal ones the first is taken.
         dtypes: dtypes that are allowed.
         prefer: ``quality``, ``speed`` or ``size``; by default quality, or size where only quality is limited.
-        allow_untrained: allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.
+        allow_untrained: allow exits that nobody trained, targets whose agreement with the full model is below 0.5, and
+            targets that failed a check when they were exported.
         index_target: choose a target for queries of an index that this target has made, such as ``6x128``: only targets
             with its dim and embedding space count.
         profile: a budget profile whose budgets apply where no argument is given.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ese_deploy.bundle.manifest import Manifest, TargetEntry
 from ese_deploy.bundle.metrics import AGREEMENT, describe_quality, find_quality
+from ese_deploy.bundle.tolerances import failed_checks
 from ese_deploy.choose.choice import Budgets, Candidate, Doubt
 from ese_deploy.engines import ENGINES, OPT_IN_ENGINES
 from ese_deploy.errors import InputError
@@ -13,7 +14,7 @@ from ese_deploy.measurements.cases import Case, Kind
 from ese_deploy.measurements.store import Measurement, Measurements
 from ese_deploy.system.threads import available_threads
 
-__all__ = ["AGREEMENT_FLOOR", "find_candidates", "missing_measurements", "size_on_disk"]
+__all__ = ["AGREEMENT_FLOOR", "agreement_of", "find_candidates", "missing_measurements", "size_on_disk"]
 
 AGREEMENT_FLOOR = 0.5
 """Agreement with the full model below which a target is not recommended unless the budgets say so.
@@ -54,7 +55,7 @@ def find_candidates(
             quality=_quality(entry, budgets),
             latency=_value(figures, entry, engine, "latency", budgets, f"p{_percentile(budgets)}", here),
             throughput=_value(figures, entry, engine, "throughput", budgets, "texts_per_second", here),
-            memory=_value(figures, entry, engine, "memory", budgets, "process_bytes", here),
+            memory=_value(figures, entry, engine, "memory", budgets, "process_peak_bytes", here),
             doubt=_doubt(manifest, entry, budgets),
         )
         for entry in manifest.targets
@@ -101,12 +102,20 @@ def _quality(entry: TargetEntry, budgets: Budgets) -> float | None:
     return figure.share_of_full if wanted is None or wanted.share else figure.value
 
 
+def agreement_of(entry: TargetEntry) -> float | None:
+    """The agreement of a target with the full model; None where it was not measured."""
+    found = find_quality(entry.quality, AGREEMENT)
+    return None if found is None else found.value
+
+
 def _doubt(manifest: Manifest, entry: TargetEntry, budgets: Budgets) -> Doubt | None:
+    if failed_checks(entry):
+        return Doubt.FAILED_CHECK
     if not entry.trained and entry.depth != manifest.depth and manifest.projection != "aligned":
         return Doubt.UNTRAINED
-    agreement = find_quality(entry.quality, AGREEMENT)
+    agreement = agreement_of(entry)
     # A required quality is the user's own floor.
-    if budgets.quality is None and agreement is not None and agreement.value < AGREEMENT_FLOOR:
+    if budgets.quality is None and agreement is not None and agreement < AGREEMENT_FLOOR:
         return Doubt.LOW_AGREEMENT
     return None
 

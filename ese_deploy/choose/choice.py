@@ -58,6 +58,7 @@ class Doubt(StrEnum):
 
     UNTRAINED = "untrained exit"
     LOW_AGREEMENT = "low agreement"
+    FAILED_CHECK = "failed check"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class Budgets:
         if self.throughput is not None:
             found["throughput"] = self.throughput.case
         if self.memory is not None:
-            found["memory"] = Case()
+            # A process has the threads that the other budgets name, and its memory grows with them.
+            threads = [case.threads for case in found.values()]
+            found["memory"] = Case(threads=max((one for one in threads if one), default=None) if all(threads) else None)
         return found
 
 

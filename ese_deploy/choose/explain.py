@@ -1,8 +1,9 @@
 """A choice in words. Every measured value is printed with a fixed number of digits."""
 
+from ese_deploy.choose.candidates import AGREEMENT_FLOOR, agreement_of
 from ese_deploy.choose.choice import Budgets, Candidate, Choice, Doubt, LimitName, Outcome, Prefer, limits_of
 
-__all__ = ["busy_note", "describe", "explain", "format_latency", "quality_name", "reason", "relaxation"]
+__all__ = ["busy_note", "describe", "explain", "format_latency", "quality_name", "reason", "relaxation", "warnings"]
 
 _AIMS = {Prefer.QUALITY: "the best quality", Prefer.SPEED: "the highest speed", Prefer.SIZE: "the smallest size"}
 _ARGUMENTS = {
@@ -30,6 +31,7 @@ def explain(choice: Choice, options: bool = False) -> str:
         relaxed = (relaxation(choice, outcome, options) for outcome in choice.relax)
         return "\n".join(["No target fits.", *relaxed, *busy_note(choice, options)])
     lines = [f"Best: {choice.best.name} on {choice.best.engine}. {reason(choice)}"]
+    lines += [f"Warning: {line}." for line in warnings(choice.best)]
     if choice.runner_up is not None:
         lines.append(f"Runner-up: {describe(choice.runner_up, choice.budgets)}")
     lines += [_binding(outcome, choice.budgets, options) for outcome in choice.binding]
@@ -79,12 +81,27 @@ def busy_note(choice: Choice, options: bool = False) -> list[str]:
 def _binding(outcome: Outcome, budgets: Budgets, options: bool) -> str:
     then = describe(outcome.candidate, budgets)
     if outcome.budgets == (LimitName.TRAINED,):
-        return f"Left out: {then}, because it has {_article(outcome.needed[0])}. {_names(outcome, options)} allows it."
+        why = _DOUBTS[Doubt(str(outcome.needed[0]))]
+        return f"Left out: {then}, because it {why}. {_names(outcome, options)} allows it."
     return f"Binding: {_names(outcome, options)}. Without it the answer is {then}"
 
 
-def _article(doubt: object) -> str:
-    return f"an {doubt}" if doubt == Doubt.UNTRAINED else f"{doubt} with the full model"
+_DOUBTS = {
+    Doubt.UNTRAINED: "has an untrained exit",
+    Doubt.LOW_AGREEMENT: "has low agreement with the full model",
+    Doubt.FAILED_CHECK: "failed a check when it was exported",
+}
+
+
+def warnings(one: Candidate) -> list[str]:
+    """What speaks against a target although the budgets allow it; empty for most."""
+    found = []
+    if one.doubt in (Doubt.UNTRAINED, Doubt.FAILED_CHECK):
+        found.append(f"{one.name} {_DOUBTS[one.doubt]}")
+    agreement = agreement_of(one.entry)
+    if agreement is not None and agreement < AGREEMENT_FLOOR:
+        found.append(f"{one.name} has an agreement of {agreement:.2f} with the full model, below {AGREEMENT_FLOOR}")
+    return found
 
 
 def reason(choice: Choice) -> str:
@@ -99,7 +116,7 @@ def relaxation(choice: Choice, outcome: Outcome, options: bool = False) -> str:
     """Which budgets to relax, and the measured values of the target that fits then."""
     if outcome.budgets == (LimitName.TRAINED,):
         then = describe(outcome.candidate, choice.budgets)
-        return f"With {_names(outcome, options)}, {then} fits, which has {_article(outcome.needed[0])}"
+        return f"With {_names(outcome, options)}, {then} fits, which {_DOUBTS[Doubt(str(outcome.needed[0]))]}"
     return f"Relax {_names(outcome, options)}: then {describe(outcome.candidate, choice.budgets)} fits"
 
 

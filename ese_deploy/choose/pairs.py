@@ -9,6 +9,7 @@ from ese_deploy.choose.api import Measure, known_names, measured_candidates
 from ese_deploy.choose.budgets import LatencyBudget, ThroughputBudget, parse_quality
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets
+from ese_deploy.choose.explain import warnings
 from ese_deploy.choose.scenario import (
     DOCUMENT_TOKENS,
     PRECISIONS,
@@ -92,7 +93,8 @@ def choose_for(
         min_quality: as for :func:`ese_deploy.choose.choose`.
         engine: the engine; ``onnxruntime`` by default.
         dtypes: dtypes that are allowed.
-        allow_untrained: allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.
+        allow_untrained: allow exits that nobody trained, targets whose agreement with the full model is below 0.5, and
+            targets that failed a check when they were exported.
         measurements: a file of ``ese-deploy measurements export``, of the machine that is to be used.
         measure: measure what this machine has not measured yet, as for :func:`ese_deploy.choose.choose`.
         measure_again: measure also what this machine has measured.
@@ -139,8 +141,8 @@ def _allowed(opened: Bundle, budgets: Budgets, allow_untrained: bool) -> Collect
     kept = {one.entry.name for one in every if one.entry.dtype in dtypes and (allow_untrained or one.doubt is None)}
     if not kept:
         raise InputError(
-            f"No target of {opened.path} may be chosen: exits are not trained, or their agreement with the full model "
-            "is below 0.5. Train them, or set `allow_untrained=True`."
+            f"No target of {opened.path} may be chosen: exits are not trained, their agreement with the full model is "
+            "below 0.5, or they failed a check. Train them, or set `allow_untrained=True`."
         )
     return kept
 
@@ -206,6 +208,8 @@ def _explain(choice: PairChoice) -> list[str]:
         f"{best.latency * 1e3:.2f} ms (median, one core), and {choice.need.queries_per_second:g} a second take "
         f"{best.load:.0%} of the cores."
     ]
+    chosen = {one.name: one for one in (best.index, best.query)}
+    lines += [f"Warning: {line}." for one in chosen.values() for line in warnings(one)]
     bound = [f"{limit}: without it the answer is {_describe(pair)}" for limit, pair in choice.binding]
     lines.append(f"Binding: {'; '.join(bound)}." if bound else "Binding: nothing. The best pair of the bundle fits.")
     if choice.better is None:

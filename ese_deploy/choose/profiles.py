@@ -52,7 +52,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         min_throughput: such as ``200/s``.
         min_quality: a share of the full model's agreement, or text as for ``--min-quality``.
         prefer: ``quality``, ``speed`` or ``size``.
-        allow_untrained: whether untrained exits and targets of low agreement may be taken.
+        allow_untrained: whether untrained exits and targets of low agreement or with a failed check may be taken.
         may_relax: budgets that are dropped, in this order, where no target fits.
         resolved: in bundles of earlier versions; not read.
         fell_back: likewise.

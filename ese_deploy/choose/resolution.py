@@ -8,6 +8,7 @@ from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, open_bundle
 from ese_deploy.choose.candidates import find_candidates
 from ese_deploy.choose.choice import Budgets, Candidate, Prefer, choose_among
+from ese_deploy.choose.explain import warnings
 from ese_deploy.choose.profiles import Profile, Relaxable, bundle_profiles, find_profile, profile_budgets
 from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import InputError
@@ -112,7 +113,9 @@ def _within_budgets(name: str, profile: Profile, budgets: Budgets, candidates: l
             if best is not None:
                 reason = f"Profile {name}: {best.name} on {best.engine} is the {_AIMS[wanted.aim]} within the budget"
                 notes += [f"no {other} target fits" for other in _preferred_to(dtype, budgets, candidates)]
-                return ResolvedProfile(best.entry.target, best.engine, "; ".join([reason, *notes]), bool(notes))
+                return ResolvedProfile(
+                    best.entry.target, best.engine, "; ".join([reason, *warnings(best), *notes]), bool(notes)
+                )
     fixes = [
         f"{outcome.candidate.name} fits with another {' and '.join(outcome.budgets)}"
         for outcome in choose_among(candidates, budgets).relax[:1]

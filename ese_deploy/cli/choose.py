@@ -13,7 +13,7 @@ from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import PairChoice, choose, choose_for
 from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
-from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation
+from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation, warnings
 from ese_deploy.choose.scenario import Pair
 from ese_deploy.cli.console import (
     BundleArgument,
@@ -98,7 +98,8 @@ def choose_target(
         bool,
         typer.Option(
             "--allow-untrained",
-            help="Allow exits that nobody trained, and targets whose agreement with the full model is below 0.5.",
+            help="Allow exits that nobody trained, targets whose agreement with the full model is below 0.5, and "
+            "targets that failed a check when they were exported.",
         ),
     ] = False,
     index_target: Annotated[
@@ -278,6 +279,7 @@ def _document(choice: Choice) -> dict[str, Any]:
         "busy_cores": choice.busy_cores,
         "best": choice.best and _facts(choice.best),
         "why": reason(choice) or None,
+        "warnings": warnings(choice.best) if choice.best else [],
         "runner_up": choice.runner_up and _facts(choice.runner_up),
         "binding": [_outcome(outcome) for outcome in choice.binding],
         "relax": [_outcome(outcome) for outcome in choice.relax],

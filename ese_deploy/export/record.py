@@ -12,6 +12,7 @@ from ese_deploy.bundle.golden import GOLDEN_FILE, GOLDEN_TEXTS, Golden, encode_g
 from ese_deploy.bundle.manifest import Parity, Quality, TargetEntry
 from ese_deploy.bundle.ranges import RANGES_FILE, decode_ranges, encode_ranges
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_ranges_file
+from ese_deploy.bundle.tolerances import fidelity_failures
 from ese_deploy.bundle.writer import BundleDraft
 from ese_deploy.engines import GPU_ENGINES, Engine
 from ese_deploy.evaluate import AGREEMENT, agreement
@@ -27,7 +28,7 @@ from ese_deploy.system.progress import Progress
 from ese_deploy.target import DTYPES, Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus, sample_corpus_sha256
 from ese_deploy.verify.emulate import engine_for
-from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
+from ese_deploy.verify.fidelity import measure_fidelity
 from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.report import TargetCheck
 from ese_deploy.verify.targets import check_targets

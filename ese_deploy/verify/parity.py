@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from ese_deploy.bundle.manifest import Parity, TargetEntry
 from ese_deploy.bundle.reader import Bundle, read_graph
-from ese_deploy.bundle.tolerances import NORM_TOLERANCE, TOLERANCES, Tolerance
+from ese_deploy.bundle.tolerances import NORM_TOLERANCE, TOLERANCES, Tolerance, fidelity_failures
 from ese_deploy.engines import Engine
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.vectors import unchecked_vectors
 from ese_deploy.verify.emulate import engine_for
-from ese_deploy.verify.fidelity import fidelity_failures
 from ese_deploy.verify.report import TargetCheck
 
 __all__ = ["check_target"]

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import candidates
 from ese_deploy.choose import choose as choose_in_python
 from ese_deploy.choose.budgets import QualityBudget
-from ese_deploy.choose.choice import Budgets
+from ese_deploy.choose.choice import Budgets, Prefer, choose_among
 from ese_deploy.cli.app import main
 from ese_deploy.errors import InputError
 from ese_deploy.measurements.store import Measurement, load_measurements, store_measurements, write_measurements
@@ -273,6 +274,9 @@ def test_an_untrained_exit_is_never_the_answer_unless_it_is_allowed(untrained_bu
     found = choose(untrained_bundle, capsys, "--max-latency", "2.5ms", "--no-measure", "--allow-untrained")
     assert found["best"]["target"] in ("1x8", "2x16")
     assert found["best"]["doubt"] == "untrained exit"
+    assert found["warnings"] == [f"{found['best']['target']} has an untrained exit"]
+    assert main(["choose", str(untrained_bundle.path), "--prefer", "size", "--allow-untrained"]) == 0
+    assert "Warning: 1x8 has an untrained exit." in capsys.readouterr().out
 
 
 def test_a_low_agreement_is_a_doubt_unless_a_quality_is_required(trained_bundle: Bundle, capsys: Capture) -> None:
@@ -289,7 +293,25 @@ def test_a_low_agreement_is_a_doubt_unless_a_quality_is_required(trained_bundle:
     assert doubts["1x8"] == "low agreement"
     assert doubts["2x16"] is None
     wanted = Budgets(quality=QualityBudget(0.2))
-    assert not any(one.doubt for one in candidates.find_candidates(manifest, wanted, None))
+    found = candidates.find_candidates(manifest, wanted, None)
+    assert not any(one.doubt for one in found)
+    said = "Warning: 1x8 has an agreement of 0.30 with the full model, below 0.5."
+    assert said in str(choose_among(found, replace(wanted, prefer=Prefer.SIZE)))
+    assert "Warning" not in str(choose_among(found, replace(wanted, prefer=Prefer.QUALITY)))
+
+
+def test_a_target_that_failed_a_check_is_never_the_answer_unless_it_is_allowed(trained_bundle: Bundle) -> None:
+    *others, full = trained_bundle.manifest.targets
+    failed = msgspec.structs.replace(
+        full, parity=[msgspec.structs.replace(one, passed=False) for one in full.parity[:1]]
+    )
+    manifest = msgspec.structs.replace(trained_bundle.manifest, targets=[*others, failed])
+    choice = choose_among(candidates.find_candidates(manifest, Budgets(), None), Budgets())
+    assert choice.best is not None and choice.best.name == "3x16"
+    assert "Left out: 3x32 (quality 1.000" in str(choice)
+    assert "because it failed a check when it was exported. allow_untrained allows it." in str(choice)
+    allowed = choose_among(choice.candidates, Budgets(allow_untrained=True))
+    assert "Warning: 3x32 failed a check when it was exported." in str(allowed)
 
 
 def test_figures_of_a_busy_machine_are_said_and_not_stored(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ese_deploy.bench import Effort, measure
-from ese_deploy.bench.measure import text_of
+from ese_deploy.bench.measure import texts_of
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.cli.app import main
 from ese_deploy.errors import EngineError, InputError
@@ -133,13 +133,13 @@ def test_the_key_of_a_bundle_is_of_what_runs(tiny_bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("tokens", [2, 3, 32, 48])
 def test_a_text_of_so_many_tokens_is_made(tiny_bundle: Bundle, tokens: int) -> None:
-    assert load_tokenizer(tiny_bundle)([text_of(tiny_bundle, tokens)]).lengths.tolist() == [tokens]
+    assert load_tokenizer(tiny_bundle)(texts_of(tiny_bundle, tokens, 1)).lengths.tolist() == [tokens]
 
 
 @pytest.mark.parametrize("tokens", [1, 49])
 def test_a_text_that_the_model_does_not_take_is_refused(tiny_bundle: Bundle, tokens: int) -> None:
     with pytest.raises(InputError, match=f"Cannot time a text of {tokens} tokens: .* accepts 2 to 48 tokens"):
-        text_of(tiny_bundle, tokens)
+        texts_of(tiny_bundle, tokens, 1)
 
 
 def test_latency_throughput_and_memory_are_measured(tiny_bundle: Bundle) -> None:
@@ -164,7 +164,7 @@ def test_latency_throughput_and_memory_are_measured(tiny_bundle: Bundle) -> None
 def test_memory_is_measured_in_a_process_of_its_own(tiny_bundle: Bundle) -> None:
     (one,) = measure(tiny_bundle, [choose_entry(tiny_bundle)], "memory", Case())
     assert 0 < one.values["bytes"] < 1e9
-    assert one.values["process_bytes"] > one.values["bytes"] + 20e6, "the interpreter and its libraries count too"
+    assert one.values["process_peak_bytes"] > one.values["bytes"] + 20e6, "the interpreter and its libraries count too"
     assert one.values["load_seconds"] > 0
 
 

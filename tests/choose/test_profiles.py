@@ -165,7 +165,9 @@ def test_a_profiles_engine_runs_it_unless_another_is_named(
         store_measurements(
             trained_bundle,
             [
-                Measurement("d03_k032.fp32", name, {}, "memory", 32, available_threads(), 9, {"process_bytes": size})
+                Measurement(
+                    "d03_k032.fp32", name, {}, "memory", 32, available_threads(), 9, {"process_peak_bytes": size}
+                )
                 for name, size in figures.items()
             ],
         )

@@ -10,13 +10,12 @@ from helpers.tiny import names
 from ese_deploy.bundle.golden import load_golden
 from ese_deploy.bundle.manifest import Fidelity
 from ese_deploy.bundle.reader import Bundle, open_bundle
-from ese_deploy.bundle.tolerances import TOLERANCES
+from ese_deploy.bundle.tolerances import MINIMUM_FIDELITY, TOLERANCES
 from ese_deploy.choose import resolve_profile
 from ese_deploy.cli.app import main
 from ese_deploy.errors import CheckFailedError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.target import Target
-from ese_deploy.verify import fidelity as fidelity_module
 
 TARGETS = [Target(3, 32), Target(1, 16, "int8"), Target(3, 32, "int8")]
 
@@ -35,16 +34,16 @@ def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
 @pytest.fixture
 def gate_between(whole: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gate that one of the two targets of int8 fails; which one."""
-    for figure in fidelity_module.MINIMUM_FIDELITY:
+    for figure in MINIMUM_FIDELITY:
         found = {name: getattr(one, figure) for name, one in fidelities(whole).items()}
         if len(set(found.values())) == 2:
-            monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, figure, sum(found.values()) / 2)
+            monkeypatch.setitem(MINIMUM_FIDELITY, figure, sum(found.values()) / 2)
             return min(found, key=lambda name: found[name])
     raise AssertionError("the two are as good as each other by every figure")
 
 
 def nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, "cosine_mean", 1.1)
+    monkeypatch.setitem(MINIMUM_FIDELITY, "cosine_mean", 1.1)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from helpers.tiny import BACKBONES, make_checkpoint
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry, read_graph
-from ese_deploy.bundle.tolerances import TOLERANCES
+from ese_deploy.bundle.tolerances import MINIMUM_FIDELITY, TOLERANCES, fidelity_failures
 from ese_deploy.cli.app import main
 from ese_deploy.engines import integers, load_engine
 from ese_deploy.engines.integers import ZERO_POINT, overflows, unsigned
@@ -30,7 +30,7 @@ from ese_deploy.runtime import Encoder
 from ese_deploy.runtime import loaded as loaded_module
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import SAMPLE_CORPUS_NAME, sample_corpus
-from ese_deploy.verify.fidelity import MINIMUM_FIDELITY, fidelity_failures, measure_fidelity
+from ese_deploy.verify.fidelity import measure_fidelity
 from ese_deploy.verify.parity import check_target
 from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.texts import verification_texts

@@ -10,7 +10,7 @@ import pytest
 
 from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle, read_graph
-from ese_deploy.bundle.tolerances import TOLERANCES
+from ese_deploy.bundle.tolerances import MINIMUM_FIDELITY, TOLERANCES
 from ese_deploy.cli.app import main
 from ese_deploy.engines import engines_for, load_engine
 from ese_deploy.engines.integers import unsigned
@@ -25,7 +25,6 @@ from ese_deploy.export.trace import trace
 from ese_deploy.runtime import Encoder
 from ese_deploy.runtime.loaded import engine_input
 from ese_deploy.target import Target
-from ese_deploy.verify import fidelity as fidelity_module
 from ese_deploy.verify.emulate import Emulated, widen
 
 pytestmark = pytest.mark.filterwarnings("ignore:some texts are longer")
@@ -124,7 +123,7 @@ def test_it_has_the_tolerances_of_int8_and_fails_by_them(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert TOLERANCES["int8-fp16"] == TOLERANCES["int8"]
-    monkeypatch.setitem(fidelity_module.MINIMUM_FIDELITY, "cosine_mean", 1.1)
+    monkeypatch.setitem(MINIMUM_FIDELITY, "cosine_mean", 1.1)
     with pytest.raises(CheckFailedError) as caught:
         export_bundle(ExportRequest(str(tiny_checkpoint), tmp_path / "out", [Target(1, 16, "int8-fp16")]))
     assert [line.partition(" cosine")[0] for line in caught.value.failures] == ["1x16:int8-fp16: mean"]

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ese_deploy.backbones.tokenizer import read_tokenizer
-from ese_deploy.bench.measure import text_of
+from ese_deploy.bench.measure import texts_of
 from ese_deploy.errors import InputError
 from ese_deploy.export import ExportRequest, export_bundle
 from ese_deploy.runtime.tokenize import load_tokenizer
@@ -125,6 +125,6 @@ def test_a_model_without_special_tokens_is_timed_too(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "plain", tokenizer=without_special_tokens())
     bundle = export_bundle(ExportRequest(str(checkpoint), tmp_path / "bundle", [Target(3, 16)])).bundle
     for tokens in (1, 8):
-        assert load_tokenizer(bundle)([text_of(bundle, tokens)]).lengths.tolist() == [tokens]
+        assert load_tokenizer(bundle)(texts_of(bundle, tokens, 1)).lengths.tolist() == [tokens]
     with pytest.raises(InputError, match="accepts 1 to 48"):
-        text_of(bundle, 0)
+        texts_of(bundle, 0, 1)

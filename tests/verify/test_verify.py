@@ -9,13 +9,13 @@ from helpers.tiny import HIDDEN, LAYERS
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.reader import Bundle, choose_entry
-from ese_deploy.bundle.tolerances import TOLERANCES
+from ese_deploy.bundle.tolerances import TOLERANCES, fidelity_failures
 from ese_deploy.engines import EngineInput, load_engine
 from ese_deploy.errors import BundleError
 from ese_deploy.runtime import Encoder
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify import verify
-from ese_deploy.verify.fidelity import fidelity_failures, measure_fidelity
+from ese_deploy.verify.fidelity import measure_fidelity
 from ese_deploy.verify.parity import check_target
 from ese_deploy.verify.reference import Reference
 from ese_deploy.verify.texts import EDGE_CASE_TEXTS

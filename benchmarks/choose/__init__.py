@@ -1,0 +1,1 @@
+"""Checks of ``ese-deploy choose``: its recommendations, its predictions, and a busy machine."""
