@@ -2,10 +2,13 @@
 
 import json
 import math
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ pytest.importorskip("torch")
 from helpers.tiny import make_checkpoint
 
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.children import run_child
+from benchmarks.quality.children import Child, run_child
 from benchmarks.quality.page import fill_page
 from benchmarks.quality.plan import Plan, dev_name, planned, rates_wanted, runs_of
 from benchmarks.quality.protocol import Protocol, read_protocol
@@ -223,6 +226,25 @@ def test_plain_sets_have_a_row_for_each_text_without_excluded_sources(place: Pat
     assert files.calibration(("sentences",)).read_text("utf-8").splitlines() == [row["text"] for row in rows]
 
 
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of a sweep run in this process, where PyTorch is imported already. Other tests start processes."""
+
+    def run_here(command: Sequence[str], log: Path, pause: Path | None) -> Child:
+        assert list(command[:2]) == [sys.executable, "-m"]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with monkeypatch.context() as patch, log.open("a", encoding="utf-8") as output:
+            patch.setattr(sys, "argv", list(command[2:]))
+            with redirect_stdout(output), redirect_stderr(output):
+                try:
+                    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+                except SystemExit as end:
+                    return Child(int(end.code or 0), 0.1, 0.1)
+        return Child(0, 0.1, 0.1)
+
+    monkeypatch.setattr("benchmarks.quality.sweep.run_child", run_here)
+
+
 def campaign(place: Path, *arguments: str) -> int:
     protocol_of(place, model=str(place / "model"))
     common = ["--data", str(place / "data"), "--out", str(place / "out"), "--protocol", str(place / "protocol.toml")]
@@ -231,6 +253,7 @@ def campaign(place: Path, *arguments: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_recorded_row_is_not_repeated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert campaign(place, "run", "--only", "without hold") == 2
     assert "waits for the runs of 'espresso'" in capsys.readouterr().err
@@ -271,6 +294,7 @@ def test_training_uses_the_options_of_the_row_and_excludes_sources(place: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_fitted_projections_are_evaluated_as_a_checkpoint(place: Path) -> None:
     row = """
 [[rows]]
@@ -305,6 +329,7 @@ data = ["triplets", "texts"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_adding_retrieval_to_a_row_does_not_repeat_its_training(place: Path) -> None:
     folder = place / "data/other"
     folder.mkdir()
