@@ -11,15 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from benchmarks.serve.client import Client, Reply, embeddings_request
+from ese_deploy.report.files import ServeFile, ServeStep
 
-__all__ = ["Plan", "Step", "measure", "numbered_texts"]
+__all__ = ["Plan", "cpu_seconds", "measure", "numbered_texts"]
 
 _TOLERANCE = 1e-6
 
@@ -51,33 +51,6 @@ class Plan:
     seed: int = 1
 
 
-@dataclass(frozen=True)
-class Step:
-    """What was measured at one rate.
-
-    Attributes:
-        rate: requests a second that were scheduled.
-        requests: requests that were sent.
-        statuses: how many answers had each status; 0 is a connection that was closed.
-        texts_per_second: texts answered, divided by the time from the first start to the last answer.
-        p50_ms: median latency of the requests that were answered with 200.
-        p99_ms: 99th percentile.
-        wrong: answers whose vectors differ from the expected ones by more than 1e-6; None if they were not checked.
-        cpu_seconds: CPU time of the server; None without ``pid``.
-        late_ms: 99th percentile of how late the generator itself was.
-    """
-
-    rate: float
-    requests: int
-    statuses: dict[str, int]
-    texts_per_second: float
-    p50_ms: float | None
-    p99_ms: float | None
-    wrong: int | None
-    cpu_seconds: float | None
-    late_ms: float
-
-
 def numbered_texts(count: int, words: int, seed: int = 1) -> list[str]:
     """Texts of this many words that all differ: each begins with its number."""
     chance = random.Random(seed)
@@ -97,7 +70,7 @@ def numbered_texts(count: int, words: int, seed: int = 1) -> list[str]:
     return [" ".join([f"text {number}", *chance.choices(known, k=max(0, words - 2))]) for number in range(count)]
 
 
-def measure(plan: Plan, expected: NDArray[np.float32] | None = None, pool: Sequence[str] = ()) -> dict[str, Any]:
+def measure(plan: Plan, expected: NDArray[np.float32] | None = None, pool: Sequence[str] = ()) -> ServeFile:
     """Measure a server at each rate.
 
     Args:
@@ -106,14 +79,14 @@ def measure(plan: Plan, expected: NDArray[np.float32] | None = None, pool: Seque
         pool: texts to draw from. Default: 512 numbered texts.
 
     Returns:
-        The plan and its steps, as it is written to a results file.
+        What a results file holds.
     """
     texts = list(pool) or numbered_texts(512, plan.words)
     steps = [asyncio.run(_step(plan, rate, texts, expected)) for rate in plan.rates]
-    return {"plan": {**asdict(plan), "key": None}, "steps": [asdict(step) for step in steps]}
+    return ServeFile({**asdict(plan), "key": None}, steps)
 
 
-async def _step(plan: Plan, rate: float, texts: Sequence[str], expected: NDArray[np.float32] | None) -> Step:
+async def _step(plan: Plan, rate: float, texts: Sequence[str], expected: NDArray[np.float32] | None) -> ServeStep:
     chance = random.Random(f"{plan.seed} {rate}")
     # Exponential gaps: as many independent clients would send.
     starts, at = [], 0.0
@@ -123,7 +96,7 @@ async def _step(plan: Plan, rate: float, texts: Sequence[str], expected: NDArray
     requests = [embeddings_request(plan.url, plan.model, [texts[row] for row in chosen], plan.key) for chosen in rows]
     client = Client(plan.url)
     tasks, late = [], []
-    cpu = _cpu_seconds(plan.pid)
+    cpu = cpu_seconds(plan.pid)
     begin = time.perf_counter() + 0.1
     for start, request in zip(starts, requests, strict=True):
         wait = begin + start - time.perf_counter()
@@ -132,14 +105,14 @@ async def _step(plan: Plan, rate: float, texts: Sequence[str], expected: NDArray
         late.append(max(0.0, time.perf_counter() - begin - start))
         tasks.append(asyncio.create_task(client.send(request)))
     replies = await asyncio.gather(*tasks)
-    spent = None if cpu is None else (_cpu_seconds(plan.pid) or 0.0) - cpu
+    spent = None if cpu is None else (cpu_seconds(plan.pid) or 0.0) - cpu
     client.close()
     good = [number for number, reply in enumerate(replies) if reply.status == 200]
     latencies = [(replies[number].finished - begin - starts[number]) * 1000 for number in good]
     end = max((reply.finished for reply in replies), default=begin) - begin
     p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (None, None)
     wrong = None if expected is None else sum(not _right(replies[one], expected[rows[one]]) for one in good)
-    return Step(
+    return ServeStep(
         rate=rate,
         requests=len(replies),
         statuses=dict(Counter(str(reply.status) for reply in replies)),
@@ -158,7 +131,8 @@ def _right(reply: Reply, expected: NDArray[np.float32]) -> bool:
     return found.shape == expected.shape and float(np.abs(found - expected).max()) <= _TOLERANCE
 
 
-def _cpu_seconds(pid: int | None) -> float | None:
+def cpu_seconds(pid: int | None) -> float | None:
+    """CPU time of a process and its children."""
     if pid is None:
         return None
     process = psutil.Process(pid)

@@ -7,7 +7,7 @@ import typer
 
 from ese_deploy.bundle.spaces import Space
 from ese_deploy.cli.console import SpaceOption, picked_engine
-from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, ENGINES
+from ese_deploy.engines import AUTO_ENGINE, DEFAULT_ENGINE, ENGINES, SHARING_ENGINE
 from ese_deploy.engines.registry import find_engine
 from ese_deploy.errors import InputError
 from ese_deploy.server.settings import (
@@ -60,14 +60,15 @@ def serve_bundles(
         ),
     ] = None,
     engine: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--engine",
             metavar="NAME",
             help=f"Run on this engine: {', '.join(ENGINES)}. NAME:1 is the second GPU; openvino:bf16 computes in bf16; "
-            "onnxruntime:mapped shares its weights; auto measures once which of the installed engines is fastest.",
+            "onnxruntime:mapped shares its weights; auto measures once which of the installed engines is fastest. "
+            f"Default: {DEFAULT_ENGINE}, and {SHARING_ENGINE} where several workers run several depths each.",
         ),
-    ] = DEFAULT_ENGINE,
+    ] = None,
     space: SpaceOption = "bundle",
     alias: Annotated[
         list[str] | None,
@@ -131,7 +132,8 @@ def serve_bundles(
     found = parse_bundles(bundles)
     if engine == AUTO_ENGINE:
         engine = picked_engine(next(iter(found.values())), target[0] if target else None, threads)
-    find_engine(engine)
+    if engine is not None:
+        find_engine(engine)
     settings = ServeSettings(
         bundles=found,
         targets=tuple(map(Target.parse, target or ())),

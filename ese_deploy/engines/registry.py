@@ -15,6 +15,7 @@ __all__ = [
     "GPU_ENGINES",
     "OPT_IN_ENGINES",
     "REGISTRY",
+    "SHARING_ENGINE",
     "Batch",
     "EngineRow",
     "batch_for",
@@ -140,6 +141,9 @@ AUTO_ENGINE = "auto"
 
 DEFAULT_ENGINE = next(row.name for row in _ROWS if not row.opt_in)
 """The engine that runs when none is named."""
+
+SHARING_ENGINE = f"{DEFAULT_ENGINE}:mapped"
+"""The default engine, computing on weights that depths and processes share."""
 
 GPU_ENGINES = frozenset(row.name for row in _ROWS if row.device == "gpu")
 """Engines that run on a GPU."""

@@ -14,7 +14,7 @@ from ese_deploy.bundle.metrics import METRIC_WORDS, METRICS
 from ese_deploy.errors import InputError
 from ese_deploy.report.tables import Cell, Column, Table, cell
 
-__all__ = ["EvaluationFile", "ServeFile", "evaluation_tables", "read_other", "serve_table", "with_quality"]
+__all__ = ["EvaluationFile", "ServeFile", "ServeStep", "evaluation_tables", "read_other", "serve_table", "with_quality"]
 
 
 class EvaluatedTarget(msgspec.Struct, frozen=True):
@@ -41,7 +41,19 @@ class EvaluationFile(msgspec.Struct, frozen=True):
 
 
 class ServeStep(msgspec.Struct, frozen=True):
-    """One rate of requests."""
+    """What was measured at one rate of requests.
+
+    Attributes:
+        rate: requests a second that were scheduled.
+        requests: requests that were sent.
+        statuses: how many answers had each status; 0 is a connection that was closed.
+        texts_per_second: texts answered, divided by the time from the first start to the last answer.
+        p50_ms: median latency of the requests that were answered with 200.
+        p99_ms: 99th percentile.
+        late_ms: 99th percentile of how late the generator itself was.
+        wrong: answers whose vectors differ from the expected ones by more than 1e-6; None if they were not checked.
+        cpu_seconds: CPU time of the server; None if it was not measured.
+    """
 
     rate: float
     requests: int
@@ -50,11 +62,17 @@ class ServeStep(msgspec.Struct, frozen=True):
     p50_ms: float | None
     p99_ms: float | None
     late_ms: float
+    wrong: int | None = None
     cpu_seconds: float | None = None
 
 
 class ServeFile(msgspec.Struct, frozen=True):
-    """What the load generator of ``benchmarks/serve`` writes."""
+    """What the load generator of ``benchmarks/serve`` writes.
+
+    Attributes:
+        plan: what was asked of the server.
+        steps: one for each rate.
+    """
 
     plan: dict[str, Any]
     steps: list[ServeStep]

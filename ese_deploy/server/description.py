@@ -27,7 +27,7 @@ _ERRORS = {
     "413": "Too large.",
     "422": "Too long, with `truncate: false`.",
     "429": "The queue is full; the header Retry-After says for how long.",
-    "503": "The server is shutting down.",
+    "503": "The server is shutting down, or the request only waited; the header Retry-After says for how long.",
     "504": "No answer in time.",
 }
 

@@ -61,6 +61,11 @@ class Job:
         return rows
 
     @property
+    def started(self) -> bool:
+        """Whether a row was taken."""
+        return self._next > 0
+
+    @property
     def waiting_texts(self) -> int:
         """Rows that wait."""
         return len(self.encodings) - self._next

@@ -1,7 +1,7 @@
 """Opening the bundles of a server, and loading their targets."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 from ese_deploy.bundle.manifest import TargetEntry
 from ese_deploy.bundle.reader import Bundle, choose_entry, open_bundle
 from ese_deploy.bundle.spaces import Space, reaches_source, source_matrix, space_name
-from ese_deploy.engines import DEFAULT_ENGINE, Engine, engines_for, load_engine, require_dtype
+from ese_deploy.engines import DEFAULT_ENGINE, SHARING_ENGINE, Engine, engines_for, load_engine, require_dtype
 from ese_deploy.engines.registry import EngineRow, find_engine
 from ese_deploy.errors import InputError
 from ese_deploy.runtime.loaded import load_lookup_target, load_target
@@ -39,11 +39,11 @@ def load_catalog(settings: ServeSettings, threads: int) -> Catalog:
             source space where the settings want it, or ``degrade`` mixes embedding spaces.
         EngineError: a target needs the engine, and it is not installed or does not run the target.
     """
-    row, _ = find_engine(settings.engine)
+    row, _ = find_engine(settings.engine or DEFAULT_ENGINE)
     opened = {name: open_bundle(path) for name, path in settings.bundles.items()}
     chosen = {name: _entries(bundle, settings.targets, row.name, settings.space) for name, bundle in opened.items()}
     # Loaded with the first target that needs it: depth 0 does not.
-    engine = cache(partial(load_engine, settings.engine))
+    engine = cache(partial(load_engine, settings.engine or _default_engine(settings.workers, chosen)))
     bundles = {
         name: _load(name, opened[name], entries, engine, row, threads, settings.space)
         for name, entries in chosen.items()
@@ -51,6 +51,18 @@ def load_catalog(settings: ServeSettings, threads: int) -> Catalog:
     for name, served in bundles.items():
         bundles[name] = replace(served, degrade=_check_degrade(served, settings.degrade))
     return Catalog(bundles, settings.aliases)
+
+
+def _default_engine(workers: int, chosen: Mapping[str, Sequence[TargetEntry]]) -> str:
+    """The default engine; with weights mapped from their file where copies would multiply.
+
+    A graph on mapped weights takes longer, most of all for short texts, which is not worth it for fewer copies.
+    """
+    for entries in chosen.values():
+        depths = {(entry.depth, entry.dtype) for entry in entries if entry.depth}
+        if workers > 1 and len(depths) > len({dtype for _, dtype in depths}):
+            return SHARING_ENGINE
+    return DEFAULT_ENGINE
 
 
 def _check_degrade(served: ServedBundle, degrade: tuple[Target, ...]) -> tuple[Target, ...]:

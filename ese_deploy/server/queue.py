@@ -11,7 +11,6 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from weakref import WeakKeyDictionary
 
@@ -31,8 +30,9 @@ _DUE_SHARE = 0.15
 _OVERDUE_SHARE = 0.45
 # Requests that are looked at to fill a batch of due ones.
 _DUE_LOOK = 512
-# Batches after which the older ones count little in the rate of a graph, in full batches.
-_MEMORY = 4.0
+# After so many full batches the older ones count little in the rate of a graph. The slower of both rates is expected: a
+# machine that becomes slower is noticed at once, and one that was slower a while ago may be so again.
+_MEMORIES = (4.0, 64.0)
 
 
 class QueueFullError(Exception):
@@ -47,17 +47,22 @@ class QueueFullError(Exception):
         self.seconds = seconds
 
 
-@dataclass
 class _Rate:
     """Time and tokens of the last batches of a graph."""
 
-    seconds: float
-    tokens: float
+    def __init__(self) -> None:
+        self._sums = [(0.0, 0.0) for _ in _MEMORIES]
 
     def add(self, seconds: float, tokens: int, full: int) -> None:
-        kept = math.exp(-tokens / (_MEMORY * full))
-        self.seconds = self.seconds * kept + seconds
-        self.tokens = self.tokens * kept + tokens
+        """Count a batch; ``full`` is the number of tokens of a full one."""
+        kept = [math.exp(-tokens / (memory * full)) for memory in _MEMORIES]
+        sums = zip(self._sums, kept, strict=True)
+        self._sums = [(old * share + seconds, count * share + tokens) for (old, count), share in sums]
+
+    @property
+    def cost(self) -> float:
+        """Seconds of a token."""
+        return max(seconds / tokens for seconds, tokens in self._sums)
 
 
 class Queue:
@@ -152,13 +157,13 @@ class Queue:
         """A batch was computed in this time; None: it failed."""
         self._batch_ends = None
         if seconds is not None:
-            rate = self._rates.setdefault(lane, _Rate(0.0, 0.0))
+            rate = self._rates.setdefault(lane, _Rate())
             rate.add(seconds, tokens, lane.tokens)
 
     def _cost(self, lane: Lane) -> float:
         """Seconds of a token."""
         rate = self._rates.get(lane)
-        return lane.warm_cost if rate is None else rate.seconds / rate.tokens
+        return lane.warm_cost if rate is None else rate.cost
 
     def _seconds(self, client: str | None = None) -> float:
         """How long what waits takes, of one client or of all, without a long job."""

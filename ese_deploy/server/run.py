@@ -45,11 +45,21 @@ def serve(settings: ServeSettings) -> None:
     """
     configure_logs(settings.log_format)
     load_keys(settings.key_file)
+    _allow_connections()
     with _listener(settings) as listener:
         if settings.workers == 1:
             asyncio.run(serve_process(settings, listener, lambda: _log_address(settings, listener)))
         else:
             _Workers(settings, listener).run()
+
+
+def _allow_connections() -> None:
+    """Let the process have as many connections as the system allows: each takes a file descriptor, often 1,024."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ class Service:
             The target that answered, and float32 [n, dim].
 
         Raises:
-            ApiError: 429 if the queue is full, 504 if the answer takes too long.
+            ApiError: 429 if the queue is full, 503 if the request only waited, 504 if the answer takes too long.
             ClientGoneError: the client closed the connection.
         """
         answering = self._degraded(target, shallower)
@@ -153,6 +154,13 @@ class Service:
         except TimeoutError:
             if not job.future.cancelled() and job.future.exception() is None:
                 return job.future.result()  # it came while the event loop was busy
+            if not job.started:  # the machine became slower than predicted
+                raise ApiError(
+                    503,
+                    f"The request waited for {call.timeout:g} seconds. Try again later.",
+                    code="overloaded",
+                    headers={"retry-after": str(math.ceil(call.timeout))},
+                ) from None
             raise ApiError(
                 504, f"No answer within {call.timeout:g} seconds. Send fewer texts, or try later.", code="timeout"
             ) from None

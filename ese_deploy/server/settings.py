@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ese_deploy.bundle.reader import is_bundle
 from ese_deploy.bundle.spaces import Space, check_space
-from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.target import Target
 
@@ -63,7 +62,8 @@ class ServeSettings:
     Attributes:
         bundles: folders of bundles, by the model name under which each is served.
         targets: targets to load of each bundle; empty for all that the engine runs.
-        engine: the inference engine.
+        engine: the inference engine. None: the default one, on weights that the workers share where there are several
+            workers and each runs several depths.
         space: ``source`` serves vectors in the embedding space of the model that a bundle was made of, with the targets
             that reach it.
         threads: threads that compute in each process; None for the available cores divided by ``workers``.
@@ -87,7 +87,7 @@ class ServeSettings:
 
     bundles: dict[str, Path]
     targets: tuple[Target, ...] = ()
-    engine: str = DEFAULT_ENGINE
+    engine: str | None = None
     space: Space = "bundle"
     threads: int | None = None
     workers: int = 1

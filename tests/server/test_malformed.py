@@ -1,16 +1,17 @@
 """Malformed requests: never a 5xx, never a hang, and the server goes on."""
 
+import asyncio
 import json
-import random
 import socket
-import string
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 from helpers.server import Running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from benchmarks.serve.malformed import send_malformed
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**30), 10**30), st.floats(), st.text(max_size=20), st.just("a" * 5000)
@@ -53,43 +54,14 @@ def raw(server: Running, data: bytes) -> bytes:
     return found
 
 
-def mutations(seed: int, count: int) -> list[bytes]:
-    """Requests with bytes changed, left out, doubled and put in."""
-    chance = random.Random(seed)
-    body = json.dumps({"model": "tiny", "input": ["a cat", "a dog"], "dimensions": 16}).encode()
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    good = head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-    found = []
-    for _ in range(count):
-        data = bytearray(good)
-        for _ in range(chance.randint(1, 4)):
-            place = chance.randrange(len(data))
-            match chance.randrange(4):
-                case 0:
-                    data[place] = chance.randrange(256)
-                case 1:
-                    del data[place : place + chance.randint(1, 20)]
-                case 2:
-                    data[place:place] = data[place : place + chance.randint(1, 50)]
-                case 3:
-                    data[place:place] = chance.choice(string.printable).encode() * chance.randint(1, 30)
-            if len(data) < 2:
-                break
-        found.append(bytes(data))
-    return found
-
-
-@pytest.mark.parametrize("count", [100, pytest.param(9_500, marks=pytest.mark.slow)])
-def test_requests_with_changed_bytes(server: Running, count: int) -> None:
-    requests = mutations(7, count)
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda data: raw(server, data)[9:12], requests))
-    bad = {request: answer for request, answer in zip(requests, answers, strict=True) if answer[:1] == b"5"}
-    assert bad == {}
-    assert sum(answer[:1] == b"4" for answer in answers) > count / 3
-    assert server.embed(input="a").status == 200
-    assert server.service.scheduler.waiting_tokens == 0
-    assert server.service.in_flight == 0
+def test_no_malformed_request_is_an_error_of_the_server(server: Running) -> None:
+    rss = psutil.Process().memory_info().rss
+    found = asyncio.run(send_malformed(server.url, "tiny", 180, lambda: rss))
+    assert found.problems == []
+    assert sum(found.statuses.values()) == 180
+    assert sum(count for status, count in found.statuses.items() if status.startswith("4")) > 90
+    assert len({kind.partition(",")[0] for kind in found.kinds}) == 9
+    assert server.service.in_flight == server.service.scheduler.waiting_tokens == 0
 
 
 @pytest.mark.parametrize(
