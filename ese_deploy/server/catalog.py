@@ -292,7 +292,10 @@ def _within_budgets(served: ServedBundle, wanted: Wanted) -> ServedTarget:
         raise ApiError(400, f"The model '{AUTO}' needs max_latency_ms or min_quality, or both.", param="model")
     latency = None if wanted.max_latency_ms is None else f"{wanted.max_latency_ms:f}ms"
     try:
-        choice = choose(served.bundle, max_latency=latency, min_quality=wanted.min_quality, engines=[served.engine])
+        # A request never measures: the server computes for others meanwhile.
+        choice = choose(
+            served.bundle, max_latency=latency, min_quality=wanted.min_quality, engines=[served.engine], measure=False
+        )
     except EseDeployError as error:
         raise ApiError(400, str(error), param="model", code="budget") from None
     for candidate in choice.fitting:

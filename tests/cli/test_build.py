@@ -61,6 +61,7 @@ def machine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return state
 
 
+@pytest.mark.slow
 def test_build_makes_the_plans_of_all_targets_that_it_can_once(
     bundle: Bundle, machine: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def test_components_have_the_spread_of_the_full_models(tmp_path: Path) -> None:
     np.testing.assert_allclose(half[1].matrix, restored, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_further_exit_is_fitted_into_the_space_that_is_there(
     bundle: Bundle, tiny_checkpoint: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_depth_0_comes_near_to_the_full_model_in_its_index(bundle: Bundle) -> No
     assert found.mean() > 0.2  # by chance 0.01
 
 
+@pytest.mark.slow
 def test_targets_added_later_read_the_same_features(
     tiny_checkpoint: Path, texts: Path, tmp_path: Path, bundle: Bundle
 ) -> None:
