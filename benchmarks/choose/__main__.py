@@ -1,6 +1,5 @@
 """``python -m benchmarks.choose budgets|predictions|busy``: checks of ``ese-deploy choose``."""
 
-import functools
 import json
 import os
 import sys
@@ -31,15 +30,12 @@ def budgets(
     out: Out = None,
 ) -> None:
     """Ask for 50 budgets of each of ten bundles, and check each answer."""
-    from benchmarks.choose.budgets import answers
-    from ese_deploy.bench.measure import Effort, measure
+    from benchmarks.choose.budgets import answers, measure_roughly
 
-    # Right answers need no exact times: few rounds are enough.
-    quick = functools.partial(measure, effort=Effort(rounds=3, calls=3))
     os.environ["ESE_DEPLOY_CACHE"] = str((work / "cache").resolve())
     rows: list[dict[str, Any]] = []
     for name in _names(bundle):
-        found = list(answers(make_bundle(name, work), quick))
+        found = list(answers(make_bundle(name, work), measure_roughly))
         wrong = [
             {"budget": one.budget, "target": one.target, "problems": one.problems} for one in found if one.problems
         ]

@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from ese_deploy.bench.measure import Effort, measure
+from ese_deploy.bundle.manifest import TargetEntry
+from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import Candidate, Choice, choose
 from ese_deploy.choose.api import Measure
 from ese_deploy.choose.choice import LimitName, Outcome
 from ese_deploy.choose.explain import explain
+from ese_deploy.engines import DEFAULT_ENGINE
 from ese_deploy.errors import InputError
+from ese_deploy.measurements.cases import Case, Kind
+from ese_deploy.measurements.store import Measurement
+from ese_deploy.system.progress import Progress, silent
 
-__all__ = ["Answer", "answers", "budgets", "problems"]
+__all__ = ["Answer", "answers", "budgets", "measure_roughly", "problems"]
 
 FLOOR = 0.5
 _FIDELITY = {"cosine_mean": 0.99, "cosine_p01": 0.98, "agreement": 0.98, "neighbour_overlap_at_10": 0.85}
@@ -46,23 +55,37 @@ class Answer:
     problems: tuple[str, ...]
 
 
-def answers(bundle: Path, measure: Measure) -> Iterator[Answer]:
+def measure_roughly(
+    bundle: Bundle,
+    entries: Sequence[TargetEntry],
+    kind: Kind,
+    case: Case,
+    engine: str = DEFAULT_ENGINE,
+    *,
+    progress: Progress = silent,
+) -> list[Measurement]:
+    """Measure in few rounds, and keep what a busy machine gives: right answers need no exact times."""
+    found = measure(bundle, entries, kind, case, engine, Effort(rounds=3, calls=3), progress)
+    return [msgspec.structs.replace(one, busy_cores=0.0) for one in found]
+
+
+def answers(bundle: Path, measured: Measure) -> Iterator[Answer]:
     """Ask for all budgets.
 
     Args:
         bundle: its folder.
-        measure: as for :func:`ese_deploy.choose.choose`; what it finds is stored in the cache.
+        measured: measures, as for :func:`ese_deploy.choose.choose`; what it finds is stored in the cache.
     """
     limits = {"max_latency": "1000s", "min_throughput": "0.000001/s", "max_memory": "10000GB"}
-    known = choose(bundle, **limits, allow_untrained=True, measure=measure)
+    known = choose(bundle, **limits, allow_untrained=True, measure=measured)
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     for budget in budgets(known.candidates):
         try:
-            choice = choose(bundle, **budget, measure=measure)
+            choice = choose(bundle, **budget, measure=measured)
         except InputError as error:
             yield Answer(budget, None, str(error), (f"refused: {error}",))
             continue
-        found = (*problems(manifest, budget, choice), *_wrong_hints(bundle, budget, choice, measure))
+        found = (*problems(manifest, budget, choice), *_wrong_hints(bundle, budget, choice, measured))
         yield Answer(budget, choice.best.name if choice.best else None, explain(choice, options=True), found)
 
 
@@ -144,10 +167,10 @@ def _number(text: str) -> float:
     raise ValueError(text)
 
 
-def _wrong_hints(bundle: Path, budget: Budget, choice: Choice, measure: Measure) -> Iterator[str]:
+def _wrong_hints(bundle: Path, budget: Budget, choice: Choice, measured: Measure) -> Iterator[str]:
     """What "Relax ..." promises, done."""
     for outcome in choice.relax:
-        relaxed = choose(bundle, **{**budget, **_relaxed(budget, outcome)}, measure=measure)
+        relaxed = choose(bundle, **{**budget, **_relaxed(budget, outcome)}, measure=measured)
         if outcome.candidate.name not in [one.name for one in relaxed.fitting]:
             yield f"relaxing {' and '.join(outcome.budgets)} does not let {outcome.candidate.name} fit"
 

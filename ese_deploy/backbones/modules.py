@@ -7,8 +7,8 @@ from typing import Any
 from ese_deploy.backbones.classes import module_kind
 from ese_deploy.backbones.dense import Dense, read_dense
 from ese_deploy.backbones.files import read_json, read_object
-from ese_deploy.backbones.pooling import POOLINGS, check_pooling
-from ese_deploy.bundle.reader import is_bundle
+from ese_deploy.backbones.pooling import check_pooling
+from ese_deploy.backbones.stated import check_folder
 from ese_deploy.errors import InputError
 
 __all__ = ["LEGACY_POOLINGS", "Modules", "read_config", "read_modules", "read_prompts"]
@@ -52,24 +52,9 @@ def read_modules(path: Path, pooling: str | None, allow_pickle: bool) -> Modules
     Raises:
         InputError: the folder is not a checkpoint, or a module is not supported.
     """
-    if (path / "adapter_config.json").is_file():
-        raise InputError(
-            f"{path} holds a LoRA adapter (adapter_config.json). Merge it into its base model (merge_and_unload of "
-            "peft) and save the whole model."
-        )
-    if not (path / "modules.json").is_file():
-        if is_bundle(path):
-            raise InputError(
-                f"{path} is a bundle, which has no weights of PyTorch. Name the checkpoint it was made of."
-            )
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path} is not a checkpoint: it has neither modules.json nor config.json.")
-        if pooling is None:
-            raise InputError(
-                f"{path} is a plain transformers folder, which does not state a pooling. "
-                f"Set `pooling` to one of: {', '.join(POOLINGS)}."
-            )
-        return Modules(path, check_pooling(pooling))
+    check_folder(path, pooling)
+    if pooling is not None and not (path / "modules.json").is_file():
+        return Modules(path, pooling)
     modules = _list_modules(path)
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & set(kinds[2:]):

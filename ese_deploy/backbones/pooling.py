@@ -3,25 +3,9 @@
 import torch
 from torch import Tensor
 
-from ese_deploy.errors import InputError
+from ese_deploy.backbones.stated import POOLINGS, check_pooling
 
 __all__ = ["POOLINGS", "check_pooling", "pool"]
-
-POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-
-
-def check_pooling(mode: str) -> str:
-    """Return the mode unchanged.
-
-    Raises:
-        InputError: it is not supported.
-    """
-    unknown = [name for name in mode.split("+") if name not in POOLINGS]
-    if unknown:
-        raise InputError(
-            f"Unknown pooling '{unknown[0]}'. Choose one of: {', '.join(POOLINGS)}, or several joined by +."
-        )
-    return mode
 
 
 def pool(states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:

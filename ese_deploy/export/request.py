@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ese_deploy.backbones.source import locate
+from ese_deploy.backbones.stated import check_stated
 from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
@@ -174,7 +175,9 @@ def check_request(request: ExportRequest) -> CheckedRequest:
     out = expand(request.out).resolve()
     existing = check_output(out, request.update, request.force)
     # Fails early for a wrong name. A checkpoint of the hub is downloaded here and later found in the cache.
-    locate(str(request.model), revision=request.revision, allow_pickle=request.allow_pickle)
+    found = locate(str(request.model), revision=request.revision, allow_pickle=request.allow_pickle)
+    named = [target.depth for target in targets], [target.dim for target in targets]
+    check_stated(found.path, request.pooling, depths + named[0], dims + named[1], request.allow_pickle)
     calibration = None if request.calibration is None else read_calibration(request.calibration)
     return CheckedRequest(request, out, targets, depths, dims, dtypes, token_features, existing, calibration)
 

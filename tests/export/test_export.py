@@ -227,8 +227,8 @@ def test_a_mount_point_is_refused_before_any_work(tiny_checkpoint: Path) -> None
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([Target(4, 16)], "Target '4x16' is deeper than the model. Choose a depth of 1 to 3."),
-        ([Target(1, 33)], "Target '1x33' is wider than the model. Choose 8 to 32 dimensions."),
+        ([Target(4, 16)], "Depth 4 is deeper than the model. Choose a depth of 1 to 3."),
+        ([Target(1, 33)], "33 dimensions are wider than the model. Choose 8 to 32 dimensions."),
         ([Target(1, 16), Target(1, 16)], "Target '1x16' is named twice. Name each target once."),
     ],
 )
