@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "ese_deploy"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FOLDERS = sorted({name.split("/")[0] for name in MODULES if "/" in name})
 
-_OF_TORCH = {"backbones", "export", "verify", "losses", "training", "bench"}
+_OF_TORCH = {"backbones", "export", "fitting", "verify", "losses", "training", "bench"}
 FORBIDDEN = {
     "runtime": {*_OF_TORCH, "choose", "evaluate", "report"},
     "engines": {*_OF_TORCH, "choose", "evaluate", "report", "runtime"},
@@ -29,6 +29,7 @@ FORBIDDEN = {
     "choose": {*(_OF_TORCH - {"bench"}), "evaluate", "report", "runtime"},
     "measurements": {*_OF_TORCH, "choose", "engines", "evaluate", "report", "runtime"},
     "export": {"bench", "choose", "losses", "report", "training"},
+    "fitting": {*_OF_TORCH - {"fitting"}, "choose", "engines", "evaluate", "report", "runtime"},
     "losses": {"export", "verify", "bench", "evaluate", "report", "runtime", "engines", "training"},
     "training": {"export", "bench", "report", "runtime", "engines"},
     "backbones": {"export", "verify", "bench", "runtime", "engines", "losses", "training"},

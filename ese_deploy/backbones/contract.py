@@ -16,6 +16,7 @@ _SCHEMA_VERSION = 1
 _VERSION_WITH_MODULE = 2
 
 Positive = Annotated[int, Meta(ge=1)]
+Depth = Annotated[int, Meta(ge=0)]
 
 
 class EseContract(Struct, frozen=True, kw_only=True):
@@ -24,7 +25,7 @@ class EseContract(Struct, frozen=True, kw_only=True):
     Attributes:
         schema_version: 2 with a ``projection_module``, otherwise 1.
         variant: the loss that trained the exits.
-        trained_exits: depths of the trained exits.
+        trained_exits: depths of the trained exits; 0 is the table of token vectors.
         trained_dims: trained prefix lengths.
         aligned_exits: whether the trained exits share one embedding space.
         settings: settings of the loss.
@@ -35,7 +36,7 @@ class EseContract(Struct, frozen=True, kw_only=True):
 
     schema_version: int = _SCHEMA_VERSION
     variant: str
-    trained_exits: list[Positive]
+    trained_exits: list[Depth]
     trained_dims: list[Positive]
     aligned_exits: bool = False
     settings: dict[str, Any] = {}

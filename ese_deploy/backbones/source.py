@@ -11,9 +11,9 @@ from ese_deploy.bundle.reader import is_bundle
 from ese_deploy.errors import InputError
 from ese_deploy.system.files import expand
 
-__all__ = ["Location", "find_weight_files", "locate"]
+__all__ = ["PACKAGE_PREFIX", "Location", "find_weight_files", "locate"]
 
-_PACKAGE = "package:"
+PACKAGE_PREFIX = "package:"
 _ADAPTER = "adapter_config.json"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -48,7 +48,7 @@ def locate(model: str, *, revision: str | None = None, allow_pickle: bool = Fals
     Raises:
         InputError: no such folder, package or hub model exists, or `revision` is given for a folder.
     """
-    if model.startswith(_PACKAGE):
+    if model.startswith(PACKAGE_PREFIX):
         return _in_package(model)
     path = expand(model)
     if path.is_dir():
@@ -112,7 +112,7 @@ def _real(path: Path) -> Path:
 
 
 def _in_package(model: str) -> Location:
-    name = model.removeprefix(_PACKAGE)
+    name = model.removeprefix(PACKAGE_PREFIX)
     try:
         distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -129,7 +129,7 @@ def _instead_of(name: str) -> str:
     """What to do about a package that is not installed: an installed one of a similar name, or install it."""
     installed = {str(one.metadata["Name"]) for one in importlib.metadata.distributions()}
     similar = difflib.get_close_matches(name, sorted(installed), n=1, cutoff=0.8)
-    return f"Did you mean {_PACKAGE}{similar[0]}?" if similar else f"Run: pip install {name}"
+    return f"Did you mean {PACKAGE_PREFIX}{similar[0]}?" if similar else f"Run: pip install {name}"
 
 
 def _on_hub(model: str, revision: str | None, allow_pickle: bool, download: bool) -> Location:

@@ -222,7 +222,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     default_prompt_name: str | None = None
     max_seq_length: Positive
     """Longest input in tokens, special tokens included."""
-    trained_exits: list[Positive]
+    trained_exits: list[Count]
     inputs: list[str]
     output: str
     opset: Positive

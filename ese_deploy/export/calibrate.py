@@ -8,10 +8,10 @@ from ese_deploy.backbones import Checkpoint
 from ese_deploy.backbones.dense import load_head
 from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import Bundle
-from ese_deploy.export.aligned import fit_aligned
 from ese_deploy.export.projection import BundleProjections
-from ese_deploy.export.states import pooled_states
+from ese_deploy.export.states import CheckpointStates, pooled_states
 from ese_deploy.export.texts import CalibrationTexts
+from ese_deploy.fitting import fit_exits
 from ese_deploy.projections.pca import Moments, fit_pca
 from ese_deploy.projections.projection import Projection
 from ese_deploy.projections.tokens import TOKEN_FEATURES
@@ -56,16 +56,8 @@ def fit_projections(
     if kind == "aligned":
         tokens = next((projection.tokens for projection in kept.values() if projection.tokens), None)
         components = kept.get(checkpoint.depth)
-        fitted = fit_aligned(
-            checkpoint,
-            backbone,
-            wanted,
-            calibration,
-            frozenset(features),
-            progress,
-            components=components,
-            tokens=tokens,
-        )
+        source = CheckpointStates(checkpoint, backbone, calibration)
+        fitted = fit_exits(source, wanted, frozenset(features), progress, components=components, tokens=tokens)
     else:
         fitted = _fit_pca(checkpoint, backbone, wanted, calibration, progress)
     return BundleProjections(kind, calibration.entry, {**fitted, **kept})

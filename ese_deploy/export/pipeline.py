@@ -15,6 +15,7 @@ from ese_deploy.export.convert import QuantizationSettings
 from ese_deploy.export.graphs import make_graphs
 from ese_deploy.export.observe import calibrate_int8
 from ese_deploy.export.plan import (
+    check_depth_0,
     check_source_space,
     check_update,
     choose_projection,
@@ -75,6 +76,7 @@ def run_export(checked: CheckedRequest, progress: Progress) -> Exported:
     if calibration is not None and kind in FITTED:
         calibration.require(minimum_texts(checkpoint.width))
     targets = plan_targets(checkpoint, checked)
+    check_depth_0(checkpoint, kind, targets)
     if request.space == "source":
         check_source_space(checkpoint, kind, targets)
     if existing is not None:

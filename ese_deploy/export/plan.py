@@ -9,13 +9,14 @@ from ese_deploy.bundle.reader import Bundle
 from ese_deploy.bundle.spaces import full_depth_space, source_space
 from ese_deploy.errors import InputError
 from ese_deploy.export.observe import describe_quantization
-from ese_deploy.export.request import TRAINED, CheckedRequest
+from ese_deploy.export.request import NO_DEPTH_0, TRAINED, CheckedRequest
 from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.projections.projection import PROJECTIONS_FILE
 from ese_deploy.projections.tokens import TOKEN_FEATURES
 from ese_deploy.target import DTYPES, Target
 
 __all__ = [
+    "check_depth_0",
     "check_source_space",
     "check_update",
     "choose_projection",
@@ -92,6 +93,17 @@ def choose_token_features(
             f"depth of 1 to {full}."
         )
     return features if kind == "aligned" else frozenset()
+
+
+def check_depth_0(checkpoint: Checkpoint, kind: str, targets: Sequence[Target]) -> None:
+    """Check that a table of token vectors is there or will be fitted, if a target has depth 0.
+
+    Raises:
+        InputError: there is none.
+    """
+    lookup = kind == "aligned" or (kind == TRAINED and 0 in checkpoint.projections)
+    if not lookup and any(target.depth == 0 for target in targets):
+        raise InputError(NO_DEPTH_0)
 
 
 def _present_features(existing: Bundle) -> frozenset[str] | None:

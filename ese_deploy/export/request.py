@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from ese_deploy.backbones.source import locate
+from ese_deploy.backbones.source import PACKAGE_PREFIX, locate
 from ese_deploy.backbones.stated import check_stated
 from ese_deploy.bundle.links import is_snapshot
 from ese_deploy.bundle.manifest import Manifest
@@ -15,13 +15,14 @@ from ese_deploy.bundle.reader import Bundle, is_bundle, open_bundle
 from ese_deploy.bundle.spaces import Space, check_space
 from ese_deploy.errors import InputError
 from ese_deploy.export.texts import CalibrationTexts, read_calibration
-from ese_deploy.projections.tokens import TOKEN_FEATURES
+from ese_deploy.projections.tokens import TOKEN_FEATURES, TOKENS_FILE
 from ese_deploy.system.files import expand
 from ese_deploy.target import DTYPES, Target, parse_range
 
 __all__ = [
     "FITTED",
     "MINIMUM_ONNXRUNTIME",
+    "NO_DEPTH_0",
     "NO_TOKEN_FEATURES",
     "OPSET",
     "PROJECTIONS",
@@ -47,6 +48,11 @@ FITTED = frozenset({"pca", "aligned"})
 """Projections that are fitted on calibration texts."""
 
 NO_TOKEN_FEATURES = "none"
+
+NO_DEPTH_0 = (
+    "Depth 0 is a table of token vectors, fitted on texts. Add `projection=aligned` and `calibration`, train with the "
+    "token feature 'table', or choose a depth of at least 1."
+)
 
 # The files of a bundle, temporary files of killed processes, and what a desktop adds to any folder.
 _BUNDLE_FILE = re.compile(
@@ -242,13 +248,16 @@ def _token_features(request: ExportRequest) -> frozenset[str] | None:
 def _check_depth_0(depths: Sequence[int], request: ExportRequest, features: frozenset[str] | None) -> None:
     if 0 not in depths:
         return
-    if request.projection != "aligned":
-        raise InputError(
-            "Depth 0 is a table of token vectors, fitted on texts. Add `projection=aligned` and `calibration`, or "
-            "choose a depth of at least 1."
-        )
+    if request.projection != "aligned" and (request.projection not in (None, TRAINED) or _has_no_table(request.model)):
+        raise InputError(NO_DEPTH_0)
     if features is not None and "table" not in features:
         raise InputError("Depth 0 needs the token feature 'table'. Add it to `token_features`, or omit them.")
+
+
+def _has_no_table(model: str | Path) -> bool:
+    """Whether it is already clear that a checkpoint has no table of token vectors."""
+    folder = expand(model)
+    return str(model).startswith(PACKAGE_PREFIX) or (folder.is_dir() and not (folder / TOKENS_FILE).is_file())
 
 
 def _split(items: str | Sequence[T]) -> list[str | T]:

@@ -7,18 +7,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from ese_deploy.backbones import Checkpoint, exit_states, pool
+from ese_deploy.backbones.dense import load_head
 from ese_deploy.backbones.exits import weighted_sum
 from ese_deploy.evaluate.checkpoint import text_tokenizer
 from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.export.trace import input_names
+from ese_deploy.fitting import StateBatch, TokenCounts
 from ese_deploy.runtime.batching import plan_batches
 from ese_deploy.runtime.tokenize import TextTokenizer, Tokens
 from ese_deploy.system.progress import Progress
 from ese_deploy.texts.reader import chunks
+from ese_deploy.texts.sentences import with_sentence_groups
 
-__all__ = ["StateBatch", "TokenCounts", "count_tokens", "pooled_states", "token_states"]
+__all__ = ["CheckpointStates", "PooledBatch", "pooled_states"]
 
 Widen = Callable[[Iterable[str]], Iterable[str]]
 
@@ -28,14 +32,13 @@ _BATCH_SIZE, _BATCH_TOKENS = 32, 4096
 
 
 @dataclass(frozen=True)
-class StateBatch:
+class PooledBatch:
     """The pooled token states of one batch.
 
     Attributes:
         tokens: token ids of each text, special tokens included.
         pooled: for each state float32 [batch, pooled].
-        weighted: for each state float32 [batch, hidden], the sum of the token states weighted by rarity; empty without
-            rarity weights.
+        weighted: for each state float32 [batch, hidden], the sum of the token states weighted by rarity.
     """
 
     tokens: list[NDArray[np.int32]]
@@ -43,39 +46,87 @@ class StateBatch:
     weighted: dict[int, Tensor]
 
 
-@dataclass(frozen=True)
-class TokenCounts:
-    """How often tokens occur.
-
-    Attributes:
-        texts: number of texts.
-        with_token: for each token the number of texts that contain it, int64 [vocabulary].
-    """
-
-    texts: int
-    with_token: NDArray[np.int64]
-
-
-def count_tokens(
-    checkpoint: Checkpoint, calibration: CalibrationTexts, vocabulary: int, progress: Progress, widen: Widen = iter
-) -> TokenCounts:
-    """Count the texts that contain each token.
+class CheckpointStates:
+    """A checkpoint and its calibration texts with their sentence groups, as fitting reads them.
 
     Args:
-        checkpoint: the checkpoint, for its tokenizer and default prompt.
+        checkpoint: the checkpoint, with its tokenizer and default prompt.
+        backbone: its backbone, loaded.
         calibration: the texts.
-        vocabulary: rows of the checkpoint's token embeddings.
-        progress: called after each window.
-        widen: gives further texts for each text.
     """
-    found = np.zeros(vocabulary, np.int64)
-    texts = 0
-    for _, tokens in _windows(checkpoint, calibration, progress, widen, "count tokens"):
-        texts += len(tokens.encodings)
-        found += np.bincount(
-            np.concatenate([np.unique(encoding.ids) for encoding in tokens.encodings]), minlength=vocabulary
+
+    def __init__(self, checkpoint: Checkpoint, backbone: nn.Module, calibration: CalibrationTexts) -> None:
+        self.depth = checkpoint.depth
+        self.hidden = checkpoint.hidden_size
+        self.pooled = checkpoint.hidden_size * len(checkpoint.pooling.split("+"))
+        self.width = checkpoint.width
+        self.texts_name = str(calibration.texts.path)
+        self._checkpoint = checkpoint
+        self._backbone = backbone
+        self._calibration = calibration
+        self._head = load_head(checkpoint.head)
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self._backbone.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+
+    def count_tokens(self, progress: Progress) -> TokenCounts:
+        """Count the texts that contain each token."""
+        found = np.zeros(self._vocabulary, np.int64)
+        texts = 0
+        windows = _windows(self._checkpoint, self._calibration, progress, with_sentence_groups, "count tokens")
+        for _, tokens in windows:
+            texts += len(tokens.encodings)
+            ids = np.concatenate([np.unique(encoding.ids) for encoding in tokens.encodings])
+            found += np.bincount(ids.astype(np.int64), minlength=len(found))
+        return TokenCounts(texts, found)
+
+    def batches(
+        self,
+        states: Collection[int],
+        progress: Progress,
+        rarity: NDArray[np.float32] | None = None,
+        weighted: Collection[int] = (),
+    ) -> Iterator[StateBatch]:
+        """Run the checkpoint over the texts; see :class:`ese_deploy.fitting.StateSource`."""
+        chosen = {self.depth, *states}
+        found = pooled_states(
+            self._checkpoint,
+            self._backbone,
+            chosen,
+            self._calibration,
+            progress,
+            with_sentence_groups,
+            rarity,
+            weighted,
         )
-    return TokenCounts(texts, found)
+        for batch in found:
+            yield StateBatch(batch.tokens, batch.pooled, batch.weighted, self._head(batch.pooled[self.depth]))
+
+    def token_states(self) -> NDArray[np.float32]:
+        """The output of the embeddings for each token alone at the first position, [vocabulary, hidden]."""
+        found = []
+        names = input_names(self._checkpoint)
+        for first in range(0, self._vocabulary, _BATCH_TOKENS):
+            ids = torch.arange(first, min(first + _BATCH_TOKENS, self._vocabulary))[:, None]
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+            with torch.no_grad():
+                states = exit_states(self._backbone, self._checkpoint.architecture, *(inputs[name] for name in names))
+            found.append(states[0][:, 0].numpy())
+        return np.concatenate(found)
+
+    def empty_text(self) -> NDArray[np.float32]:
+        """The full model's vector of the empty text, of norm 1, [width]; zeros if the empty text has no token."""
+        ids = text_tokenizer(self._checkpoint).tokenizer.encode("").ids
+        if not ids:
+            return np.zeros(self.width, np.float32)
+        tokens = torch.tensor([ids])
+        mask = torch.ones_like(tokens)
+        with torch.no_grad():
+            states = exit_states(self._backbone, self._checkpoint.architecture, tokens, mask)
+            vector = self._head(pool(states[-1], mask, self._checkpoint.pooling))
+        unit: NDArray[np.float32] = normalize(vector, dim=-1)[0].numpy()
+        return unit
 
 
 def pooled_states(
@@ -87,7 +138,7 @@ def pooled_states(
     widen: Widen = iter,
     rarity: NDArray[np.float32] | None = None,
     weighted: Collection[int] = (),
-) -> Iterator[StateBatch]:
+) -> Iterator[PooledBatch]:
     """The pooled token states after some layers, one batch of texts at a time.
 
     Args:
@@ -116,20 +167,7 @@ def pooled_states(
                     weights = table[inputs[0]] * inputs[1]
                     sums = {state: weighted_sum(found[state], weights) for state in weighted}
             ids = [np.asarray(encoding.ids, np.int32) for encoding in encodings]
-            yield StateBatch(ids, pooled, sums)
-
-
-def token_states(checkpoint: Checkpoint, backbone: nn.Module, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The output of the embeddings for single tokens at the first position, float32 [n, hidden]."""
-    found = []
-    names = input_names(checkpoint)
-    for start in range(0, len(tokens), _BATCH_TOKENS):
-        ids = torch.from_numpy(tokens[start : start + _BATCH_TOKENS, None])
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-        with torch.no_grad():
-            states = exit_states(backbone, checkpoint.architecture, *(inputs[name] for name in names))
-        found.append(states[0][:, 0].numpy())
-    return np.concatenate(found)
+            yield PooledBatch(ids, pooled, sums)
 
 
 def _windows(

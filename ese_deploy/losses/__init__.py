@@ -6,6 +6,7 @@ from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import EseLoss
 from ese_deploy.losses.objective import AngleObjective
 from ese_deploy.losses.projections import blank_projections, fit_projections
+from ese_deploy.losses.states import ModelStates
 from ese_deploy.losses.variants import VARIANTS
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EseCallback",
     "EseLoss",
     "EspressoSettings",
+    "ModelStates",
     "blank_projections",
     "fit_projections",
     "restore_loss",

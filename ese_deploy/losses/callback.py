@@ -15,6 +15,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.losses.full import AngleLoss
 from ese_deploy.losses.loss import EseLoss
 from ese_deploy.projections.projection import PROJECTIONS_FILE, Projection, encode_projections
+from ese_deploy.projections.tokens import TOKENS_FILE, encode_tokens
 from ese_deploy.system.files import explain_os_error, write_atomic
 
 __all__ = ["STATE_FILE", "EseCallback", "restore_loss", "save_contract"]
@@ -83,7 +84,9 @@ def restore_loss(loss: EseLoss | AngleLoss, folder: Path) -> None:
 def save_contract(
     folder: Path, contract: EseContract, projections: Mapping[int, Projection] = MappingProxyType({})
 ) -> None:
-    """Write ``ese.json`` and the exits' projections, if any, into a checkpoint. Each file is written atomically.
+    """Write ``ese.json``, the exits' projections and their token features, if any, into a checkpoint.
+
+    Each file is written atomically.
 
     Args:
         folder: the folder that ``model.save_pretrained`` wrote.
@@ -93,6 +96,10 @@ def save_contract(
     if projections:
         with explain_os_error(folder), write_atomic(folder / PROJECTIONS_FILE) as file:
             file.write(encode_projections(projections))
+        tokens = next((one.tokens for one in projections.values() if one.tokens is not None), None)
+        if tokens is not None:
+            with explain_os_error(folder), write_atomic(folder / TOKENS_FILE) as file:
+                file.write(encode_tokens(tokens))
     with explain_os_error(folder), write_atomic(folder / ESE_FILE) as file:
         file.write(msgspec.json.format(msgspec.json.encode(contract)) + b"\n")
 

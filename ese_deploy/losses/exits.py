@@ -1,6 +1,6 @@
 """The vectors of every exit of a sentence-transformers model, from one forward pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor, nn
 
 from ese_deploy.backbones.architectures import Architecture, find_architecture
-from ese_deploy.backbones.exits import finish_states
+from ese_deploy.backbones.exits import finish_states, weighted_sum
 from ese_deploy.backbones.pooling import check_pooling, pool
 from ese_deploy.errors import InputError
 
-__all__ = ["ModelParts", "exit_vectors", "model_parts", "pooled_states", "text_keys"]
+__all__ = ["ModelParts", "Pooled", "exit_vectors", "hidden_states", "model_parts", "pooled_states", "text_keys"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,17 @@ class ModelParts:
     head: tuple[nn.Module, ...]
     depth: int
     width: int
+
+    @property
+    def hidden(self) -> int:
+        """Dimensions of a token state."""
+        config: Any = self.backbone.config
+        return int(config.hidden_size)
+
+    @property
+    def pooled(self) -> int:
+        """Dimensions of pooled states."""
+        return self.hidden * (self.pooling.count("+") + 1)
 
 
 def model_parts(model: SentenceTransformer) -> ModelParts:
@@ -78,14 +89,33 @@ def exit_vectors(
     Returns:
         float32 [n, width] for exits 1 to depth, not normalised; with ``raw`` for 0 to depth.
     """
-    states, mask = _states(model, parts, features, raw)
+    states, mask = hidden_states(model, parts, features, raw)
     with torch.autocast(mask.device.type, enabled=False):
         return tuple(_apply_head(parts, pool(state.float(), mask, parts.pooling)) for state in states[not raw :])
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """The pooled states of one batch, not normalised.
+
+    Attributes:
+        states: float32 [n, pooled] by layer.
+        weighted: float32 [n, hidden] by layer, sums over tokens with the weights given; empty without weights.
+        vectors: float32 [n, width], the full model's vectors.
+    """
+
+    states: dict[int, Tensor]
+    weighted: dict[int, Tensor]
+    vectors: Tensor
+
+
 def pooled_states(
-    model: nn.Module, parts: ModelParts, features: Mapping[str, Any], wanted: Sequence[int]
-) -> tuple[dict[int, Tensor], Tensor]:
+    model: nn.Module,
+    parts: ModelParts,
+    features: Mapping[str, Any],
+    wanted: Collection[int],
+    weights: Tensor | None = None,
+) -> Pooled:
     """Run a model once and pool the token states of some layers and of the full model.
 
     Args:
@@ -93,14 +123,14 @@ def pooled_states(
         parts: the parts of the model.
         features: the collator's output for one column of texts.
         wanted: layers, counted from 1; 0 is the embeddings' output.
-
-    Returns:
-        float32 [n, pooled] by wanted layer, and the full model's vectors, float32 [n, width]; not normalised.
+        weights: float32 [n, sequence], weights of the tokens for further sums.
     """
-    states, mask = _states(model, parts, features)
+    states, mask = hidden_states(model, parts, features)
     with torch.autocast(mask.device.type, enabled=False):
         pooled = {state: pool(states[state].float(), mask, parts.pooling) for state in {*wanted, len(states) - 1}}
-        return {state: pooled[state] for state in wanted}, _apply_head(parts, pooled[len(states) - 1])
+        vectors = _apply_head(parts, pooled[len(states) - 1])
+        sums = {} if weights is None else {state: weighted_sum(states[state].float(), weights) for state in wanted}
+        return Pooled({state: pooled[state] for state in wanted}, sums, vectors)
 
 
 def text_keys(features: Mapping[str, Any]) -> Tensor:
@@ -112,10 +142,10 @@ def text_keys(features: Mapping[str, Any]) -> Tensor:
     return keys
 
 
-def _states(
+def hidden_states(
     model: nn.Module, parts: ModelParts, features: Mapping[str, Any], raw: bool = False
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Token states of the embeddings and of every layer, and the attention mask."""
+    """Token states of the embeddings and of every layer, [n, sequence, hidden], and the attention mask."""
     with _hidden_states(parts.backbone):
         output = model(dict(features))
     hidden, last = output["all_layer_embeddings"], output["token_embeddings"]

@@ -125,6 +125,11 @@ class EseLoss(nn.Module):
         return self.variant.exits if isinstance(self.variant, Espresso) else tuple(self.variant.trained_exits)
 
     @property
+    def token_features(self) -> frozenset[str]:
+        """What the projections read beside pooled states."""
+        return self.variant.token_features if isinstance(self.variant, Espresso) else frozenset()
+
+    @property
     def projections(self) -> ExitProjections | None:
         """The trained projections of the exits; None if the variant has none."""
         return self.variant.projections if isinstance(self.variant, Espresso) else None
@@ -137,7 +142,7 @@ class EseLoss(nn.Module):
         """
         if not isinstance(self.variant, Espresso):
             raise InputError(f"The variant '{self.variant.name}' trains no projections. Use 'espresso'.")
-        self.variant.projections = ExitProjections(projections)
+        self.variant.projections = ExitProjections(projections, self.parts)
 
     def trained_projections(self) -> dict[int, Projection]:
         """The projections in their present state; empty if the exits have none."""

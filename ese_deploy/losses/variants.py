@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ese_deploy.errors import InputError
 from ese_deploy.losses.covariance import RunningCovariance
 from ese_deploy.losses.espresso import Cell, Targets, espresso_parts, espresso_settings
-from ese_deploy.losses.exits import ModelParts, exit_vectors, pooled_states
+from ese_deploy.losses.exits import ModelParts, exit_vectors
 from ese_deploy.losses.gather import gather
 from ese_deploy.losses.pieces import compute_in_pieces
 from ese_deploy.losses.projections import ExitProjections
@@ -85,6 +85,8 @@ class Espresso(nn.Module):
         dims: prefixes to train; None means 16, 32, 64 and so on up to the full width.
         cells: the pairs to train, such as ``2x64``, instead of every exit with every prefix.
         projections: of :func:`ese_deploy.losses.fit_projections`; None trains the exits' own vectors.
+        token_features: of :data:`ese_deploy.projections.tokens.TOKEN_FEATURES`, what the projections read too. With
+            ``table``, depth 0 is an exit.
         settings: fields of :class:`ese_deploy.losses.EspressoSettings`.
     """
 
@@ -101,17 +103,21 @@ class Espresso(nn.Module):
         dims: Sequence[int] | None = None,
         cells: Sequence[str] | None = None,
         projections: Mapping[int, Projection] | None = None,
+        token_features: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         super().__init__()
         self.parts = parts
+        self.token_features = frozenset(token_features)
+        # Depth 0 is the table of token vectors.
+        least = 0 if "table" in self.token_features else 1
         self._cells = _check_cells(cells, exits, dims)
-        exits = [depth for depth, _ in self._cells] or exits or range(1, parts.depth + 1)
+        exits = [depth for depth, _ in self._cells] or exits or range(least, parts.depth + 1)
         dims = [dim for _, dim in self._cells] or dims or default_dims(parts.width)
-        self.exits = _check_choice("exits", exits, parts.depth)
+        self.exits = _check_choice("exits", exits, parts.depth, least)
         self.dims = _check_choice("dims", dims, parts.width, MIN_DIM)
         self.options = espresso_settings(settings)
-        self.projections = None if projections is None else ExitProjections(projections)
+        self.projections = None if projections is None else ExitProjections(projections, parts)
         self.covariance = RunningCovariance(parts.width, self.options.covariance_momentum)
         # Aligned exits share the embedding space of the full model.
         self.aligned = self.options.align_w > 0
@@ -131,8 +137,7 @@ class Espresso(nn.Module):
         """Run the model: float32 [n, exits, width], or with projections [n, everything that they read]."""
         if self.projections is None:
             return torch.stack(exit_vectors(model, self.parts, features), dim=1)
-        pooled, full = pooled_states(model, self.parts, features, self.projections.reads)
-        return torch.cat([*pooled.values(), full], dim=1)
+        return self.projections.read(model, features)
 
     def loss_parts(self, batch: Batch) -> dict[str, Tensor]:
         """The parts of the loss, scalars by name."""
@@ -156,9 +161,7 @@ class Espresso(nn.Module):
             return {depth: computed[:, depth - 1] for depth in (*self.exits, self.parts.depth)}
         # Applied after the texts of all processes are gathered: every process then has the same gradient of the
         # projections.
-        full, reads = computed[:, -self.parts.width :], self.projections.reads
-        states = computed[:, : -self.parts.width].chunk(len(reads), dim=1) if reads else ()
-        projected: dict[int, Tensor] = self.projections(dict(zip(reads, states, strict=True)), full)
+        projected: dict[int, Tensor] = self.projections(computed)
         return projected
 
     def _targets(self, exits: Mapping[int, Tensor], batch: Batch) -> Targets:

@@ -18,6 +18,7 @@ from ese_deploy.errors import InputError
 from ese_deploy.system.locks import try_lock
 
 __all__ = [
+    "apply_umask",
     "expand",
     "explain_os_error",
     "replace_folder",
@@ -184,6 +185,7 @@ def replace_folder(staged: Path, out: Path) -> None:
     Linux exchanges the two folders in one step. Other systems first rename the old folder to ``NAME.previous``.
     :func:`restore_folder` renames it back if the process dies before the second rename.
     """
+    apply_umask(staged)
     sync_folder(staged)
     if not out.exists():
         staged.rename(out)
@@ -194,6 +196,13 @@ def replace_folder(staged: Path, out: Path) -> None:
         _rename_both(staged, out, previous)
         shutil.rmtree(previous, ignore_errors=True)
     _fsync_folder(out.parent)
+
+
+def apply_umask(folder: Path) -> None:
+    """Give everything inside a folder the permissions of new files. Some libraries let only the owner read theirs."""
+    allowed = ~_umask()
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & allowed)
 
 
 def sync_folder(folder: Path) -> None:

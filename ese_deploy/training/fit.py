@@ -31,15 +31,16 @@ from ese_deploy.training.columns import Layout, parse_mapping
 from ese_deploy.training.data import TrainingData, add_spans, load_data, load_formats
 from ese_deploy.training.labels import check_labels, examples
 from ese_deploy.training.model import LoadedModel, load_model, set_dropout, unfused_attention
-from ese_deploy.training.plan import plan_lines
+from ese_deploy.training.plan import fit_lines, plan_lines
 from ese_deploy.training.projections import (
     fit_initial,
     fit_length,
+    fit_untrained,
     plan_projections,
     projection_texts,
     refit_trained,
 )
-from ese_deploy.training.run_folder import RunFolder, fixed_settings, is_done, last_checkpoint, open_run
+from ese_deploy.training.run_folder import RunFolder, check_out, fixed_settings, is_done, last_checkpoint, open_run
 from ese_deploy.training.save import finish_model, reads_states, write_checkpoint
 from ese_deploy.training.settings import TrainingSettings
 from ese_deploy.training.timing import with_log_lines
@@ -90,6 +91,9 @@ def _train(settings: TrainingSettings, progress: Progress, dry: Path | None) -> 
     texts = projection_texts(data, collator, settings.projection_texts, settings.seed)
     longest = fit_length(settings.max_length, loaded.max_seq_length)
     loss = _build_loss(settings, loaded.model, layouts, len(texts))
+    if not settings.train_layers:
+        _fit_only(settings, loaded, loss, texts, longest, progress, dry is not None)
+        return
     run = _open_run(settings, loaded.model) if dry is None else RunFolder(dry, dry, None)
     dataset, rows = _together(data, settings.dataset_seed)
     arguments = training_arguments(settings, run.path, rows, label_free=any(layout.label_free for layout in layouts))
@@ -135,6 +139,31 @@ def _train(settings: TrainingSettings, progress: Progress, dry: Path | None) -> 
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def _fit_only(
+    settings: TrainingSettings,
+    loaded: LoadedModel,
+    loss: EseLoss | AngleLoss,
+    texts: Sequence[str],
+    longest: int,
+    progress: Progress,
+    dry: bool,
+) -> None:
+    """Fit projections and token features, and leave the layers as they are."""
+    if not isinstance(loss, EseLoss) or loss.projections is None:
+        raise InputError("Without training of the layers only projections can be fitted, which this run has none of.")
+    if world_size() > 1:
+        raise InputError(f"Without training of the layers one process is enough, got {world_size()}.")
+    if dry:
+        _log_lines(fit_lines(loss, settings, len(texts)))
+        return
+    check_out(Path(settings.out).absolute(), resume=False)
+    device = torch.device("cpu") if settings.use_cpu else torch.accelerator.current_accelerator() or torch.device("cpu")
+    projections = fit_untrained(loss, texts, longest, device, settings.bf16, with_log_lines(progress))
+    contract = _contract(loss, settings)
+    assert contract is not None
+    finish_model(loaded, msgspec.structs.replace(contract, aligned_exits=True), settings, projections)
 
 
 def truncate_only(settings: TrainingSettings) -> None:
@@ -266,7 +295,7 @@ def _build_loss(
     projections = plan_projections(chosen, model_parts(model).width, texts, settings.projection_texts)
     loss = EseLoss(model, objective, seed=settings.seed, **chosen)
     if projections:
-        loss.set_projections(blank_projections(model, loss.exits))
+        loss.set_projections(blank_projections(model, loss.exits, loss.token_features))
     return loss
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ese_deploy.losses import AngleLoss, EseLoss
 from ese_deploy.training.settings import TrainingSettings
 
-__all__ = ["plan_lines", "warm_up_warning"]
+__all__ = ["fit_lines", "plan_lines", "warm_up_warning"]
 
 
 def warm_up_warning(warm_up: int, steps: int) -> str:
@@ -22,6 +22,22 @@ def warm_up_warning(warm_up: int, steps: int) -> str:
         f"The warm-up of {warm_up} steps does not end within the run of {steps}: the learning rate stays below the one "
         f"that is set. Use `warmup_steps={max(1, steps // 10)}`."
     )
+
+
+def fit_lines(loss: EseLoss, settings: TrainingSettings, texts: int) -> list[str]:
+    """What a run without training of the layers would do, one line each.
+
+    Args:
+        loss: with projections.
+        settings: of the run.
+        texts: number of texts to fit on.
+    """
+    features = ", ".join(sorted(loss.token_features)) or "none"
+    return [
+        f"Dry run: no layer is trained. Projections would be fitted on {texts:,} texts; token features: {features}.",
+        f"Exits that are fitted: {', '.join(map(str, loss.exits))}.",
+        f"Nothing was written. Without `dry_run`, the model goes into {settings.out}.",
+    ]
 
 
 def plan_lines(trainer: Any, loss: EseLoss | AngleLoss, settings: TrainingSettings, texts: int) -> list[str]:

@@ -10,14 +10,15 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from torch import distributed
 
 from ese_deploy.errors import InputError
-from ese_deploy.losses import AngleLoss, EseLoss, fit_projections
+from ese_deploy.fitting import fit_exits
+from ese_deploy.losses import AngleLoss, EseLoss, ModelStates, fit_projections
 from ese_deploy.projections.pca import minimum_texts
 from ese_deploy.projections.projection import Projection
 from ese_deploy.system.progress import Progress, silent
 from ese_deploy.training.collate import Collator
 from ese_deploy.training.data import TrainingData
 
-__all__ = ["fit_initial", "fit_length", "plan_projections", "projection_texts", "refit_trained"]
+__all__ = ["fit_initial", "fit_length", "fit_untrained", "plan_projections", "projection_texts", "refit_trained"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +69,22 @@ def plan_projections(chosen: dict[str, Any], width: int, texts: int, most: int) 
         InputError: projections were asked for and are not possible.
     """
     wanted = chosen.pop("projections", None)
+    features = chosen.get("token_features")
     if chosen["variant"] != "espresso":
         if wanted:
             raise InputError(f"The variant '{chosen['variant']}' trains no projections. Leave them out.")
         return False
     least = minimum_texts(width)
     if wanted is not None and not wanted:
+        if features:
+            raise InputError(
+                "Projections read the token features. Leave out `projections=0`, or set `token_features=none`."
+            )
         return False
     found = f"there are {texts}" if most >= least else f"`projection_texts` is {most}"
-    if texts < least and wanted:
-        raise InputError(f"Projections need {least} different texts, and {found}. Add texts, or set `projections=0`.")
+    if texts < least and (wanted or features):
+        without = "`token_features=none`" if features else "`projections=0`"
+        raise InputError(f"Projections need {least} different texts, and {found}. Add texts, or set {without}.")
     if texts < least:
         logger.warning("Training without projections: they need %d different texts, and %s.", least, found)
     return texts >= least
@@ -110,12 +117,37 @@ def fit_initial(
         progress: called between batches.
     """
     device = arguments.device
+    if loss.token_features:
+        loss.set_projections(fit_untrained(loss, texts, max_length, device, arguments.bf16, progress))
+        _broadcast(loss, device)
+        return
     # Training changes these projections, so that more texts are only worth their time after it.
     few = texts[:: min(-(-len(texts) // _MAX_INITIAL_TEXTS), len(texts) // minimum_texts(loss.parts.width))]
     logger.info("Fitting projections of the exits on %s texts.", f"{len(few):,}")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
         loss.set_projections(fit_projections(loss.model, few, loss.exits, max_length, progress))
+    _broadcast(loss, device)
+
+
+def fit_untrained(
+    loss: EseLoss,
+    texts: Sequence[str],
+    max_length: int,
+    device: torch.device,
+    bf16: bool = False,
+    progress: Progress = silent,
+) -> dict[int, Projection]:
+    """Projections and token features for the layers as they are, fitted on all texts; see :func:`fit_initial`."""
+    logger.info("Fitting projections and token features of the exits on %s texts.", f"{len(texts):,}")
+    loss.model.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        source = ModelStates(loss.model, texts, max_length)
+        return fit_exits(source, loss.exits, loss.token_features, progress)
+
+
+def _broadcast(loss: EseLoss, device: torch.device) -> None:
+    """Give all processes the projections of the first."""
     if distributed.is_initialized():
         assert loss.projections is not None
         loss.projections.to(device)
@@ -152,4 +184,16 @@ def refit_trained(
     device = arguments.device
     logger.info("Fitting projections of the exits again on %s texts.", f"{len(texts):,}")
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+        if loss.token_features:
+            source = ModelStates(model, texts, max_length)
+            return fit_exits(
+                source,
+                loss.exits,
+                loss.token_features,
+                progress,
+                components=trained[loss.parts.depth],
+                tokens=next(iter(trained.values())).tokens,
+                trained=trained,
+                share=share,
+            )
         return fit_projections(model, texts, loss.exits, max_length, progress, trained=trained, share=share)

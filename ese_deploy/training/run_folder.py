@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ese_deploy.errors import InputError
-from ese_deploy.system.files import explain_os_error, restore_folder, sha256_file, sync_folder, write_atomic
+from ese_deploy.system.files import (
+    apply_umask,
+    explain_os_error,
+    restore_folder,
+    sha256_file,
+    sync_folder,
+    write_atomic,
+)
 from ese_deploy.training.presets import OLD_NAMES
 from ese_deploy.training.settings import LOSS_OPTIONS, OPTIONS, TrainingSettings
 
@@ -149,6 +156,7 @@ def finish_checkpoint(folder: Path, kept: int) -> None:
         kept: number of checkpoints to keep.
     """
     with explain_os_error(folder):
+        apply_umask(folder)
         sync_folder(folder)
         hashes = {
             path.relative_to(folder).as_posix(): sha256_file(path)

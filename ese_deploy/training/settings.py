@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ese_deploy.projections.tokens import TOKEN_FEATURES
 from ese_deploy.target import parse_range
 from ese_deploy.texts.dialect import SEPARATORS
 
@@ -17,7 +18,7 @@ _MIN_TOKENS = 8
 _MAX_PROJECTION_TEXTS = 12_288
 _LOSS, _OBJECTIVE = "loss", "objective on labelled data"
 # By the name of the reader; other readers are named so.
-_METAVARS = {"str": "TEXT", "switch": "0|1", "ranges": "NUMBERS"}
+_METAVARS = {"str": "TEXT", "switch": "0|1", "ranges": "NUMBERS", "features": "NAMES"}
 _STRATEGIES = ("steps", "epoch", "no")
 # Those of transformers that need no settings of their own.
 _SCHEDULES = (
@@ -118,6 +119,15 @@ def choice(*allowed: str) -> Read:
 def ranges(text: str) -> tuple[int, ...]:
     """Read numbers and ranges such as ``1-3,6``."""
     return tuple(parse_range(text, "The list"))
+
+
+def features(text: str) -> tuple[str, ...]:
+    """Read names of token features, separated by commas, or ``none``."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
+    unknown = [name for name in names if name not in TOKEN_FEATURES]
+    if unknown:
+        raise ValueError(f"Unknown value '{unknown[0]}'. Choose some of {', '.join(TOKEN_FEATURES)}, or none.")
+    return names
 
 
 def _below(limit: float) -> str:
@@ -225,8 +235,19 @@ class TrainingSettings:
     projections: bool | None = _loss(
         "Train a projection for each exit; the default is 1 if there are enough texts (espresso).", None, switch, "maps"
     )
+    token_features: tuple[str, ...] | None = _loss(
+        "What projections read too: rarity, table, both (rarity,table) or none (none); table adds depth 0 (espresso).",
+        None,
+        features,
+    )
+    train_layers: bool = _loss(
+        "Train the layers; 0 fits projections and token features on the texts and leaves the layers as they are.",
+        True,
+        switch,
+    )
     projection_texts: int = _loss(
-        f"Number of texts to fit projections on after training; at most {_MAX_PROJECTION_TEXTS:,} of them before it.",
+        "Number of texts to fit projections on after training; without a token table at most "
+        f"{_MAX_PROJECTION_TEXTS:,} of them before it.",
         _MAX_PROJECTION_TEXTS,
         whole(1),
         "maps_texts",
@@ -309,7 +330,16 @@ class TrainingSettings:
         return {name: value for name, value in values.items() if value is not None and value != ""}
 
 
-LOSS_OPTIONS = ("variant", "exits", "dims", "projections", "align_w", "compression_size", "kl_temperature")
+LOSS_OPTIONS = (
+    "variant",
+    "exits",
+    "dims",
+    "projections",
+    "token_features",
+    "align_w",
+    "compression_size",
+    "kl_temperature",
+)
 """Options that are settings of ``EseLoss``."""
 
 OPTIONS: Mapping[str, Option] = {

@@ -234,3 +234,14 @@ def test_a_file_system_that_syncs_no_folder_keeps_what_was_written(
     with write_atomic(tmp_path / "a") as file:
         file.write(b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
+
+
+def test_a_replaced_folder_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
+    with staging_folder(tmp_path / "out") as staging:
+        (staging / "private").touch(mode=0o600)
+        (staging / "inner").mkdir(mode=0o700)
+        replace_folder(staging, tmp_path / "out")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    assert (tmp_path / "out/private").stat().st_mode == (tmp_path / "file").stat().st_mode
+    assert (tmp_path / "out/inner").stat().st_mode == (tmp_path / "folder").stat().st_mode

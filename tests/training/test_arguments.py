@@ -129,7 +129,9 @@ def test_error_in_a_preset_is_named(tmp_path: Path, content: str, message: str) 
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"Unknown preset 'espreso'\. Choose one of: espresso, label-free, mixed"):
+    with pytest.raises(
+        InputError, match=r"Unknown preset 'espreso'\. Choose one of: balanced, espresso, label-free, mixed"
+    ):
         parse_arguments([*REQUIRED, "--preset", "espreso"])
 
 

@@ -1,31 +1,26 @@
-"""Fitting projections that bring all exits into the embedding space of the full model."""
+"""Fitting all exits: ridge projections onto the full model's vectors, and the token features that they read."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn.functional import normalize
 
-from ese_deploy.backbones import Checkpoint, exit_states, pool
-from ese_deploy.backbones.dense import load_head
 from ese_deploy.errors import InputError
-from ese_deploy.evaluate.checkpoint import text_tokenizer
-from ese_deploy.export.states import StateBatch, count_tokens, pooled_states, token_states
-from ese_deploy.export.table import TeacherTexts, fit_table
-from ese_deploy.export.texts import CalibrationTexts
+from ese_deploy.fitting.source import StateBatch, StateSource
+from ese_deploy.fitting.table import TeacherTexts, fit_table
 from ese_deploy.projections.pca import Moments, fit_pca
 from ese_deploy.projections.projection import Projection, input_states, unit_rows
 from ese_deploy.projections.ridge import CrossMoments, fit_ridge, restore_spread
 from ese_deploy.projections.tokens import TokenFeatures, rarity_weights
 from ese_deploy.system.progress import Progress
-from ese_deploy.texts.sentences import with_sentence_groups
 
-__all__ = ["fit_aligned"]
+__all__ = ["fit_exits"]
 
 # Features of texts wait in a file of at most this size until the table is trained.
 _MOST_BYTES = 2 << 30
@@ -35,68 +30,69 @@ _BLOCK = 2048
 _HALF, _DOUBLE = 2, 8
 
 
-def fit_aligned(
-    checkpoint: Checkpoint,
-    backbone: nn.Module,
+def fit_exits(
+    source: StateSource,
     depths: Sequence[int],
-    calibration: CalibrationTexts,
     features: frozenset[str],
     progress: Progress,
     *,
     components: Projection | None = None,
     tokens: TokenFeatures | None = None,
+    trained: Mapping[int, Projection] = MappingProxyType({}),
+    share: float = 1.0,
 ) -> dict[int, Projection]:
     """Ridge projections onto the principal components of the full model's vectors.
 
-    The backbone runs over the texts once. What exits read is kept in a temporary file, because the token vectors, which
+    The model runs over the texts once. What exits read is kept in a temporary file, because the token vectors, which
     exits read too, are fitted to the full model's vectors of all texts.
 
     Args:
-        checkpoint: the checkpoint.
-        backbone: its backbone, loaded.
+        source: the model and the texts.
         depths: the exits to fit; 0 is the table of token vectors.
-        calibration: the texts; spans of them are used too.
         features: of :data:`ese_deploy.projections.tokens.TOKEN_FEATURES`.
         progress: called in each stage.
-        components: the rotation onto the components, the projection of the full depth, if the bundle has it already.
-        tokens: the token features, if the bundle has them already.
+        components: the projection of the full depth, if there is one already.
+        tokens: the token features, if there are some already.
+        trained: trained projections of exits, to average with.
+        share: weight of the fitted projections in that average, 0 to 1.
 
     Raises:
-        InputError: there are too few texts, or the file was changed while it was read.
+        InputError: there are too few texts, or they were changed while they were read.
     """
-    if set(depths) <= {checkpoint.depth}:
-        return {checkpoint.depth: components or _fit_components(checkpoint, backbone, calibration, progress)}
-    vocabulary = backbone.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    counts = count_tokens(checkpoint, calibration, vocabulary, progress, with_sentence_groups)
+    full = source.depth
+    if set(depths) <= {full}:
+        return {full: components or _fit_components(source, progress)}
+    counts = source.count_tokens(progress)
     rarity = rarity_weights(counts.with_token, counts.texts)
     if tokens is not None and tokens.rarity is not None:
         rarity = tokens.rarity
-    layout = Layout.of(checkpoint, depths, features)
+    layout = Layout.of(source, depths, features)
     with tempfile.TemporaryDirectory(prefix="ese-deploy-", ignore_cleanup_errors=True) as folder:
-        seen = _observe(checkpoint, backbone, calibration, layout, rarity, counts.texts, Path(folder), progress)
+        seen = _observe(source, layout, rarity, counts.texts, Path(folder), progress)
         components = components or fit_pca(seen.moments)
         if tokens is None and features:
-            tokens = _fit_tokens(checkpoint, backbone, seen, components, rarity, features, progress)
-        fitted = {checkpoint.depth: components}
+            tokens = _fit_tokens(source, seen, components, rarity, features, progress)
+        fitted = {full: components}
         if 0 in depths:
-            fitted[0] = Projection(np.eye(checkpoint.width, dtype=np.float32), (), tokens)
+            fitted[0] = Projection(np.eye(source.width, dtype=np.float32), (), tokens)
         wanted = seen.moments.mean_squares(components.matrix)
         for group in layout.groups():
             products = _products(seen, layout, group, components, tokens, progress)
             for depth in group:
                 part = products.part(layout.places(depth, group))
-                matrix = restore_spread(fit_ridge(part, components), part, wanted)
+                matrix = fit_ridge(part, components)
+                if depth in trained:
+                    matrix = (1 - share) * trained[depth].matrix + share * matrix
+                matrix = restore_spread(matrix, part, wanted)
                 fitted[depth] = Projection(np.ascontiguousarray(matrix, np.float32), layout.states[depth], tokens)
             del products
     return fitted
 
 
-def _fit_components(
-    checkpoint: Checkpoint, backbone: nn.Module, calibration: CalibrationTexts, progress: Progress
-) -> Projection:
-    moments, head, full = Moments(checkpoint.width), load_head(checkpoint.head), checkpoint.depth
-    for batch in pooled_states(checkpoint, backbone, [full], calibration, progress, with_sentence_groups):
-        moments.add(head(batch.pooled[full]).numpy())
+def _fit_components(source: StateSource, progress: Progress) -> Projection:
+    moments = Moments(source.width)
+    for batch in source.batches((), progress):
+        moments.add(batch.vectors.numpy())
     return fit_pca(moments)
 
 
@@ -115,18 +111,17 @@ class Layout:
     table: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, depths: Iterable[int], features: frozenset[str]) -> "Layout":
-        """The layout for some exits of a checkpoint."""
-        states = {depth: input_states(depth) for depth in depths if 0 < depth < checkpoint.depth}
+    def of(cls, source: StateSource, depths: Iterable[int], features: frozenset[str]) -> "Layout":
+        """The layout for some exits of a model."""
+        states = {depth: input_states(depth) for depth in depths if 0 < depth < source.depth}
         needed = sorted({state for read in states.values() for state in read})
-        pooled = checkpoint.hidden_size * len(checkpoint.pooling.split("+"))
-        kinds = [("pooled", pooled), *([("weighted", checkpoint.hidden_size)] if "rarity" in features else [])]
+        kinds = [("pooled", source.pooled), *([("weighted", source.hidden)] if "rarity" in features else [])]
         columns, end = {}, 0
         for kind, width in kinds:
             for state in needed:
                 columns[kind, state] = (end, width)
                 end += width
-        return cls(states, columns, checkpoint.width if "table" in features else 0)
+        return cls(states, columns, source.width if "table" in features else 0)
 
     @property
     def width(self) -> int:
@@ -171,28 +166,23 @@ class _Seen:
 
 
 def _observe(
-    checkpoint: Checkpoint,
-    backbone: nn.Module,
-    calibration: CalibrationTexts,
+    source: StateSource,
     layout: Layout,
     rarity: NDArray[np.float32],
     count: int,
     folder: Path,
     progress: Progress,
 ) -> _Seen:
-    head, full = load_head(checkpoint.head), checkpoint.depth
     stride = max(1, -(-count * layout.width * _HALF // _MOST_BYTES))
     places = np.arange(0, count, stride)
     features = _half_file(folder / "features", (len(places), layout.width))
-    teacher = _half_file(folder / "teacher", (count, checkpoint.width))
-    moments, tokens = Moments(checkpoint.width), []
+    teacher = _half_file(folder / "teacher", (count, source.width))
+    moments, tokens = Moments(source.width), []
     states = {state for _, state in layout.columns}
     weighted = {state for kind, state in layout.columns if kind == "weighted"}
     start = end = 0
-    for batch in pooled_states(
-        checkpoint, backbone, {full, *states}, calibration, progress, with_sentence_groups, rarity, weighted
-    ):
-        vectors = head(batch.pooled[full]).numpy()
+    for batch in source.batches(states, progress, rarity, weighted):
+        vectors = batch.vectors.numpy()
         moments.add(vectors)
         end = start + len(vectors)
         if end > count:
@@ -204,7 +194,7 @@ def _observe(
         tokens += batch.tokens
         start = end
     if end != count:
-        raise InputError(f"{calibration.texts.path} was changed while it was read. Export again.")
+        raise InputError(f"{source.texts_name} was changed while it was read. Start again.")
     starts = np.cumsum([0, *map(len, tokens)])
     return _Seen(moments, TeacherTexts(np.concatenate(tokens), starts, teacher), features, places)
 
@@ -223,8 +213,7 @@ def _joined(batch: StateBatch, layout: Layout) -> NDArray[np.float32]:
 
 
 def _fit_tokens(
-    checkpoint: Checkpoint,
-    backbone: nn.Module,
+    source: StateSource,
     seen: _Seen,
     components: Projection,
     rarity: NDArray[np.float32],
@@ -234,29 +223,13 @@ def _fit_tokens(
     table = None
     if "table" in features:
         rotation = components.matrix.T
-        rotated = np.empty((len(seen.texts), checkpoint.width), np.float16)
+        rotated = np.empty((len(seen.texts), source.width), np.float16)
         for start in range(0, len(rotated), _BLOCK):
             block = seen.texts.vectors[start : start + _BLOCK].astype(np.float32)
             rotated[start : start + _BLOCK] = unit_rows(block @ rotation)
-        embeddings = token_states(checkpoint, backbone, np.arange(len(rarity)))
         texts = TeacherTexts(seen.texts.flat, seen.texts.starts, rotated)
-        empty = _empty_text_vector(checkpoint, backbone) @ rotation
-        table = fit_table(texts, embeddings, rarity, progress, empty)
+        table = fit_table(texts, source.token_states(), rarity, progress, source.empty_text() @ rotation)
     return TokenFeatures(rarity if "rarity" in features else None, table)
-
-
-def _empty_text_vector(checkpoint: Checkpoint, backbone: nn.Module) -> NDArray[np.float32]:
-    """The full model's vector of the empty text; zeros for a tokenizer that gives it no token."""
-    ids = text_tokenizer(checkpoint).tokenizer.encode("").ids
-    if not ids:
-        return np.zeros(checkpoint.width, np.float32)
-    tokens = torch.tensor([ids])
-    mask = torch.ones_like(tokens)
-    with torch.no_grad():
-        states = exit_states(backbone, checkpoint.architecture, tokens, mask)
-        vector = load_head(checkpoint.head)(pool(states[-1], mask, checkpoint.pooling))
-    unit: NDArray[np.float32] = normalize(vector, dim=-1)[0].numpy()
-    return unit
 
 
 def _products(
