@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ese_deploy.bundle.manifest import Manifest
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.errors import InputError
-from ese_deploy.runtime.embedding import embed_texts
+from ese_deploy.runtime.embedding import embed_texts, look_up
 from ese_deploy.runtime.loaded import LoadedTarget
 from ese_deploy.runtime.options import EncodeOptions, EncodeSettings, Usage, convert, resolve_options
 from ese_deploy.runtime.precision import needs_ranges, quantize
@@ -266,6 +266,11 @@ class BaseEncoder:
         options: EncodeOptions,
         role: Sequence[str] = (),
     ) -> Result:
+        if loaded.lookup is not None and not options and isinstance(sentences, str):
+            (text,) = list_texts(sentences)
+            vector, usage = look_up(loaded, self._tokenizer, find_prompt(self.manifest, None, None, role) + text)
+            self._count_truncated(usage.truncated)
+            return (vector, usage) if return_usage else vector
         settings = resolve_options(options, loaded.batch, loaded.entry.dim)
         prefix = find_prompt(self.manifest, settings.prompt_name, settings.prompt, role)
         embeddings, usage = self._run(loaded, list_texts(sentences), prefix, settings)

@@ -109,7 +109,7 @@ class LoadedTarget:
             found = self.lookup.embed([encoding.ids for encoding in tokens.encodings])
             check_vectors(found, len(tokens.encodings), self.entry.dim, self.engine)
             advance(len(found))
-            return self._in_space(found)
+            return self.in_space(found)
         names = self.streams.inputs
 
         def prepare(rows: NDArray[np.intp]) -> dict[str, NDArray[np.int64]]:
@@ -120,9 +120,10 @@ class LoadedTarget:
             check_vectors(vectors, len(rows), self.entry.dim, self.engine, bf16=self.rounds)
             out[rows] = vectors
             advance(len(rows))
-        return self._in_space(out)
+        return self.in_space(out)
 
-    def _in_space(self, vectors: Vectors) -> Vectors:
+    def in_space(self, vectors: Vectors) -> Vectors:
+        """The graph's vectors, [n, dim], in the embedding space of this target."""
         return vectors if self.to_space is None else unit_rows(vectors @ self.to_space.T).astype(np.float32)
 
 

@@ -79,9 +79,20 @@ class TextTokenizer:
                 encodings.append(_Cut(encoding.ids, encoding.type_ids) if cut else encoding)
         lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
         if not lengths.all():
-            empty = texts[int(lengths.argmin())]
-            raise InputError(f"The text {empty!r} has no token for this model, and so no vector. Remove such texts.")
+            raise _no_token(texts[int(lengths.argmin())])
         return Tokens(encodings, lengths, truncated)
+
+    def one(self, text: str) -> tuple[list[int], bool]:
+        """Token ids of one text, and whether it was truncated; see :meth:`__call__`.
+
+        Raises:
+            InputError: the text has no token.
+        """
+        (encoding,) = self._encode([text])
+        ids: list[int] = encoding.ids
+        if not ids:
+            raise _no_token(text)
+        return ids, bool(encoding.overflowing)
 
     def _encode(self, texts: Sequence[str]) -> list[Any]:
         """Tokenize texts, as ``encode_batch_fast`` does.
@@ -114,6 +125,10 @@ class TextTokenizer:
             types[row, :length] = encoding.type_ids
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in names}
+
+
+def _no_token(text: str) -> InputError:
+    return InputError(f"The text {text!r} has no token for this model, and so no vector. Remove such texts.")
 
 
 def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:

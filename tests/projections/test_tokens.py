@@ -93,6 +93,17 @@ def test_numpy_computes_depth_0_as_the_graph_does(bundle: Bundle, target: str) -
     np.testing.assert_allclose(with_numpy.encode(texts[3]), with_engine.encode(texts[3]), atol=2e-6)
 
 
+@pytest.mark.parametrize("target", ["0x32", "0x16:int8"])
+@pytest.mark.parametrize("text", ["", "one two three", "word " * 3000])
+def test_one_text_is_embedded_as_in_a_batch(bundle: Bundle, target: str, text: str) -> None:
+    encoder = Encoder.open(bundle, target, log_truncated=False)
+    vector, usage = encoder.encode(text, return_usage=True)
+    batch, usage_of_batch = encoder.encode([text], return_usage=True)
+    np.testing.assert_allclose(vector, batch[0], atol=1e-7)
+    assert vector.dtype == np.float32 and usage == usage_of_batch
+    assert encoder.truncated_texts == 2 * usage.truncated == (2 if len(text) > 3000 else 0)
+
+
 @pytest.mark.parametrize("engine", [None, "auto"])
 def test_depth_0_does_not_import_an_engine(bundle: Bundle, engine: str | None) -> None:
     import subprocess
