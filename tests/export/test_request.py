@@ -11,15 +11,15 @@ from ese_deploy.export.request import check_request
 from ese_deploy.target import Target
 
 
-def test_strings_mean_the_same_as_lists(tmp_path: Path) -> None:
-    named = check_request(ExportRequest(tmp_path, tmp_path / "out", targets="1x16, 3x32:int8"))
+def test_strings_mean_the_same_as_lists(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    named = check_request(ExportRequest(tiny_checkpoint, tmp_path / "out", targets="1x16, 3x32:int8"))
     assert named.targets == [Target(1, 16), Target(3, 32, "int8")]
     assert (
         named.targets
-        == check_request(ExportRequest(tmp_path, tmp_path / "out", ["1x16", Target(3, 32, "int8")])).targets
+        == check_request(ExportRequest(tiny_checkpoint, tmp_path / "out", ["1x16", Target(3, 32, "int8")])).targets
     )
     grid = check_request(
-        ExportRequest(str(tmp_path), str(tmp_path / "out"), depths="1-3", dims="16,32", dtypes="fp32,int8")
+        ExportRequest(str(tiny_checkpoint), str(tmp_path / "out"), depths="1-3", dims="16,32", dtypes="fp32,int8")
     )
     assert (grid.targets, grid.depths, grid.dims, grid.dtypes) == ([], [1, 2, 3], [16, 32], ["fp32", "int8"])
     assert grid.out == tmp_path / "out"
@@ -45,7 +45,9 @@ def test_strings_mean_the_same_as_lists(tmp_path: Path) -> None:
         ({"model": "./none"}, "There is no folder ./none"),
     ],
 )
-def test_a_wrong_argument_is_named(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    request = {"model": tmp_path, "out": tmp_path / "out", **arguments}
+def test_a_wrong_argument_is_named(
+    tiny_checkpoint: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    request = {"model": tiny_checkpoint, "out": tmp_path / "out", **arguments}
     with pytest.raises(InputError, match=message):
         check_request(ExportRequest(**request))
