@@ -61,6 +61,7 @@ async def serve_process(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ssl_certfile=settings.ssl_certfile,

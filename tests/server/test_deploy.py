@@ -82,3 +82,17 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     )
     about_it = [line for line in done.stderr.splitlines() if "ese-deploy.service" in line]
     assert (done.returncode, about_it) == (0, [])
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint")
+def test_the_dockerfile_has_no_findings() -> None:
+    done = subprocess.run(["hadolint", str(DEPLOY / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("kubernetes-validate") is None, reason="needs kubernetes-validate")
+def test_the_manifests_follow_the_schema_of_kubernetes() -> None:
+    files = sorted(map(str, (DEPLOY / "kubernetes").glob("*.yaml")))
+    done = subprocess.run(["kubernetes-validate", "--strict", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("passed") == 4
