@@ -48,8 +48,13 @@ def topic_pairs(path: Path) -> Path:
 
 
 def _corpus(work: Path) -> Path:
+    """The sample corpus and the halves of its texts, enough to fit projections of 384 dimensions."""
+    texts = []
+    for words in (item.text.split() for item in sample_corpus()):
+        half = len(words) // 2
+        texts += [" ".join(part) for part in (words, words[:half], words[half:]) if part]
     path = work / "texts.txt"
-    path.write_text("\n".join(" ".join(item.text.split()) for item in sample_corpus()) + "\n", "utf-8")
+    path.write_text("\n".join(dict.fromkeys(texts)) + "\n", "utf-8")
     return path
 
 
