@@ -35,7 +35,8 @@ def test_bodies_of_any_values(server: Running, changes: dict[str, Any], path: st
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=st.binary(max_size=200))
 def test_bodies_of_any_bytes(server: Running, body: bytes) -> None:
-    assert 400 <= server.post("/v1/embeddings", body).status < 500
+    # hypothesis also tries texts that it finds in the code, and so good requests.
+    assert 200 <= server.post("/v1/embeddings", body).status < 500
 
 
 def raw(server: Running, data: bytes) -> bytes:
