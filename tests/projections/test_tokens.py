@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from ese_deploy.bundle.versions import require_version
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import BundleError, InputError
 from ese_deploy.export import ExportRequest, export_bundle
+from ese_deploy.fitting import TokenCounts
 from ese_deploy.projections.tokens import TokenFeatures, decode_tokens, encode_tokens, rarity_weights
 from ese_deploy.runtime import Encoder
+from ese_deploy.system.progress import Progress
 from ese_deploy.target import Target
 from ese_deploy.texts.sample import sample_corpus
 from ese_deploy.verify.targets import check_targets
@@ -246,16 +249,16 @@ def test_a_table_may_be_larger_than_other_files(bundle: Bundle, monkeypatch: pyt
 def test_calibration_texts_that_change_between_the_two_passes_are_refused(
     tiny_checkpoint: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ese_deploy.export import aligned
+    from ese_deploy.export.states import CheckpointStates
 
     for more in (1, -1):
-        count = aligned.count_tokens
+        count = CheckpointStates.count_tokens
 
-        def other(*arguments: object, count: object = count, more: int = more) -> object:
-            found = count(*arguments)  # type: ignore[operator]
-            return type(found)(found.texts + more, found.with_token)
+        def other(source: CheckpointStates, progress: Progress, count: Any = count, more: int = more) -> TokenCounts:
+            found = count(source, progress)
+            return TokenCounts(found.texts + more, found.with_token)
 
-        monkeypatch.setattr(aligned, "count_tokens", other)
+        monkeypatch.setattr(CheckpointStates, "count_tokens", other)
         request = ExportRequest(
             str(tiny_checkpoint), tmp_path / "out", ["1x16"], projection="aligned", calibration=texts
         )
