@@ -2,15 +2,13 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ese_deploy.bundle.manifest import TargetEntry
-from ese_deploy.bundle.reader import Bundle
 from ese_deploy.choose import PairChoice, choose, choose_for
 from ese_deploy.choose.choice import Candidate, Choice, LimitName, Outcome, Prefer
 from ese_deploy.choose.explain import busy_note, explain, format_latency, quality_name, reason, relaxation, warnings
@@ -26,11 +24,8 @@ from ese_deploy.cli.console import (
     progress_bars,
     split,
 )
-from ese_deploy.engines import DEFAULT_ENGINE, ENGINES
+from ese_deploy.engines import ENGINES
 from ese_deploy.errors import CheckFailedError, InputError
-from ese_deploy.measurements.cases import Case, Kind
-from ese_deploy.measurements.store import Measurement
-from ese_deploy.system.progress import Progress, silent
 from ese_deploy.system.terminal import visible
 from ese_deploy.target import DTYPES
 
@@ -143,37 +138,41 @@ def choose_target(
         if importlib.util.find_spec("matplotlib") is None:
             raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
     if use is not None:
-        pair = choose_for(
-            bundle,
-            use,
-            min_quality=min_quality,
-            engine=_one_engine(split(engine)),
-            dtypes=split(dtype),
-            allow_untrained=allow_untrained,
-            measurements=measurements,
-            measure=False if no_measure else _measure,
-            measure_again=measure_again,
-        )
+        with progress_bars() as progress:
+            pair = choose_for(
+                bundle,
+                use,
+                min_quality=min_quality,
+                engine=_one_engine(split(engine)),
+                dtypes=split(dtype),
+                allow_untrained=allow_untrained,
+                measurements=measurements,
+                measure=not no_measure,
+                measure_again=measure_again,
+                progress=progress,
+            )
         _print_pair(pair, str(bundle), json)
         return
-    choice = choose(
-        bundle,
-        max_latency=max_latency,
-        min_throughput=min_throughput,
-        max_size=max_size,
-        max_memory=max_memory,
-        min_quality=min_quality,
-        engines=split(engine),
-        dtypes=split(dtype),
-        prefer=prefer,
-        allow_untrained=allow_untrained,
-        index_target=index_target,
-        profile=profile,
-        profiles=profiles,
-        measurements=measurements,
-        measure=False if no_measure else _measure,
-        measure_again=measure_again,
-    )
+    with progress_bars() as progress:
+        choice = choose(
+            bundle,
+            max_latency=max_latency,
+            min_throughput=min_throughput,
+            max_size=max_size,
+            max_memory=max_memory,
+            min_quality=min_quality,
+            engines=split(engine),
+            dtypes=split(dtype),
+            prefer=prefer,
+            allow_untrained=allow_untrained,
+            index_target=index_target,
+            profile=profile,
+            profiles=profiles,
+            measurements=measurements,
+            measure=not no_measure,
+            measure_again=measure_again,
+            progress=progress,
+        )
     if plot is not None:
         _draw(plot, choice)
     if json:
@@ -234,22 +233,6 @@ def _pair_facts(pair: Pair) -> dict[str, Any]:
         "query_latency_seconds": pair.latency,
         "load": pair.load,
     }
-
-
-def _measure(
-    bundle: Bundle,
-    entries: Sequence[TargetEntry],
-    kind: Kind,
-    case: Case,
-    engine: str = DEFAULT_ENGINE,
-    *,
-    progress: Progress = silent,
-) -> list[Measurement]:
-    """Measure with the libraries of the bench, which a choice from stored measurements does not import."""
-    from ese_deploy.bench import measure
-
-    with progress_bars() as progress:
-        return measure(bundle, entries, kind, case, engine, progress=progress)
 
 
 def _print_table(choice: Choice) -> None:

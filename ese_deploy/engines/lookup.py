@@ -62,7 +62,7 @@ class Lookup:
         return sums
 
     def embed_one(self, row: Sequence[int]) -> NDArray[np.float32]:
-        """As :meth:`embed` for one text, in a third of the time: float32 [dim]."""
+        """As :meth:`embed` for one text, without what several need: float32 [dim]."""
         vector: NDArray[np.float32] = self._vectors(row).sum(0)
         vector /= max(math.sqrt(float(vector @ vector)), float(_NORM_FLOOR))
         return vector
@@ -146,5 +146,5 @@ def _map(source: EngineInput, tensor: Tensor) -> NDArray[Any]:
     dtype = _DTYPES[tensor.dtype]
     if tensor.location is None:
         return np.frombuffer(tensor.raw, dtype).reshape(tensor.dims)
-    # A plain array of the mapped memory: numpy's subclass for it takes longer to index than a short text has to wait.
+    # A plain array of the mapped memory: indexing numpy.memmap takes microseconds longer, which a short text notices.
     return np.asarray(np.memmap(source.weights, dtype, "r", tensor.offset, tensor.dims))

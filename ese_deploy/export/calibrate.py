@@ -9,7 +9,7 @@ from ese_deploy.backbones.dense import load_head
 from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import Bundle
 from ese_deploy.export.projection import BundleProjections
-from ese_deploy.export.states import CheckpointStates, pooled_states
+from ese_deploy.export.states import CheckpointStates
 from ese_deploy.export.texts import CalibrationTexts
 from ese_deploy.fitting import fit_exits
 from ese_deploy.projections.pca import Moments, fit_pca
@@ -72,7 +72,7 @@ def _fit_pca(
 ) -> dict[int, Projection]:
     moments = {depth: Moments(checkpoint.width) for depth in depths}
     head = load_head(checkpoint.head)
-    for batch in pooled_states(checkpoint, backbone, depths, calibration, progress):
+    for batch in CheckpointStates(checkpoint, backbone, calibration, iter).batches(depths, progress):
         for depth in depths:
             moments[depth].add(head(batch.pooled[depth]).numpy())
     return {depth: fit_pca(moments[depth]) for depth in depths}

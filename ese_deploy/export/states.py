@@ -1,12 +1,11 @@
 """Running a checkpoint over calibration texts: pooled token states of several layers, a batch at a time."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import normalize
 
 from ese_deploy.backbones import Checkpoint, exit_states, pool
@@ -22,7 +21,7 @@ from ese_deploy.system.progress import Progress
 from ese_deploy.texts.reader import chunks
 from ese_deploy.texts.sentences import with_sentence_groups
 
-__all__ = ["CheckpointStates", "PooledBatch", "pooled_states"]
+__all__ = ["CheckpointStates"]
 
 Widen = Callable[[Iterable[str]], Iterable[str]]
 
@@ -31,31 +30,23 @@ _WINDOW = 1024
 _BATCH_SIZE, _BATCH_TOKENS = 32, 4096
 
 
-@dataclass(frozen=True)
-class PooledBatch:
-    """The pooled token states of one batch.
-
-    Attributes:
-        tokens: token ids of each text, special tokens included.
-        pooled: for each state float32 [batch, pooled].
-        weighted: for each state float32 [batch, hidden], the sum of the token states weighted by rarity.
-    """
-
-    tokens: list[NDArray[np.int32]]
-    pooled: dict[int, Tensor]
-    weighted: dict[int, Tensor]
-
-
 class CheckpointStates:
-    """A checkpoint and its calibration texts with their sentence groups, as fitting reads them.
+    """A checkpoint and its calibration texts, as fitting reads them; see :class:`ese_deploy.fitting.StateSource`.
 
     Args:
         checkpoint: the checkpoint, with its tokenizer and default prompt.
         backbone: its backbone, loaded.
         calibration: the texts.
+        widen: gives further texts for each text.
     """
 
-    def __init__(self, checkpoint: Checkpoint, backbone: nn.Module, calibration: CalibrationTexts) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backbone: nn.Module,
+        calibration: CalibrationTexts,
+        widen: Widen = with_sentence_groups,
+    ) -> None:
         self.depth = checkpoint.depth
         self.hidden = checkpoint.hidden_size
         self.pooled = checkpoint.hidden_size * len(checkpoint.pooling.split("+"))
@@ -64,6 +55,7 @@ class CheckpointStates:
         self._checkpoint = checkpoint
         self._backbone = backbone
         self._calibration = calibration
+        self._widen = widen
         self._head = load_head(checkpoint.head)
 
     @property
@@ -74,11 +66,10 @@ class CheckpointStates:
         """Count the texts that contain each token."""
         found = np.zeros(self._vocabulary, np.int64)
         texts = 0
-        windows = _windows(self._checkpoint, self._calibration, progress, with_sentence_groups, "count tokens")
-        for _, tokens in windows:
+        for _, tokens in self._windows(progress, "count tokens"):
             texts += len(tokens.encodings)
             ids = np.concatenate([np.unique(encoding.ids) for encoding in tokens.encodings])
-            found += np.bincount(ids.astype(np.int64), minlength=len(found))
+            found += np.bincount(ids, minlength=len(found))
         return TokenCounts(texts, found)
 
     def batches(
@@ -88,20 +79,24 @@ class CheckpointStates:
         rarity: NDArray[np.float32] | None = None,
         weighted: Collection[int] = (),
     ) -> Iterator[StateBatch]:
-        """Run the checkpoint over the texts; see :class:`ese_deploy.fitting.StateSource`."""
-        chosen = {self.depth, *states}
-        found = pooled_states(
-            self._checkpoint,
-            self._backbone,
-            chosen,
-            self._calibration,
-            progress,
-            with_sentence_groups,
-            rarity,
-            weighted,
-        )
-        for batch in found:
-            yield StateBatch(batch.tokens, batch.pooled, batch.weighted, self._head(batch.pooled[self.depth]))
+        """Run the checkpoint over the texts."""
+        table = None if rarity is None else torch.from_numpy(rarity)
+        names, pooling = input_names(self._checkpoint), self._checkpoint.pooling
+        for tokenizer, tokens in self._windows(progress, "calibrate"):
+            for places in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
+                encodings = [tokens.encodings[place] for place in places]
+                batch = tokenizer.collate(encodings, names)
+                inputs = [torch.from_numpy(batch[name]) for name in names]
+                with torch.no_grad():
+                    found = exit_states(self._backbone, self._checkpoint.architecture, *inputs)
+                    pooled = {state: pool(found[state], inputs[1], pooling) for state in sorted({self.depth, *states})}
+                    sums = {}
+                    if table is not None:
+                        weights = table[inputs[0]] * inputs[1]
+                        sums = {state: weighted_sum(found[state], weights) for state in weighted}
+                    vectors = self._head(pooled[self.depth])
+                ids = [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+                yield StateBatch(ids, pooled, sums, vectors)
 
     def token_states(self) -> NDArray[np.float32]:
         """The output of the embeddings for each token alone at the first position, [vocabulary, hidden]."""
@@ -128,57 +123,13 @@ class CheckpointStates:
         unit: NDArray[np.float32] = normalize(vector, dim=-1)[0].numpy()
         return unit
 
-
-def pooled_states(
-    checkpoint: Checkpoint,
-    backbone: nn.Module,
-    states: Iterable[int],
-    calibration: CalibrationTexts,
-    progress: Progress,
-    widen: Widen = iter,
-    rarity: NDArray[np.float32] | None = None,
-    weighted: Collection[int] = (),
-) -> Iterator[PooledBatch]:
-    """The pooled token states after some layers, one batch of texts at a time.
-
-    Args:
-        checkpoint: the checkpoint.
-        backbone: its backbone, loaded.
-        states: the layers; 0 is the output of the embeddings.
-        calibration: the texts.
-        progress: called after each window.
-        widen: gives further texts for each text.
-        rarity: rarity weights, float32 [vocabulary].
-        weighted: states of which rarity-weighted sums are wanted too.
-    """
-    wanted = sorted(states)
-    table = None if rarity is None else torch.from_numpy(rarity)
-    names = input_names(checkpoint)
-    for tokenizer, tokens in _windows(checkpoint, calibration, progress, widen, "calibrate"):
-        for places in plan_batches(tokens.lengths, _BATCH_SIZE, _BATCH_TOKENS):
-            encodings = [tokens.encodings[place] for place in places]
-            batch = tokenizer.collate(encodings, names)
-            inputs = [torch.from_numpy(batch[name]) for name in names]
-            with torch.no_grad():
-                found = exit_states(backbone, checkpoint.architecture, *inputs)
-                pooled = {state: pool(found[state], inputs[1], checkpoint.pooling) for state in wanted}
-                sums = {}
-                if table is not None:
-                    weights = table[inputs[0]] * inputs[1]
-                    sums = {state: weighted_sum(found[state], weights) for state in weighted}
-            ids = [np.asarray(encoding.ids, np.int32) for encoding in encodings]
-            yield PooledBatch(ids, pooled, sums)
-
-
-def _windows(
-    checkpoint: Checkpoint, calibration: CalibrationTexts, progress: Progress, widen: Widen, stage: str
-) -> Iterator[tuple[TextTokenizer, Tokens]]:
-    """The tokenizer, and the tokens of a window of texts."""
-    tokenizer = text_tokenizer(checkpoint)
-    prefix = checkpoint.prompts.get(checkpoint.default_prompt_name or "", "")
-    total, done = calibration.entry.texts, 0
-    progress(stage, done, total)
-    for rows in chunks(calibration.texts, _WINDOW):
-        yield tokenizer, tokenizer([prefix + text for text in widen(row.text for row in rows)])
-        done += len(rows)
+    def _windows(self, progress: Progress, stage: str) -> Iterator[tuple[TextTokenizer, Tokens]]:
+        """The tokenizer, and the tokens of a window of texts."""
+        tokenizer = text_tokenizer(self._checkpoint)
+        prefix = self._checkpoint.prompts.get(self._checkpoint.default_prompt_name or "", "")
+        total, done = self._calibration.entry.texts, 0
         progress(stage, done, total)
+        for rows in chunks(self._calibration.texts, _WINDOW):
+            yield tokenizer, tokenizer([prefix + text for text in self._widen(row.text for row in rows)])
+            done += len(rows)
+            progress(stage, done, total)

@@ -109,15 +109,15 @@ class ExitProjections(nn.Module):
 
     def export(self) -> dict[int, Projection]:
         """A copy of the present projections."""
-        tokens, lookup = self.export_tokens(), np.eye(self._parts.width, dtype=np.float32)
+        tokens, lookup = self._export_tokens(), np.eye(self._parts.width, dtype=np.float32)
         found = {}
         for depth, states in sorted(self._states.items()):
             matrix = _array(self.matrices[_name(depth)]) if _name(depth) in self.matrices else lookup
             found[depth] = Projection(matrix, states, tokens)
         return {**found, self.depth: Projection(_array(self.matrices[_name(self.depth)]))}
 
-    def export_tokens(self) -> TokenFeatures | None:
-        """A copy of the present token features; None if no projection reads any."""
+    def _export_tokens(self) -> TokenFeatures | None:
+        """None if no projection reads any."""
         if self.rarity is None and self.table is None:
             return None
         return TokenFeatures(

@@ -76,21 +76,23 @@ class ModelStates:
     def token_states(self) -> NDArray[np.float32]:
         """The output of the embeddings for each token alone at the first position, [vocabulary, hidden]."""
         found = []
-        device = next(self._model.parameters()).device
+        device, training = next(self._model.parameters()).device, self._model.training
+        self._model.eval()
         for first in range(0, self._vocabulary, _BATCH_TOKENS):
             ids = torch.arange(first, min(first + _BATCH_TOKENS, self._vocabulary), device=device)[:, None]
             features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            states, _ = hidden_states(self._model.eval(), self._parts, features)
+            states, _ = hidden_states(self._model, self._parts, features)
             found.append(states[0][:, 0].float().cpu().numpy())
+        self._model.train(training)
         return np.concatenate(found)
 
     def empty_text(self) -> NDArray[np.float32]:
         """The full model's vector of the empty text, of norm 1, [width]; zeros if the empty text has no token."""
-        for features, found in run_texts(self._model, [""], self._max_length, (), silent):
-            if len(_tokens(features)[0]):
-                unit: NDArray[np.float32] = normalize(found.vectors, dim=-1)[0].cpu().numpy()
-                return unit
-        return np.zeros(self.width, np.float32)
+        if not len(_tokens(self._model.preprocess([""], max_length=self._max_length))[0]):
+            return np.zeros(self.width, np.float32)
+        ((_, found),) = run_texts(self._model, [""], self._max_length, (), silent)
+        unit: NDArray[np.float32] = normalize(found.vectors, dim=-1)[0].cpu().numpy()
+        return unit
 
 
 @torch.no_grad()

@@ -202,6 +202,8 @@ def apply_umask(folder: Path) -> None:
     """Give everything inside a folder the permissions of new files. Some libraries let only the owner read theirs."""
     allowed = ~_umask()
     for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
         path.chmod((0o777 if path.is_dir() else 0o666) & allowed)
 
 

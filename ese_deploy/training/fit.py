@@ -152,9 +152,12 @@ def _fit_only(
 ) -> None:
     """Fit projections and token features, and leave the layers as they are."""
     if not isinstance(loss, EseLoss) or loss.projections is None:
-        raise InputError("Without training of the layers only projections can be fitted, which this run has none of.")
+        raise InputError(
+            "`train_layers=0` fits projections, and this run has none. Leave out `projections=0` and `apply_ese=0` or "
+            "add texts."
+        )
     if world_size() > 1:
-        raise InputError(f"Without training of the layers one process is enough, got {world_size()}.")
+        raise InputError(f"`train_layers=0` runs in one process, got {world_size()}. Start it without torchrun.")
     if dry:
         _log_lines(fit_lines(loss, settings, len(texts)))
         return

@@ -139,7 +139,8 @@ def fit_untrained(
     progress: Progress = silent,
 ) -> dict[int, Projection]:
     """Projections and token features for the layers as they are, fitted on all texts; see :func:`fit_initial`."""
-    logger.info("Fitting projections and token features of the exits on %s texts.", f"{len(texts):,}")
+    also = " and token features" if loss.token_features else ""
+    logger.info("Fitting projections%s of the exits on %s texts.", also, f"{len(texts):,}")
     loss.model.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         source = ModelStates(loss.model, texts, max_length)

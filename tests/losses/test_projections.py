@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.training import short_run
 from sentence_transformers import SentenceTransformer
 
 from ese_deploy.backbones import read_checkpoint
 from ese_deploy.bundle.projections import bundle_projections
 from ese_deploy.bundle.reader import open_bundle
-from ese_deploy.cli.app import main as command
 from ese_deploy.engines import load_engine
 from ese_deploy.errors import InputError
 from ese_deploy.evaluate.checkpoint import CheckpointExits
@@ -39,16 +39,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(model: Path, data: Path, out: Path, *flags: str) -> int:
-    short = ["--max_steps", "4", "--batch_size", "16", "--workers", "0", "--use_cpu", "1", "--maxlen", "48"]
-    named = ["--model", str(model), "--train", str(data), "--out", str(out)]
-    return command(["train", *named, *short, *flags])
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "model"
-    assert run(tiny_checkpoint, texts, out, "--learning_rate", "1e-3", "--warmup_steps", "0", "--align_w", "0.5") == 0
+    assert (
+        short_run(tiny_checkpoint, texts, out, "--learning_rate", "1e-3", "--warmup_steps", "0", "--align_w", "0.5")
+        == 0
+    )
     return out
 
 
@@ -120,8 +117,8 @@ def test_export_without_projections_gives_the_exits_own_vectors(trained: Path, t
 @pytest.mark.slow
 def test_resumed_run_ends_with_equal_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     steps = ["--save_steps", "2", "--learning_rate", "1e-3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
-    assert run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9") == 0
-    assert run(tiny_checkpoint, texts, tmp_path / "cut", *steps, "--max_steps", "2") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "cut", *steps, "--max_steps", "2") == 0
     whole, early = (read_checkpoint(str(tmp_path / name)).projections for name in ("whole", "cut"))
     assert all(np.abs(whole[depth].matrix - early[depth].matrix).max() > 1e-4 for depth in (1, 2, 3))
     run_folder = tmp_path / "whole.run"
@@ -130,7 +127,9 @@ def test_resumed_run_ends_with_equal_projections(tiny_checkpoint: Path, texts: P
         path.rmdir() if path.is_dir() else path.unlink()
     later.rmdir()
     (tmp_path / "whole").rename(tmp_path / "first")
-    assert run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9", "--resume", "1") == 0
+    assert (
+        short_run(tiny_checkpoint, texts, tmp_path / "whole", *steps, "--save_total_limit", "9", "--resume", "1") == 0
+    )
     for name in (PROJECTIONS_FILE, "model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
 
@@ -139,10 +138,10 @@ def test_few_texts_train_without_projections(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "few.txt").write_text("\n".join(TEXTS[:40]), "utf-8")
-    assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "out") == 0
+    assert short_run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "out") == 0
     assert "Training without projections: they need 64 different texts, and there are 40." in capsys.readouterr().err
     assert not (tmp_path / "out" / PROJECTIONS_FILE).exists()
-    assert run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "no", "--projections", "1") == 2
+    assert short_run(tiny_checkpoint, tmp_path / "few.txt", tmp_path / "no", "--projections", "1") == 2
     assert "Add texts, or set --projections 0." in capsys.readouterr().err
 
 
@@ -151,16 +150,16 @@ def test_initial_projections_use_enough_texts_for_the_width(
 ) -> None:
     monkeypatch.setattr("ese_deploy.training.projections._MAX_INITIAL_TEXTS", 50)
     (tmp_path / "some.txt").write_text("\n".join(TEXTS[:80]), "utf-8")
-    assert run(tiny_checkpoint, tmp_path / "some.txt", tmp_path / "out", "--max_steps", "1") == 0
+    assert short_run(tiny_checkpoint, tmp_path / "some.txt", tmp_path / "out", "--max_steps", "1") == 0
     assert "Fitting projections of the exits on 80 texts" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_run_with_cells_resumes_with_its_projections(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     flags = ["--max_steps", "1", "--loss_setting", "cells=['1x8', '3x16']"]
-    assert run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
     (tmp_path / "out").rename(tmp_path / "first")
-    assert run(tiny_checkpoint, texts, tmp_path / "out", *flags, "--resume", "1") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", *flags, "--resume", "1") == 0
     first, again = ((tmp_path / name / PROJECTIONS_FILE).read_bytes() for name in ("first", "out"))
     assert first == again and sorted(read_checkpoint(str(tmp_path / "out")).projections) == [1, 3]
 
@@ -170,7 +169,7 @@ def test_projections_are_fitted_again_after_training(tiny_checkpoint: Path, text
     steps = ["--learning_rate", "1e-3", "--warmup_steps", "0"]
     projections = {}
     for share in ("0", "0.25", "1"):
-        assert run(tiny_checkpoint, texts, tmp_path / share, *steps, "--projection-refit", share) == 0
+        assert short_run(tiny_checkpoint, texts, tmp_path / share, *steps, "--projection-refit", share) == 0
         checkpoint = read_checkpoint(str(tmp_path / share))
         projections[share] = checkpoint.projections
     for depth in (1, 2):
@@ -194,7 +193,7 @@ def test_projections_are_fitted_on_longer_texts_than_batches() -> None:
     "off", ["--projections=0", "--maps=0", "--loss_setting=maps=0", "--loss-setting=projections=false"]
 )
 def test_projections_can_be_turned_off(off: str, tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
-    assert run(tiny_checkpoint, texts, tmp_path / "out", off, "--max_steps", "1") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", off, "--max_steps", "1") == 0
     assert not (tmp_path / "out" / PROJECTIONS_FILE).exists()
 
 

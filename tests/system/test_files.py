@@ -240,7 +240,10 @@ def test_a_replaced_folder_has_the_permissions_that_the_umask_gives(tmp_path: Pa
     with staging_folder(tmp_path / "out") as staging:
         (staging / "private").touch(mode=0o600)
         (staging / "inner").mkdir(mode=0o700)
+        (tmp_path / "elsewhere").touch(mode=0o600)
+        (staging / "link").symlink_to(tmp_path / "elsewhere")
         replace_folder(staging, tmp_path / "out")
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o600
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     assert (tmp_path / "out/private").stat().st_mode == (tmp_path / "file").stat().st_mode

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import make_checkpoint
+from helpers.tokenizers import byte_level_bpe
+from helpers.training import short_run
 from sentence_transformers import SentenceTransformer
 
-from ese_deploy.backbones import read_checkpoint
+from ese_deploy.backbones import load_backbone, read_checkpoint
 from ese_deploy.bundle.projections import bundle_projections
-from ese_deploy.cli.app import main as command
 from ese_deploy.engines import load_engine
 from ese_deploy.evaluate.checkpoint import CheckpointExits
 from ese_deploy.export import ExportRequest, export_bundle
@@ -35,15 +37,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(model: Path, data: Path, out: Path, *flags: str) -> int:
-    short = ["--max-steps", "4", "--batch-size", "16", "--workers", "0", "--use-cpu", "1", "--max-length", "48"]
-    return command(["train", "--model", str(model), "--train", str(data), "--out", str(out), *short, *flags])
-
-
 @pytest.fixture(scope="module")
 def fitted(tiny_checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fitted") / "model"
-    assert run(tiny_checkpoint, texts, out, "--preset", "static") == 0
+    assert short_run(tiny_checkpoint, texts, out, "--preset", "static") == 0
     return out
 
 
@@ -76,7 +73,7 @@ def test_fitting_on_the_model_equals_fitting_on_its_checkpoint(tiny_checkpoint: 
     checkpoint = read_checkpoint(str(tiny_checkpoint))
     sources = (
         ModelStates(model, short, checkpoint.max_seq_length),
-        CheckpointStates(checkpoint, model[0].auto_model.eval(), read_calibration(path)),
+        CheckpointStates(checkpoint, load_backbone(checkpoint), read_calibration(path)),
     )
     of_model, of_checkpoint = (fit_exits(source, [0, 2], BOTH, silent) for source in sources)
     features, same = (found[2].tokens for found in (of_model, of_checkpoint))
@@ -85,6 +82,29 @@ def test_fitting_on_the_model_equals_fitting_on_its_checkpoint(tiny_checkpoint: 
     assert of_model[2].matrix.shape == of_checkpoint[2].matrix.shape == (32, 32 * 7)
     # The order of the texts differs, which changes sums in the last bits and, with them, poorly determined directions.
     np.testing.assert_allclose(np.abs(of_model[3].matrix[:4]), np.abs(of_checkpoint[3].matrix[:4]), atol=1e-3)
+
+
+def test_fitting_leaves_the_model_in_its_mode(tiny_checkpoint: Path) -> None:
+    model = SentenceTransformer(str(tiny_checkpoint), device="cpu").train()
+    source = ModelStates(model, TEXTS[:5], 48)
+    assert source.token_states().shape == (600, 32)
+    assert np.linalg.norm(source.empty_text()) == pytest.approx(1)
+    assert sum(len(batch.vectors) for batch in source.batches((1,), silent)) == 5
+    assert model.training
+
+
+def test_an_empty_text_without_tokens_has_a_vector_of_zeros(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", tokenizer=byte_level_bpe())
+    model = SentenceTransformer(str(path), device="cpu")
+    np.testing.assert_array_equal(ModelStates(model, TEXTS[:5], 48).empty_text(), np.zeros(32))
+
+
+def test_without_training_projections_can_be_fitted_alone(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    flags = ["--preset", "static", "--token-features", "none"]
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 0
+    projections = read_checkpoint(str(tmp_path / "out")).projections
+    assert sorted(projections) == [1, 2, 3] and projections[1].tokens is None
+    assert not (tmp_path / "out" / TOKENS_FILE).exists()
 
 
 def test_the_loss_computes_the_vectors_that_the_checkpoint_has(fitted: Path) -> None:
@@ -111,7 +131,7 @@ def test_training_improves_the_table_with_the_layers(
     tiny_checkpoint: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rate = ["--learning-rate", "1e-3", "--warmup-steps", "0", "--lr-scheduler-type", "constant"]
-    assert run(tiny_checkpoint, texts, tmp_path / "out", "--preset", "balanced", *rate, "--save-steps", "2") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", "--preset", "balanced", *rate, "--save-steps", "2") == 0
     trained = read_checkpoint(str(tmp_path / "out"))
     assert sorted(trained.projections) == [0, 1, 2, 3]
     saved = read_checkpoint(str(tmp_path / "out.run/checkpoint-4"))
@@ -129,13 +149,15 @@ def test_training_improves_the_table_with_the_layers(
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_table(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     flags = ["--preset", "balanced", "--save-steps", "2", "--learning-rate", "1e-3", "--lr-scheduler-type", "constant"]
-    assert run(tiny_checkpoint, texts, tmp_path / "whole", *flags, "--save-total-limit", "9") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "whole", *flags, "--save-total-limit", "9") == 0
     later = tmp_path / "whole.run/checkpoint-4"
     for path in sorted(later.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     later.rmdir()
     (tmp_path / "whole").rename(tmp_path / "first")
-    assert run(tiny_checkpoint, texts, tmp_path / "whole", *flags, "--save-total-limit", "9", "--resume", "1") == 0
+    assert (
+        short_run(tiny_checkpoint, texts, tmp_path / "whole", *flags, "--save-total-limit", "9", "--resume", "1") == 0
+    )
     for name in (TOKENS_FILE, "model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
 
@@ -155,7 +177,7 @@ def test_blank_projections_have_the_shapes_of_fitted_ones(fitted: Path, tiny_che
         (["--exits", "0-2"], "exits has 0. This model allows 1 to 3."),
         (["--token-features", "table", "--projections", "0"], "Leave out --projections 0"),
         (["--token-features", "table", "--variant", "paper", "--label-free", "1"], "paper"),
-        (["--train-layers", "0", "--projections", "0"], "which this run has none of"),
+        (["--train-layers", "0", "--projections", "0"], "and this run has none. Leave out --projections 0"),
     ],
 )
 def test_settings_that_contradict_are_refused(
@@ -166,7 +188,7 @@ def test_settings_that_contradict_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 2
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -174,7 +196,7 @@ def test_settings_that_contradict_are_refused(
 def test_a_dry_run_without_training_says_what_would_be_fitted(
     tiny_checkpoint: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tiny_checkpoint, texts, tmp_path / "out", "--preset", "static", "--dry-run") == 0
+    assert short_run(tiny_checkpoint, texts, tmp_path / "out", "--preset", "static", "--dry-run") == 0
     printed = capsys.readouterr().err
     assert "no layer is trained" in printed and "Exits that are fitted: 0, 1, 2, 3." in printed
     assert list(tmp_path.iterdir()) == []
