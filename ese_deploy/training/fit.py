@@ -153,8 +153,8 @@ def _fit_only(
     """Fit projections and token features, and leave the layers as they are."""
     if not isinstance(loss, EseLoss) or loss.projections is None:
         raise InputError(
-            "`train_layers=0` fits projections, and this run has none. Leave out `projections=0` and `apply_ese=0` or "
-            "add texts."
+            "`train_layers=0` fits projections, and this run has none. Leave out `projections=0` or `apply_ese=0`, "
+            "or add texts."
         )
     if world_size() > 1:
         raise InputError(f"`train_layers=0` runs in one process, got {world_size()}. Start it without torchrun.")
